@@ -1,0 +1,58 @@
+# Everything runs in .venv, made on first use and again when setup.cfg changes. No root needed.
+#
+#   make demo    install, start a server with its own database, send and find real images (ARGS="--exit" ends it)
+#   make test    install what the tests need and run them          (ARGS="-k archive" passes options to pytest)
+#   make serve   run a server                                      (ARGS="--port 9000 --data-dir DIR")
+#   make lint    ruff, mypy, import rules
+#   make bench   benchmarks, beside Orthanc where that is installed
+#   make clean   remove .venv and what tools left; never data
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ARGS ?=
+
+.PHONY: demo test serve lint format bench clean
+
+demo: $(VENV)/installed
+	@$(BIN)/fhir-imaging demo $(ARGS)
+
+serve: $(VENV)/installed
+	@$(BIN)/fhir-imaging serve $(ARGS)
+
+test: $(VENV)/installed-test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-test
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	find fhir_server imaging tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name it with: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "Python cannot make a virtual environment (on Debian: apt install python3-venv)"; exit 1; }
+
+$(VENV)/installed: setup.cfg pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), once; this takes a minute ..."
+	@$(PIP) install --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/installed-test: setup.cfg pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV) with the test tools, once; this takes a minute ..."
+	@$(PIP) install --editable '.[embedded,test]'
+	@touch $@ $(VENV)/installed
