@@ -1,0 +1,95 @@
+"""Standardised uptake values of PET."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated, Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DT
+
+from imaging.algorithm import Algorithm, Code, Result, Takes
+from imaging.algorithms import algorithms
+from imaging.errors import AppError, Category
+from imaging.geometry import Volume
+from imaging.parameters import Says
+
+
+@algorithms.register("suv")
+@dataclass(frozen=True)
+class Suv(Algorithm):
+    """Turn activity concentration (Bq/ml) into standardised uptake values by body weight (g/ml).
+
+    SUV = activity x weight in g / (dose x 2^(-elapsed / half-life)). The images state dose, half-life, weight and the
+    elapsed time; they are taken from there unless given. With Decay Correction START the time from administration to
+    the start of the series counts, with ADMIN it is 0; without decay correction, or where the start of the series is
+    later than the acquisition (a sign of later processing), the time must be given. Refuses other units than Bq/ml.
+    """
+
+    weight_kg: Annotated[float, Says("weight of the patient", unit="kg", low=0.2, high=700)]
+    dose_bq: Annotated[float, Says("administered activity", unit="Bq", low=1e3, high=1e12)]
+    half_life_s: Annotated[float, Says("half-life of the radionuclide", unit="s", low=1, high=1e8)]
+    elapsed_s: Annotated[
+        float, Says("from administration to the time that images are corrected to", unit="s", low=0, high=1e7)
+    ]
+
+    version = "1"
+    title = "PET standardised uptake value (body weight)"
+    source = "QIBA FDG-PET/CT profile 1.13, appendix G; PS3.3 C.8.9.1"
+    takes = Takes.VOLUME
+    takes_tilted = True
+    derivation = Code("suvbw", "99FHIRIMG", "Standardised uptake value by body weight")
+
+    def __call__(self, volume: Volume) -> Result:
+        """Return the volume in g/ml."""
+        if volume.unit != "Bq/ml":
+            raise AppError(Category.UNSUPPORTED, "the images are not in Bq/ml (Units BQML)", where="(0054,1001)")
+        dose_bq = self.dose_bq * 2 ** (-self.elapsed_s / self.half_life_s)
+        factor = self.weight_kg * 1000 / dose_bq
+        array = np.asarray(volume.array * np.float64(factor), dtype=np.float32)
+        return Result(volumes=(replace(volume, array=array, unit="g/ml"),))
+
+    @classmethod
+    def presets(cls, ds: Dataset) -> dict[str, Any]:
+        """Return what the images state."""
+        tracer = (ds.get("RadiopharmaceuticalInformationSequence") or [Dataset()])[0]
+        stated = {
+            "weight_kg": ds.get("PatientWeight"),
+            "dose_bq": tracer.get("RadionuclideTotalDose"),
+            "half_life_s": tracer.get("RadionuclideHalfLife"),
+            "elapsed_s": _elapsed_s(ds, tracer),
+        }
+        return {name: float(value) for name, value in stated.items() if value is not None and value != ""}
+
+
+def _elapsed_s(ds: Dataset, tracer: Dataset) -> float | None:
+    correction = ds.get("DecayCorrection")
+    if correction == "ADMIN":
+        return 0.0
+    series, acquired, administered = _moment(ds, "Series"), _moment(ds, "Acquisition"), _administered(tracer, ds)
+    if correction != "START" or series is None or administered is None or (acquired and series > acquired):
+        return None
+    if (administered.tzinfo is None) != (series.tzinfo is None):
+        return None  # a time with and a time without its zone cannot be compared
+    elapsed = (series - administered).total_seconds()
+    return elapsed if elapsed >= 0 else None
+
+
+def _administered(tracer: Dataset, ds: Dataset) -> datetime | None:
+    stated = str(tracer.get("RadiopharmaceuticalStartDateTime") or "")
+    if stated:
+        return _parsed(stated)
+    time = tracer.get("RadiopharmaceuticalStartTime")
+    return _parsed(f"{ds.get('SeriesDate', '')}{time}{ds.get('TimezoneOffsetFromUTC') or ''}") if time else None
+
+
+def _moment(ds: Dataset, of: str) -> datetime | None:
+    date, time = ds.get(f"{of}Date"), ds.get(f"{of}Time")
+    return _parsed(f"{date}{time}{ds.get('TimezoneOffsetFromUTC') or ''}") if date and time else None
+
+
+def _parsed(text: str) -> datetime | None:
+    try:
+        return DT(text) if len(text) >= 12 else None
+    except ValueError:
+        return None

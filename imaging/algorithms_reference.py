@@ -1,0 +1,89 @@
+"""The reference page of the algorithms, written from their registry.
+
+`python -m imaging.algorithms_reference > docs/reference/algorithms.md` writes it anew; a test compares the two.
+"""
+
+import inspect
+import sys
+
+from imaging.algorithm import Algorithm, Takes
+from imaging.algorithms import algorithms
+from imaging.parameters import Parameter
+
+_TAKES = {
+    Takes.IMAGE: "one image; of a series each image by itself",
+    Takes.IMAGES: "images in their order",
+    Takes.VOLUME: "a volume",
+    Takes.PAIR: "two volumes: the fixed one, the moving one",
+}
+
+_INTRODUCTION = """# Algorithms
+
+What images can be processed with. This page is written from `imaging/algorithms/` by
+`python -m imaging.algorithms_reference`.
+
+* **Units** are UCUM codes; `1` is a ratio or a count. Units of the image are those that rescaling gives, such as
+  Hounsfield units. Positions and directions are x to the left, y to the back, z to the head of the patient (LPS).
+* **Ranges** include their ends. A parameter without default must be given, unless the images state it.
+* **A volume** is a stack of parallel slices of one size at equal distances, classic or enhanced. It is refused, with
+  the reason, when slices are missing, doubled, shifted against each other (gantry tilt; some algorithms take such
+  stacks), point into different directions, or lie at distances that differ by more than 2%.
+  Nothing is filled in or resampled unasked. Pixel padding values are taken as they are.
+* **Version** changes whenever the same images and parameters give other numbers.
+* **Results** are 16-bit integers with slope and intercept: exact for whole numbers, otherwise within half of 1/65535 of
+  the range of values (PET: 1/32767 of the largest). CT, MR and PET images with a place in the patient
+  stay what they are, all others become Secondary Capture. Segmentations are DICOM SEG on the slices of single-frame
+  images; measurements are DICOM SR (TID 1500) that refers to the segment.
+"""
+
+
+def reference_page() -> str:
+    """Return the page in Markdown: an introduction, then a section for each algorithm by name."""
+    return _INTRODUCTION + "".join(_section(name, algorithms.get(name)) for name in algorithms)
+
+
+def _section(name: str, algorithm: type[Algorithm]) -> str:
+    code = algorithm.derivation
+    lines = [
+        "",
+        f"## `{name}`",
+        "",
+        f"**{algorithm.title}**, version {algorithm.version}",
+        "",
+        inspect.getdoc(algorithm) or "",
+        "",
+        f"* Takes {_TAKES[algorithm.takes]}{'; a tilted gantry as well' if algorithm.takes_tilted else ''}.",
+        f"* Source: {algorithm.source}.",
+        f"* Derivation code: {code.value} ({code.scheme}) {code.meaning}.",
+        "",
+        "| parameter | type | unit | range | default | meaning |",
+        "|---|---|---|---|---|---|",
+        *map(_row, algorithm.parameters()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(parameter: Parameter) -> str:
+    kind = ", ".join(f"`{choice}`" for choice in parameter.choices) or parameter.kind
+    several = f" x {parameter.length}" if parameter.length else ""
+    unit = f"`{parameter.unit}`" if parameter.unit else ""
+    default = "" if parameter.is_required else f"`{_plain(parameter.default)}`"
+    return f"| `{parameter.name}` | {kind}{several} | {unit} | {_range(parameter)} | {default} | {parameter.help} |"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _range(parameter: Parameter) -> str:
+    low, high = parameter.low, parameter.high
+    if low is None and high is None:
+        return ""
+    return f"{low:g} ... {high:g}" if None not in (low, high) else f"from {low:g}" if high is None else f"to {high:g}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference_page())

@@ -1,0 +1,392 @@
+"""The archive: keeps DICOM instances as standard JPEG 2000 Part 10 files and hands back instances and frames.
+
+One class hides parsing, lossless encoding and its proof, blobs, rows, summaries, search and upkeep. Instances are the
+facts; series and study summaries follow from them. Who may see a study is the caller's business.
+"""
+
+import hashlib
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from pymongo.database import Database
+
+from imaging.archive import catalogue, query, upkeep
+from imaging.archive.catalogue import INSTANCE_FIELDS, Document, Instance, instance_from_row
+from imaging.archive.ingest import Admit, Ingest, Outcome, Refused, Stored, mark_studies
+from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, order
+from imaging.archive.upkeep import Finding, Swept
+from imaging.blobs import BlobStore, Buffer
+from imaging.codecs import Decoded, codecs
+from imaging.dataset import Limits, PixelLayout, read
+from imaging.dicom_json import bulkdata
+from imaging.dicomweb import Matching
+from imaging.errors import AppError, Category
+from imaging.transcode import Envelope, convert, convert_frame, decode_frame, rebuild
+
+__all__ = [
+    "Archive", "Finding", "Instance", "Outcome", "Refused", "SeriesFacts", "Stored", "StudyFacts", "Swept",
+]  # fmt: skip
+
+STORED = "*"  # the form in which an instance is kept, whatever its transfer syntax
+RECEIVED = "received"  # the file as it came, byte for byte
+ONE_READ_BYTES = 16 << 20  # up to this size a file is fetched in one round trip
+AHEAD_FILES = 4
+
+
+class Archive:
+    """The instances of one database.
+
+    `codec` is "htj2k" or "j2k"; `encode_threads` bounds the processors that encoding and decoding may take.
+    """
+
+    def __init__(
+        self,
+        database: Database[Document],
+        blobs: BlobStore,
+        *,
+        clock: Callable[[], datetime],
+        codec: str = "htj2k",
+        encode_threads: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._clock = clock
+        self._limits = limits or Limits()
+        threads = encode_threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(threads, "archive-file")
+        # Its own pool: a file's thread waits for its frames, and must not wait for itself.
+        self._frame_pool = ThreadPoolExecutor(threads, "archive-frame")
+        self._ingest = Ingest(
+            database,
+            blobs,
+            codec=codec,
+            pool=self._pool,
+            frame_pool=self._frame_pool,
+            clock=clock,
+            limits=self._limits,
+            received=self._received_bytes,
+        )
+        self._summaries = Summaries(database, blobs)
+
+    def ensure_indexes(self) -> None:
+        """Create what collections and indexes are missing."""
+        catalogue.ensure_indexes(self._database)
+        self._blobs.prepare()
+
+    def close(self) -> None:
+        """Wait for running codec work and end its threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._frame_pool.shutdown(wait=True, cancel_futures=True)
+
+    # ---- in
+
+    def store_all(self, parts: Iterable[Buffer], *, admit: Admit, registered_by: str) -> Iterator[Outcome]:
+        """Yield one outcome for each received file, in order; what is yielded as Stored is durable and verified.
+
+        `admit` sees the summary of each before any work is done and raises AppError to refuse it. The same content
+        again is a success that stores nothing; other content under the same SOP Instance UID is a CONFLICT and the
+        first stays. `parts` is read as fast as encoding and writing allow, with bounded memory.
+        """
+        return self._ingest.store_all(parts, admit=admit, registered_by=registered_by)
+
+    # ---- what is here
+
+    def instance(self, study_uid: str, series_uid: str, sop_uid: str) -> Instance:
+        """Return one instance. Raises NOT_FOUND, also when it is of another series or study."""
+        row = self._database.instances.find_one({"_id": sop_uid}, INSTANCE_FIELDS)
+        if row is None or row["study"] != study_uid or row["series"] != series_uid:
+            raise AppError(Category.NOT_FOUND, "no such instance", where=sop_uid)
+        return instance_from_row(row)
+
+    def instances(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> list[Instance]:
+        """Return the instances of a study, series or just one, in reading order. Raises NOT_FOUND for none."""
+        if series_uid and sop_uid:
+            return [self.instance(study_uid, series_uid, sop_uid)]
+        rows = self._ordered(study_uid, series_uid, INSTANCE_FIELDS)
+        return [instance_from_row(row) for row in rows]
+
+    def metadata(
+        self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
+    ) -> Iterator[tuple[tuple[str, str, str], bytes]]:
+        """Yield ((study, series, SOP instance UID), DICOM JSON) in reading order, from rows alone.
+
+        Bulk data are URIs that begin with "@/", to be replaced by the instance's address.
+        """
+        if series_uid and sop_uid:
+            self.instance(study_uid, series_uid, sop_uid)
+            uids = {sop_uid: series_uid}
+        else:
+            uids = {row["_id"]: row["series"] for row in self._ordered(study_uid, series_uid, {"series": 1})}
+        found = metadata(self._database, self._blobs, uids)
+        return (((study_uid, uids[uid], uid), json) for uid, json in found)
+
+    def query(self, matching: Matching, allowed: Callable[[str], bool] | None = None) -> list[Document]:
+        """Return matching studies, series or instances as DICOM JSON, stably ordered; see `imaging.archive.query`."""
+        return query.run(self._database, self._blobs, matching, allowed)
+
+    # ---- out
+
+    def files(self, instances: Sequence[Instance], form: str) -> Iterator[tuple[Instance, list[bytes]]]:
+        """Yield each instance with its file in `form`: STORED, RECEIVED or a transfer syntax UID.
+
+        The syntax in which a file was received gives the received file. The next few files are prepared while one is
+        being sent. Raises UNSUPPORTED when a syntax cannot be made, FAULT when a digest does not match.
+        """
+        ahead: deque[tuple[Instance, Future[list[bytes]]]] = deque()
+        for instance in instances:
+            ahead.append((instance, self._pool.submit(self._file, instance, form)))
+            if len(ahead) > AHEAD_FILES:
+                ready, parts = ahead.popleft()
+                yield ready, parts.result()
+        while ahead:
+            ready, parts = ahead.popleft()
+            yield ready, parts.result()
+
+    def file(self, instance: Instance, form: str) -> list[bytes]:
+        """Return one file in `form` as a list of buffers; see `files`."""
+        return self._file(instance, form)
+
+    def frame(self, instance: Instance, number: int, transfer_syntax_uid: str | None = None) -> bytes:
+        """Return frame `number` (from 1): as it is stored, or in another transfer syntax.
+
+        One range read, checked against the frame's checksum. Raises NOT_FOUND beyond the last frame, UNSUPPORTED when
+        the syntax cannot be made.
+        """
+        stored, layout = self._codestream(instance, number)
+        from_uid = instance.stored_transfer_syntax_uid
+        if transfer_syntax_uid in (None, STORED, from_uid) and (layout.encapsulated or not layout.frame_bits % 8):
+            return stored
+        to_uid = from_uid if transfer_syntax_uid in (None, STORED) else transfer_syntax_uid
+        if layout.encapsulated or not layout.frame_bits % 8:
+            return convert_frame(stored, layout, from_uid, str(to_uid), trusted=instance.is_ours)
+        # One-bit frames need not begin at a byte; alone, each does.
+        codec = codecs.get(str(to_uid))
+        alone = codec.encode(self.pixels(instance, number).pixels, layout) if codec.encode else None
+        if alone is None:
+            raise AppError(
+                Category.UNSUPPORTED, f"frames of {layout.bits_allocated} bit cannot be made", where="Accept"
+            )
+        return alone
+
+    def pixels(self, instance: Instance, number: int, *, reduce_levels: int = 0) -> Decoded:
+        """Return frame `number` decoded, [rows, columns(, samples)], sides halved `reduce_levels` times."""
+        stored, layout = self._codestream(instance, number)
+        return decode_frame(
+            stored,
+            layout,
+            instance.stored_transfer_syntax_uid,
+            reduce_levels=reduce_levels,
+            bit_offset=(number - 1) * layout.frame_bits % 8 if not layout.encapsulated else 0,
+            trusted=instance.is_ours,
+        )
+
+    def bulkdata(self, instance: Instance, path: str) -> bytes:
+        """Return the value that a bulk data URI of the metadata stands for. Raises NOT_FOUND for any other path."""
+        received = read(b"".join(self._file(instance, RECEIVED)), limits=self._limits)
+        return bulkdata(received, path)[0]
+
+    # ---- summaries and projection
+
+    def summarise(self, study_uid: str) -> StudyFacts | None:
+        """Refresh the study's summaries and return its facts; None when it has no instance (left)."""
+        return self._summaries.summarise(study_uid)
+
+    def behind(self, limit: int, *, marked_before: datetime | None = None) -> list[str]:
+        """Return up to `limit` studies whose summaries are older than their instances, longest waiting first."""
+        wanted: Document = {"behind": True}
+        if marked_before:
+            wanted["marked_at"] = {"$lt": marked_before}
+        return [row["_id"] for row in self._database.studies.find(wanted, {"_id": 1}).sort("marked_at").limit(limit)]
+
+    def is_behind(self, study_uid: str) -> bool:
+        """Tell whether the study changed since it was last projected."""
+        return self._database.studies.find_one({"_id": study_uid, "behind": True}, {"_id": 1}) is not None
+
+    def mark_projected(self, study_uid: str, generation: int) -> bool:
+        """Say that the projection shows `generation`; False (and still behind) when the study has changed since."""
+        here = {"_id": study_uid, "generation": generation}
+        changed = {"$set": {"projected": generation}, "$unset": {"behind": ""}}
+        return self._database.studies.update_one(here, changed).matched_count == 1
+
+    def mark(self, study_uid: str) -> None:
+        """Put a study behind, so that its projection is made anew, also one that is being made now."""
+        mark_studies(self._database.studies, [study_uid], self._clock())
+
+    def mark_all(self) -> int:
+        """Put every study behind, so that all projections are made anew; return how many."""
+        uids = self._database.instances.distinct("study")
+        for start in range(0, len(uids), 1000):
+            mark_studies(self._database.studies, uids[start : start + 1000], self._clock())
+        return len(uids)
+
+    def watch(self, max_await_ms: int) -> Any:
+        """Return a change stream that speaks whenever a study is marked behind."""
+        wanted = {"operationType": {"$in": ["insert", "update"]}}
+        return self._database.studies.watch(
+            [{"$match": wanted}, {"$project": {"_id": 1}}], max_await_time_ms=max_await_ms
+        )
+
+    # ---- upkeep
+
+    def delete(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> int:
+        """Remove instances at once and their blobs with a later sweep; return how many there were (0 is no error)."""
+        wanted = {
+            "study": study_uid,
+            **({"series": series_uid} if series_uid else {}),
+            **({"_id": sop_uid} if sop_uid else {}),
+        }
+        rows = list(self._database.instances.find(wanted, {"blob": 1, "received.blob": 1, "aside": 1}))
+        keys = [key for row in rows for key in _blob_keys(row)]
+        # The garbage row goes first: a crash before the rows are gone leaves blobs that are seen to be in use.
+        for start in range(0, len(keys), 10_000):
+            self._database.garbage.insert_one(
+                {"keys": keys[start : start + 10_000], "studies": [], "at": self._clock()}
+            )
+        deleted = self._database.instances.delete_many({"_id": {"$in": [row["_id"] for row in rows]}}).deleted_count
+        if rows:
+            mark_studies(self._database.studies, [study_uid], self._clock())
+        return deleted
+
+    def forget(self, study_uid: str) -> None:
+        """Drop the study's own summary once nothing is left of it."""
+        if not self._database.instances.find_one({"study": study_uid}, {"_id": 1}):
+            self._database.studies.delete_one({"_id": study_uid})
+
+    def sweep(self) -> Swept:
+        """Finish what crashes left behind and delete blobs that belong to nothing."""
+        return upkeep.sweep(self._database, self._blobs, self._clock())
+
+    def sizes(self) -> tuple[int, int]:
+        """Return the bytes of all received files and of what is stored for them. Reads every row."""
+        kept = {"$cond": [{"$gt": ["$received.blob", None]}, "$received.size", 0]}
+        total = {
+            "$group": {
+                "_id": None,
+                "received": {"$sum": "$received.size"},
+                "stored": {"$sum": {"$add": ["$size", kept]}},
+            }
+        }
+        found = next(iter(self._database.instances.aggregate([total])), {"received": 0, "stored": 0})
+        return found["received"], found["stored"]
+
+    def count(self) -> int:
+        """Return the number of instances."""
+        return self._database.instances.count_documents({})
+
+    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Iterator[Finding]:
+        """Read, hash and decode everything again, and yield what is wrong; nothing is changed.
+
+        `progress` is told how many of how many instances were checked.
+        """
+        total = self.count()
+        for done, row in enumerate(self._database.instances.find({}, {"_id": 1}).sort("_id"), 1):
+            for problem in self._problems(row["_id"]):
+                yield Finding(row["_id"], problem)
+            progress(done, max(done, total))
+
+    # ---- inside
+
+    def _ordered(self, study_uid: str, series_uid: str | None, fields: Document) -> list[Document]:
+        wanted = {"study": study_uid, "series": series_uid} if series_uid else {"study": study_uid}
+        rows = list(self._database.instances.find(wanted, {**fields, "series": 1, "number": 1, "series_number": 1}))
+        if not rows:
+            raise AppError(Category.NOT_FOUND, "no instances", where=series_uid or study_uid)
+        rows.sort(key=lambda row: order(row["series_number"], row["series"], row["number"], row["_id"]))
+        return rows
+
+    def _codestream(self, instance: Instance, number: int) -> tuple[bytes, PixelLayout]:
+        if instance.frames is None or instance.layout is None or not 1 <= number <= len(instance.frames):
+            total = instance.number_of_frames
+            raise AppError(
+                Category.NOT_FOUND, f"frame {number} asked, the instance has {total}", where=instance.sop_uid
+            )
+        ranges = instance.frames.ranges(number - 1)
+        data = b"".join(self._blobs.read_range(instance.sha256_stored, start, length) for start, length in ranges)
+        if zlib.crc32(data) != instance.checksum(number):
+            raise AppError(Category.FAULT, f"frame {number} does not match its checksum", where=instance.sop_uid)
+        return data, instance.layout
+
+    def _file(self, instance: Instance, form: str) -> list[bytes]:
+        if form in (STORED, instance.stored_transfer_syntax_uid) and form != instance.received_transfer_syntax_uid:
+            return [self._blob(instance.sha256_stored, instance.size_stored)]
+        if form in (RECEIVED, instance.received_transfer_syntax_uid):
+            return self._received(instance)
+        stored = self._blob(instance.sha256_stored, instance.size_stored)
+        if form == STORED:
+            return [stored]
+        return list(convert(stored, instance.layout, instance.frames, form, trusted=instance.is_ours))
+
+    def _received(self, instance: Instance) -> list[bytes]:
+        row = self._database.instances.find_one({"_id": instance.sop_uid}, {"envelope": 1})
+        if row is None:
+            raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=instance.sop_uid)
+        envelope = Envelope.from_document(self._whole(row["envelope"]))
+        if envelope.kind == "file":
+            return [self._blob(instance.sha256_received, instance.size_received)]
+        stored = self._blob(instance.sha256_stored, instance.size_stored)
+        parts = list(rebuild(envelope, stored, instance.layout, instance.frames, self._frame_pool))
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        if digest.hexdigest() != instance.sha256_received:
+            raise AppError(Category.FAULT, "the rebuilt file is not the received one", where=instance.sop_uid)
+        return parts
+
+    def _received_bytes(self, sop_uid: str) -> bytes:
+        row = self._database.instances.find_one({"_id": sop_uid}, INSTANCE_FIELDS)
+        if row is None:
+            raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=sop_uid)
+        return b"".join(self._received(instance_from_row(row)))
+
+    def _blob(self, key: str, size: int) -> bytes:
+        """Return a whole blob, checked against its key."""
+        one = size <= ONE_READ_BYTES
+        data = self._blobs.read_range(key, 0, size) if one else b"".join(self._blobs.read(key))
+        if hashlib.sha256(data).hexdigest() != key:
+            raise AppError(Category.FAULT, "stored bytes do not match their digest", where=key)
+        return data
+
+    def _whole(self, document: Document) -> Document:
+        """Return the document with what was moved aside put back."""
+        aside = {name: value for name, value in document.items() if isinstance(value, dict) and "blob" in value}
+        return {**document, **{name: self._blob(value["blob"], value["size"]) for name, value in aside.items()}}
+
+    def _problems(self, sop_uid: str) -> list[str]:
+        row = self._database.instances.find_one({"_id": sop_uid}, INSTANCE_FIELDS)
+        if row is None:  # deleted meanwhile
+            return []
+        instance = instance_from_row(row)
+        problems = []
+        for check in (self._check_stored, self._check_pixels, self._check_received):
+            try:
+                check(instance)
+            except AppError as error:
+                problems.append(f"{check.__name__.removeprefix('_check_')}: {error.message}")
+        return problems
+
+    def _check_stored(self, instance: Instance) -> None:
+        self._blob(instance.sha256_stored, instance.size_stored)
+
+    def _check_received(self, instance: Instance) -> None:
+        self._received(instance)
+
+    def _check_pixels(self, instance: Instance) -> None:
+        if instance.frames is None or not instance.sha256_pixels:
+            return
+        digest = hashlib.sha256()
+        for number in range(1, len(instance.frames) + 1):
+            digest.update(np.ascontiguousarray(self.pixels(instance, number).pixels).data)
+        if digest.hexdigest() != instance.sha256_pixels:
+            raise AppError(Category.FAULT, "decoded pixels do not match their digest", where=instance.sop_uid)
+
+
+def _blob_keys(row: Document) -> list[str]:
+    received = row.get("received", {}).get("blob")
+    return [row["blob"], *([received] if received else []), *row.get("aside", [])]

@@ -1,0 +1,293 @@
+"""Store pipeline: while one batch is written, the next is encoded and a third is being received.
+
+Order of writes, so that a crash between any two leaves something harmless:
+
+1. `garbage` row naming the blobs and studies to come  -> alone: swept away
+2. blobs                                                -> alone: nobody refers to them, swept with the garbage row
+3. `instances` rows                                     -> complete and readable; the garbage row marks their studies
+4. study marks                                          -> now it is acknowledged
+5. `garbage` row removed                                -> left over: the sweeper sees that the blobs are in use
+
+Each of 1 to 4 waits for a majority and the journal. To wait once, for the last, would do if only this process could
+die: a database that is killed in between forgets the first writes, and the driver sends the last to its successor.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+from pymongo import UpdateOne, WriteConcern
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError
+from pymongo.read_concern import ReadConcern
+
+from imaging.archive.catalogue import INLINE_BYTES, Document, content_sha256, instance_row
+from imaging.blobs import Blob, BlobStore, Buffer
+from imaging.dataset import InstanceSummary, Limits, Received, read
+from imaging.errors import AppError, Category
+from imaging.transcode import Encoded, encode
+
+BATCH_INSTANCES = 50
+WORTH_WRITING = 8  # instances, when the writer has nothing else to do: a batch costs some 5 ms however small it is
+BATCH_BYTES = 32 << 20  # of stored form
+AHEAD_BYTES = 64 << 20  # received and not yet written, for one caller
+GROUP_INSTANCES = 8  # looked up together before any of them is encoded
+
+DUPLICATE_KEY = 11000
+Admit = Callable[[InstanceSummary], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An instance that is durably here; sizes in bytes. `created` is False when it was here already."""
+
+    summary: InstanceSummary
+    created: bool
+    transfer_syntax_uid: str
+    kept_reason: str
+    size_received: int
+    size_stored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An instance that was not stored, and why; UIDs are empty when they could not be read."""
+
+    error: AppError
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+
+
+Outcome = Stored | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Encoded and waiting for its batch to be written."""
+
+    received: Received
+    encoded: Encoded
+    row: Document
+    blobs: list[Blob]
+
+
+class Ingest:
+    """Stores received instances; one object serves any number of callers at once.
+
+    `received` gives the received file of a stored instance, for the rare comparison of contents.
+    """
+
+    def __init__(
+        self,
+        database: Database[Document],
+        blobs: BlobStore,
+        *,
+        codec: str,
+        pool: Executor,
+        frame_pool: Executor,
+        clock: Callable[[], datetime],
+        limits: Limits,
+        received: Callable[[str], bytes],
+    ) -> None:
+        durable = WriteConcern(w="majority", j=True)
+        # Read, too, is only what cannot be lost any more: "it is here already" acknowledges as well.
+        self._instances = database.get_collection(
+            "instances", write_concern=durable, read_concern=ReadConcern("majority")
+        )
+        self._garbage = database.get_collection("garbage", write_concern=durable)
+        self._studies = database.get_collection("studies", write_concern=durable)
+        self._blobs = blobs
+        self._codec = codec
+        self._pool = pool
+        self._frame_pool = frame_pool
+        self._clock = clock
+        self._limits = limits
+        self._received = received
+
+    def store_all(self, parts: Iterable[Buffer], *, admit: Admit, registered_by: str) -> Iterator[Outcome]:
+        """Yield one outcome for each part, in order; see `Archive.store_all`."""
+        reader = (_read(part, admit, self._limits) for part in parts)
+        with ThreadPoolExecutor(1, "archive-write") as writer:
+            writing: Future[list[Outcome]] | None = None
+            batch: list[_Ready | Outcome] = []
+            for step in self._encode_ahead(reader, registered_by):
+                batch.append(step)
+                if _is_full(batch) or (len(batch) >= WORTH_WRITING and (writing is None or writing.done())):
+                    # Named now: `batch` is another list before the writer runs.
+                    writing, written = writer.submit(self._write, batch), writing
+                    batch = []
+                    yield from written.result() if written else ()
+            yield from writing.result() if writing else ()
+            yield from self._write(batch)
+
+    def _encode_ahead(self, reader: Iterator[Received | Refused], registered_by: str) -> Iterator[_Ready | Outcome]:
+        """Encode in the pool, yield in order, and hold at most `AHEAD_BYTES` of received files meanwhile."""
+        ahead: deque[tuple[Future[_Ready] | Outcome, int]] = deque()
+        held = 0
+        for group in _groups(reader):
+            for item in self._known(group):
+                if isinstance(item, Received):
+                    ahead.append((self._pool.submit(self._encode, item, registered_by), len(item.data)))
+                    held += len(item.data)
+                else:
+                    ahead.append((item, 0))
+            while ahead and (held > AHEAD_BYTES or _is_ready(ahead[0][0])):
+                step, size = ahead.popleft()
+                held -= size
+                yield _result(step)
+        while ahead:
+            yield _result(ahead.popleft()[0])
+
+    def _encode(self, received: Received, registered_by: str) -> _Ready:
+        encoded = encode(received, codec=self._codec, pool=self._frame_pool)
+        row = instance_row(received, encoded, registered_by=registered_by, stored_at=self._clock())
+        blobs = [Blob(encoded.sha256, encoded.parts, encoded.size)]
+        if encoded.envelope.kind == "file":
+            blobs.append(Blob(received.sha256, [received.data], len(received.data)))
+        blobs += _move_aside(row)
+        return _Ready(received, encoded, row, blobs)
+
+    def _known(self, group: list[Received | Refused]) -> Iterator[Received | Outcome]:
+        """Answer what is here byte for byte already, before any work is done for it."""
+        uids = [item.summary.sop_uid for item in group if isinstance(item, Received)]
+        here = {row["_id"]: row for row in self._instances.find({"_id": {"$in": uids}}, _COMPARED)} if uids else {}
+        for item in group:
+            row = here.get(item.summary.sop_uid) if isinstance(item, Received) else None
+            if isinstance(item, Received) and row and row["received"]["sha256"] == item.sha256:
+                # Marked again because the first sender may have died before its marks were written.
+                self._mark([item.summary.study_uid])
+                yield _already(item, row)
+            else:
+                yield item
+
+    def _write(self, batch: list[_Ready | Outcome]) -> list[Outcome]:
+        ready = [item for item in batch if isinstance(item, _Ready)]
+        if not ready:
+            return [item for item in batch if not isinstance(item, _Ready)]
+        studies = sorted({item.row["study"] for item in ready})
+        token = ObjectId()
+        keys = [blob.key for item in ready for blob in item.blobs]
+        self._garbage.insert_one({"_id": token, "keys": keys, "studies": studies, "at": self._clock()})
+        self._blobs.put([blob for item in ready for blob in item.blobs])
+        clashes = self._insert([item.row for item in ready])
+        self._mark(studies)
+        if not clashes:
+            self._garbage.with_options(write_concern=WriteConcern(w=1)).delete_one({"_id": token})
+        return [self._outcome(item, clashes) if isinstance(item, _Ready) else item for item in batch]
+
+    def _insert(self, rows: list[Document]) -> set[int]:
+        """Insert the rows and return the identities (`id()`) of those whose UID was taken."""
+        try:
+            self._instances.insert_many(rows, ordered=False)
+        except BulkWriteError as error:
+            failures = error.details["writeErrors"]
+            if any(failure["code"] != DUPLICATE_KEY for failure in failures):
+                raise
+            return {id(rows[failure["index"]]) for failure in failures}
+        return set()
+
+    def _outcome(self, item: _Ready, clashes: set[int]) -> Outcome:
+        if id(item.row) not in clashes:
+            return _stored(item.received.summary, item.row, created=True)
+        there = self._instances.find_one({"_id": item.row["_id"]}, _COMPARED)
+        if there is not None and self._is_same(there, item):
+            return _already(item.received, there)
+        message = "other content is stored under this SOP Instance UID; it stays"
+        return _refused(item.received.summary, AppError(Category.CONFLICT, message, where=item.row["_id"]))
+
+    def _is_same(self, there: Document, item: _Ready) -> bool:
+        """Tell whether data set and pixels are equal though the files are not: sent again another way, perhaps."""
+        if there["received"]["sha256"] == item.received.sha256:
+            return True
+        if there["pixels_sha256"] != item.row["pixels_sha256"]:
+            return False
+        pixels = there["pixels_sha256"] is None
+        earlier = read(self._received(there["_id"]), limits=self._limits)
+        return content_sha256(earlier, pixels=pixels) == content_sha256(item.received, pixels=pixels)
+
+    def _mark(self, study_uids: list[str]) -> None:
+        mark_studies(self._studies, study_uids, self._clock())
+
+
+_COMPARED = {"received": 1, "pixels_sha256": 1, "stored_syntax": 1, "kept_reason": 1, "size": 1, "series": 1}
+
+
+def mark_studies(studies: Any, study_uids: Iterable[str], now: datetime) -> None:
+    """Say that the summaries and the ImagingStudy of these studies are behind their instances."""
+    change = {
+        "$inc": {"generation": 1},
+        "$set": {"behind": True, "marked_at": now},
+        "$setOnInsert": {"projected": 0, "first_stored_at": now},
+    }
+    studies.bulk_write([UpdateOne({"_id": uid}, change, upsert=True) for uid in study_uids], ordered=False)
+
+
+def _read(part: Buffer, admit: Admit, limits: Limits) -> Received | Refused:
+    try:
+        received = read(part, limits=limits)
+    except AppError as error:
+        return Refused(error)
+    try:
+        admit(received.summary)
+    except AppError as error:
+        return _refused(received.summary, error)
+    return received
+
+
+def _groups(reader: Iterator[Received | Refused]) -> Iterator[list[Received | Refused]]:
+    group: list[Received | Refused] = []
+    size = 0
+    for item in reader:
+        group.append(item)
+        size += len(item.data) if isinstance(item, Received) else 0
+        if len(group) >= GROUP_INSTANCES or size >= BATCH_BYTES // 4:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _is_full(batch: list[_Ready | Outcome]) -> bool:
+    stored_bytes = sum(step.encoded.size for step in batch if isinstance(step, _Ready))
+    return len(batch) >= BATCH_INSTANCES or stored_bytes >= BATCH_BYTES
+
+
+def _is_ready(step: Future[_Ready] | Outcome) -> bool:
+    return not isinstance(step, Future) or step.done()
+
+
+def _result(step: Future[_Ready] | Outcome) -> _Ready | Outcome:
+    return step.result() if isinstance(step, Future) else step
+
+
+def _move_aside(row: Document) -> list[Blob]:
+    """Move large values of the row into blobs of their own; `aside` names them."""
+    blobs: list[Blob] = []
+    places = (row, "metadata"), (row, "conditions"), (row["envelope"], "head"), (row["envelope"], "tail")
+    for holder, name in places:
+        value = holder.get(name)
+        if isinstance(value, bytes) and len(value) > INLINE_BYTES:
+            key = hashlib.sha256(value).hexdigest()
+            blobs.append(Blob(key, [value], len(value)))
+            holder[name] = {"blob": key, "size": len(value)}
+    if blobs:
+        row["aside"] = [blob.key for blob in blobs]
+    return blobs
+
+
+def _stored(summary: InstanceSummary, row: Document, *, created: bool) -> Stored:
+    size_received = row["received"]["size"]
+    return Stored(summary, created, row["stored_syntax"], row["kept_reason"], size_received, row["size"])
+
+
+def _already(received: Received, row: Document) -> Stored:
+    return _stored(received.summary, row, created=False)
+
+
+def _refused(summary: InstanceSummary, error: AppError) -> Refused:
+    return Refused(error, summary.instance.sop_class_uid, summary.sop_uid)

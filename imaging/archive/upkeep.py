@@ -1,0 +1,66 @@
+"""Looking after what is stored: verify everything, sweep away what belongs to nothing.
+
+The sweeper is driven by `garbage` rows, written before anything that could become an orphan, so its work grows with
+crashes and deletions and never with the store.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pymongo import WriteConcern
+from pymongo.database import Database
+
+from imaging.archive.catalogue import Document
+from imaging.archive.ingest import mark_studies
+from imaging.blobs import BlobStore
+from imaging.blobs.gridfs import RENEW_WITHIN
+
+SETTLED = timedelta(minutes=2)  # a batch older than this was left by a crash, or is so slow that marking again is right
+ORPHANED = 2 * RENEW_WITHIN  # no put leans on anything this old
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What `verify` saw wrong with one instance."""
+
+    sop_uid: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.sop_uid}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep did, in numbers of each."""
+
+    studies_marked: int
+    blobs_deleted: int
+    blobs_in_use: int
+
+
+def sweep(database: Database[Document], blobs: BlobStore, now: datetime) -> Swept:
+    """Finish what crashes left behind and delete blobs that nothing refers to. Safe to run anywhere, at any time."""
+    studies = database.get_collection("studies", write_concern=WriteConcern(w="majority", j=True))
+    marked = deleted = in_use = 0
+    for row in database.garbage.find({"at": {"$lt": now - SETTLED}}).sort("at"):
+        if row["studies"] and not row.get("marked"):
+            # Only those with an instance: a crash before any was written must not leave an empty study.
+            found = [uid for uid in row["studies"] if database.instances.find_one({"study": uid}, {"_id": 1})]
+            if found:
+                mark_studies(studies, found, now)
+            marked += len(found)
+            database.garbage.update_one({"_id": row["_id"]}, {"$set": {"marked": True}})
+        if row["at"] >= now - ORPHANED:
+            continue
+        orphans = [key for key in row["keys"] if not _in_use(database, key)]
+        in_use += len(row["keys"]) - len(orphans)
+        gone = [blobs.delete(key, put_before=now - ORPHANED) for key in orphans]
+        deleted += sum(gone)
+        if all(gone):
+            database.garbage.delete_one({"_id": row["_id"]})
+    return Swept(marked, deleted, in_use)
+
+
+def _in_use(database: Database[Document], key: str) -> bool:
+    return any(database.instances.find_one({field: key}, {"_id": 1}) for field in ("blob", "received.blob", "aside"))

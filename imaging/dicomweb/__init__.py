@@ -1,0 +1,38 @@
+"""DICOMweb without sockets: multipart bodies, content negotiation and QIDO-RS queries as pure functions.
+
+Hides the grammars of PS3.18 and of the RFCs it leans on. Knows no database, no web framework and no pixels.
+"""
+
+from imaging.dicomweb.media import ContentType, parse_content_type
+from imaging.dicomweb.multipart import (
+    MultipartLimits,
+    MultipartReader,
+    Part,
+    iter_parts,
+    multipart_related,
+    part_head,
+    read_body,
+)
+from imaging.dicomweb.negotiation import Choice, Offer, negotiate
+from imaging.dicomweb.query import ALL, Level, Match, Matching, MatchKind, parse_query
+
+__all__ = [
+    "ALL",
+    "Choice",
+    "ContentType",
+    "Level",
+    "Match",
+    "MatchKind",
+    "Matching",
+    "MultipartLimits",
+    "MultipartReader",
+    "Offer",
+    "Part",
+    "iter_parts",
+    "multipart_related",
+    "negotiate",
+    "parse_content_type",
+    "parse_query",
+    "part_head",
+    "read_body",
+]

@@ -1,0 +1,139 @@
+"""Typed parameters: a frozen dataclass declares them once; they are described, checked and built from named values.
+
+A field is `name: Annotated[type, Says(...)]`, its type one of float, int, bool, a StrEnum, or a tuple of one number
+type with a fixed length. Values come from outside, as JSON has them; an error names the parameter.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from imaging.errors import AppError, Category
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Says:
+    """What a parameter means, its unit and its range, ends included.
+
+    unit  UCUM code; "1" for a ratio or a count, "" for the unit of the image
+    """
+
+    help: str
+    unit: str = "1"
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter as it is told to others.
+
+    kind      "number", "integer", "boolean" or "choice"
+    length    how many values it has; None for a single one that is not in a list
+    default   None when it must be given
+    """
+
+    name: str
+    kind: str
+    help: str
+    unit: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    length: int | None
+    is_required: bool
+    default: Any
+
+
+def describe(declaring: type[Any]) -> tuple[Parameter, ...]:
+    """Return the parameters that a frozen dataclass declares, in its order."""
+    hints = get_type_hints(declaring, include_extras=True)
+    return tuple(_parameter(field.name, hints[field.name], field.default) for field in fields(declaring) if field.init)
+
+
+def build(declaring: type[T], values: Mapping[str, Any]) -> T:
+    """Return `declaring` made of named values. Raises INVALID, naming the parameter, and for names that it has not."""
+    hints = get_type_hints(declaring, include_extras=True)
+    known = {parameter.name: parameter for parameter in describe(declaring)}
+    for name in values:
+        if name not in known:
+            raise AppError(
+                Category.INVALID, f"there is no such parameter; known: {', '.join(known) or 'none'}", where=name
+            )
+    arguments = {}
+    for name, parameter in known.items():
+        if name in values:
+            arguments[name] = _converted(values[name], parameter, get_args(hints[name])[0])
+        elif parameter.is_required:
+            raise AppError(Category.INVALID, f"is required: {parameter.help}", where=name)
+    return declaring(**arguments)
+
+
+_KINDS = {float: "number", int: "integer", bool: "boolean"}
+
+
+def _parameter(name: str, hint: Any, default: Any) -> Parameter:
+    if get_origin(hint) is not Annotated:
+        raise TypeError(f"parameter {name} is not Annotated[type, Says(...)]")
+    kind, says = get_args(hint)[:2]
+    is_list = get_origin(kind) is tuple
+    element = get_args(kind)[0] if is_list else kind
+    is_choice = isinstance(element, type) and issubclass(element, StrEnum)
+    return Parameter(
+        name=name,
+        kind="choice" if is_choice else _KINDS[element],
+        help=says.help,
+        unit="" if is_choice or element is bool else says.unit,
+        low=says.low,
+        high=says.high,
+        choices=tuple(str(each) for each in element) if is_choice else (),
+        length=len(get_args(kind)) if is_list else None,
+        is_required=default is MISSING,
+        default=None if default is MISSING else default,
+    )
+
+
+def _converted(value: Any, parameter: Parameter, kind: Any) -> Any:
+    if parameter.length is None:
+        return _one(value, parameter, kind)
+    if not isinstance(value, list | tuple) or len(value) != parameter.length:
+        raise AppError(Category.INVALID, f"{parameter.length} values expected", where=parameter.name)
+    return tuple(_one(each, parameter, get_args(kind)[0]) for each in value)
+
+
+def _one(value: Any, parameter: Parameter, kind: Any) -> Any:
+    if parameter.kind == "boolean":
+        if not isinstance(value, bool):
+            raise AppError(Category.INVALID, "true or false expected", where=parameter.name)
+        return value
+    if parameter.kind == "choice":
+        if value not in parameter.choices:
+            raise AppError(Category.INVALID, f"one of {', '.join(parameter.choices)} expected", where=parameter.name)
+        return kind(value)
+    return _number(value, parameter)
+
+
+def _number(value: Any, parameter: Parameter) -> float | int:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if not is_number or (parameter.kind == "integer" and value != int(value)):
+        raise AppError(Category.INVALID, f"{_article(parameter.kind)} expected", where=parameter.name)
+    low, high = parameter.low, parameter.high
+    if (low is not None and value < low) or (high is not None and value > high):
+        limits = (
+            f"from {low:g} to {high:g}"
+            if None not in (low, high)
+            else f"at least {low:g}"
+            if high is None
+            else f"at most {high:g}"
+        )
+        unit = "" if parameter.unit in ("", "1") else f" {parameter.unit}"
+        raise AppError(Category.INVALID, f"a value {limits}{unit} expected", where=parameter.name)
+    return int(value) if parameter.kind == "integer" else float(value)
+
+
+def _article(kind: str) -> str:
+    return "a whole number" if kind == "integer" else "a finite number"

@@ -1,0 +1,34 @@
+"""Fixtures for all tests: a real mongod, started once for the run, and a fresh database for each test."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from tests.support.engine import running_engine
+
+
+@pytest.fixture(scope="session")
+def engine_uri() -> Iterator[str]:
+    # Not pytest's own temporary directory: that keeps the last three runs, a gigabyte of operation log each.
+    with tempfile.TemporaryDirectory(prefix="fhir-imaging-test-") as directory, running_engine(Path(directory)) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def mongo(engine_uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
+    with MongoClient[dict[str, Any]](engine_uri, tz_aware=True, serverSelectionTimeoutMS=5_000) as client:
+        yield client
+
+
+@pytest.fixture
+def db(mongo: MongoClient[dict[str, Any]]) -> Iterator[Database[dict[str, Any]]]:
+    """An empty database that is dropped after the test."""
+    name = f"test_{uuid4().hex}"
+    yield mongo[name]
+    mongo.drop_database(name)

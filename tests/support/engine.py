@@ -1,0 +1,29 @@
+"""The one real mongod of a test run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fhir_server import config
+from fhir_server.engine import find_engine
+
+
+def settings(data_dir: Path, **changes: str) -> config.Config:
+    """Settings of a test server in `data_dir`; the environment of whoever runs the tests is not looked at.
+
+    `changes` are setting names with `__` for the dot: `settings(path, web__port="0")`.
+    """
+    values = {"data.dir": str(data_dir), "engine.cache_gb": "0.25", "mongodb.timeout_s": "5"}
+    values |= {name.replace("__", "."): value for name, value in changes.items()}
+    return config.load(values, environment={})
+
+
+@contextmanager
+def running_engine(data_dir: Path) -> Iterator[str]:
+    """Run the embedded engine in `data_dir` and give its URI."""
+    engine = find_engine(settings(data_dir))
+    uri = engine.start()
+    try:
+        yield uri
+    finally:
+        engine.stop()

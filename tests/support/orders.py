@@ -1,0 +1,84 @@
+"""Handlers that tests order, and a worker of them: `python -m tests.support.orders URI DATABASE LEASE_S`."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from pymongo import MongoClient
+
+from fhir_server.model.task import Json, Kind, Parameter, Progress
+from fhir_server.store.filters import UNRESTRICTED
+from fhir_server.store.lease import Leases
+from fhir_server.store.repository import Repository
+from fhir_server.store.task_queue import TaskQueue
+from fhir_server.work.handlers import Handler, Limits, Report
+from fhir_server.work.tasks import Pace, Surroundings, Worker
+from imaging.errors import AppError, Category
+
+
+def add(task: Json, context: Any, report: Report) -> list[Json]:
+    total = sum(each["valueInteger"] for each in task["input"])
+    return [{"type": {"text": "sum"}, "valueInteger": total}]
+
+
+def sleep(task: Json, context: Any, report: Report) -> list[Json]:
+    report(Progress(0, "sleeping"))
+    time.sleep(task["input"][0]["valueInteger"])
+    return [{"type": {"text": "sum"}, "valueInteger": 1}]
+
+
+def crash(task: Json, context: Any, report: Report) -> list[Json]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return []
+
+
+def spin(task: Json, context: Any, report: Report) -> list[Json]:
+    while True:
+        pass
+
+
+def refuse(task: Json, context: Any, report: Report) -> list[Json]:
+    raise AppError(Category.UNSUPPORTED, "not of this kind", where="input")
+
+
+def grow(task: Json, context: Any, report: Report) -> list[Json]:
+    bytearray(1 << 40)
+    return []
+
+
+NUMBERS = (Parameter("number", "valueInteger", most=10),)
+SUM = (Parameter("sum", "valueInteger", least=1),)
+FEW = Limits(attempts=2, wall_s=30)
+RUNS = {"add": add, "sleep": sleep, "crash": crash, "refuse": refuse, "grow": grow}
+HANDLERS = {code: Handler(Kind(code, NUMBERS, SUM), run, FEW) for code, run in RUNS.items()}
+HANDLERS["spin"] = Handler(Kind("spin"), spin, Limits(cpu_s=1, attempts=2))
+HANDLERS["slow"] = Handler(Kind("slow", NUMBERS, SUM), sleep, Limits(wall_s=0.5))
+
+
+def nothing() -> None:
+    """Context of handlers that need none."""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def worker(database: Any, lease_s: float = 5.0) -> Worker:
+    own = Repository(database, UNRESTRICTED, clock=now, internal=True)
+    around = Surroundings(own, Leases(database, now), TaskQueue(database, now), now)
+    return Worker(around, HANDLERS, nothing, Pace(lease_s=lease_s, first_s=0.1))
+
+
+def main(uri: str, name: str, lease_s: str) -> None:
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+        worker(client[name], float(lease_s)).run(stopping)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,80 @@
+"""What rights allow. Expected values: the meaning of the three rights as the contracts state them."""
+
+import pytest
+
+from fhir_server.access.contracts import Right
+from fhir_server.access.policy import require, restriction
+from fhir_server.access.principals import Principal
+from fhir_server.model.resources import RESOURCES
+from fhir_server.store.filters import ALLOW, DENY, Act
+from imaging.errors import AppError, Category
+
+WRITES = (Act.CREATE, Act.UPDATE, Act.DELETE)
+
+
+def principal(*rights: Right) -> Principal:
+    return Principal("Organization/a", "client", "A", frozenset(rights))
+
+
+@pytest.mark.parametrize("resource_type", sorted(RESOURCES))
+@pytest.mark.parametrize("act", list(Act))
+def test_without_rights_nothing_is_allowed(resource_type, act):
+    assert restriction(principal()).access(resource_type, act) is DENY
+
+
+@pytest.mark.parametrize("resource_type", sorted(RESOURCES))
+def test_registering_never_reads(resource_type):
+    assert restriction(principal(Right.REGISTER_IMAGES)).access(resource_type, Act.READ) is DENY
+
+
+@pytest.mark.parametrize("resource_type", sorted(RESOURCES))
+@pytest.mark.parametrize("act", WRITES)
+def test_receiving_never_writes(resource_type, act):
+    assert restriction(principal(Right.RECEIVE_IMAGES)).access(resource_type, act) is DENY
+
+
+@pytest.mark.parametrize("act", WRITES)
+@pytest.mark.parametrize("resource_type", ["Organization", "Contract", "AuditEvent"])
+def test_nobody_writes_subscribers_contracts_or_the_audit_record(resource_type, act):
+    assert restriction(principal(*Right)).access(resource_type, act) is DENY
+
+
+def test_registering_writes_clinical_resources():
+    rules = restriction(principal(Right.REGISTER_IMAGES))
+
+    assert all(rules.access("ImagingStudy", act) is ALLOW for act in WRITES)
+
+
+def test_receiving_reads_only_its_own_contracts():
+    access = restriction(principal(Right.RECEIVE_IMAGES)).access("Contract", Act.READ)
+
+    assert [clause.code for clause in access] == ["subject"]
+    assert access[0].values[0].candidates == ("Organization/a",)
+
+
+def test_only_auditors_read_the_audit_record():
+    assert restriction(principal(Right.RECEIVE_IMAGES)).access("AuditEvent", Act.READ) is DENY
+    assert restriction(principal(Right.AUDIT)).access("AuditEvent", Act.READ) is ALLOW
+
+
+def test_auditors_see_nothing_clinical():
+    rules = restriction(principal(Right.AUDIT))
+
+    assert {name for name in RESOURCES if rules.access(name, Act.READ) is not DENY} == {
+        "AuditEvent",
+        "Contract",
+        "Organization",
+        "Provenance",
+    }
+
+
+def test_a_type_that_is_not_served_is_denied_to_everyone():
+    assert restriction(principal(*Right)).access("MedicationRequest", Act.READ) is DENY
+
+
+def test_a_missing_right_is_named():
+    with pytest.raises(AppError) as caught:
+        require(principal(Right.RECEIVE_IMAGES), Right.REGISTER_IMAGES, "store images")
+
+    assert caught.value.category is Category.FORBIDDEN
+    assert "register-images" in caught.value.message

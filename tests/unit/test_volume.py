@@ -1,0 +1,207 @@
+"""Series become volumes in patient coordinates, or are refused with the reason. Expected: PS3.3 C.7.6.2.1.1."""
+
+import math
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+
+from imaging.errors import AppError, Category
+from imaging.volume import Tilt, image_from, volume_from
+from tests.support.volumes import axial_series, enhanced, frame, slice_dataset
+
+
+def refusal(*arguments: object) -> AppError:
+    with pytest.raises(AppError) as caught:
+        volume_from(*arguments)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_slices_in_any_order_become_one_volume_in_modality_units():
+    datasets, frames = axial_series([0, 2, 4, 6])
+    shuffled = [2, 0, 3, 1]
+
+    volume = volume_from([datasets[index] for index in shuffled], [frames[index] for index in shuffled])
+
+    assert volume.array.dtype == np.float32
+    assert volume.array.shape == (4, 4, 5)
+    assert [float(plane[0, 0]) for plane in volume.array] == [-1000, -980, -960, -940]  # 2 * stored - 1000
+    assert volume.spacing_mm == (2.0, 0.5, 0.25)
+    assert volume.unit == "[hnsf'U]"
+    assert np.allclose(volume.position_mm((3, 2, 4)), (1 + 4 * 0.25, 2 + 2 * 0.5, 6))
+    assert np.allclose(volume.index_at((2, 3, 6)), (3, 2, 4))
+    assert volume.voxel_ml == pytest.approx(2 * 0.5 * 0.25 / 1000)
+    assert [source.sop_instance_uid[-1] for source in volume.sources] == ["0", "1", "2", "3"]
+
+
+def test_oblique_slices_advance_along_their_normal():
+    cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
+    orientation = [1, 0, 0, 0, cos, sin]
+    normal = np.array([0, -sin, cos])
+    datasets = [slice_dataset(5 + 3 * n * normal, n, ImageOrientationPatient=orientation) for n in range(3)]
+
+    volume = volume_from(datasets, [frame(n) for n in range(3)])
+
+    assert np.allclose(volume.position_mm((2, 3, 1)), 5 + 6 * normal + 1.5 * np.array([0, cos, sin]) + [0.25, 0, 0])
+    assert not volume.is_sheared
+
+
+def test_frames_of_an_enhanced_instance_become_a_volume():
+    ds = enhanced([(0, 0, 4), (0, 0, 0), (0, 0, 2)])
+    pixels = np.stack([frame(4), frame(0), frame(2)])
+
+    volume = volume_from([ds], [pixels])
+
+    assert [float(plane[0, 0]) for plane in volume.array] == [-5, 1, 7]
+    assert [source.frame for source in volume.sources] == [2, 3, 1]
+    assert volume.spacing_mm == (2.0, 0.5, 0.25)
+
+
+def test_bits_beside_the_sample_are_dropped_and_its_sign_is_extended():
+    ds = slice_dataset((0, 0, 0), BitsStored=12, HighBit=11, RescaleSlope=1, RescaleIntercept=0)
+    pixels = np.full((4, 5), 0x7FFF, dtype=np.int16)  # twelve ones: -1; the others are no part of it
+
+    volume = volume_from([ds], [pixels])
+
+    assert np.all(volume.array == -1)
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ([0, 2, 4, 8, 10], "1 of 6 slices are missing, the first after slice 3"),
+        ([0, 2, 6], "1 of 4 slices are missing, the first after slice 2"),
+        ([0, 2, 5, 7], "distances between slices run from 2 to 3 mm"),
+        ([0, 2, 2, 4], "slices lie where another one is"),
+    ],
+)
+def test_what_is_no_regular_stack_is_refused_with_the_reason(places: list[float], words: str):
+    error = refusal(*axial_series(places))
+
+    assert error.category is Category.INVALID
+    assert words in error.message
+
+
+def test_rounded_positions_are_no_uneven_spacing():
+    volume = volume_from(*axial_series([0.0, 1.67, 3.33, 5.0]))
+
+    assert volume.spacing_mm[0] == pytest.approx(5 / 3)
+
+
+def test_two_acquisitions_at_one_place_are_told_apart_in_the_message():
+    datasets, frames = axial_series([0, 0, 2, 2])
+    for number, ds in enumerate(datasets):
+        ds.AcquisitionNumber = number % 2
+
+    assert "AcquisitionNumber: give one acquisition" in refusal(datasets, frames).message
+
+
+def test_gantry_tilt_is_refused_and_kept_as_shear_when_asked_for():
+    degrees = 15
+    datasets = [slice_dataset((0, 2 * n * math.tan(math.radians(degrees)), 2 * n), n) for n in range(4)]
+    frames = [frame(n) for n in range(4)]
+
+    error = refusal(datasets, frames)
+    volume = volume_from(datasets, frames, tilt=Tilt.KEEP)
+
+    assert error.category is Category.UNSUPPORTED
+    assert "15.0 degrees" in error.message
+    assert volume.is_sheared
+    assert np.allclose(volume.position_mm((3, 0, 0)), (0, 6 * math.tan(math.radians(degrees)), 6))
+    assert volume.voxel_ml == pytest.approx(2 * 0.5 * 0.25 / 1000)  # a shear keeps volumes
+
+
+def _localizer(ds: Dataset) -> None:
+    ds.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+
+
+def _no_position(ds: Dataset) -> None:
+    del ds.ImagePositionPatient
+
+
+def _other_spacing(ds: Dataset) -> None:
+    ds.PixelSpacing = [0.6, 0.25]
+
+
+def _other_frame_of_reference(ds: Dataset) -> None:
+    ds.FrameOfReferenceUID = "1.2.3"
+
+
+def _colour(ds: Dataset) -> None:
+    ds.SamplesPerPixel = 3
+
+
+def _crooked_axes(ds: Dataset) -> None:
+    ds.ImageOrientationPatient = [1, 0, 0, 0.5, 0.8660254, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "category", "words"),
+    [
+        (_localizer, Category.INVALID, "2 directions"),
+        (_no_position, Category.UNSUPPORTED, "without position"),
+        (_other_spacing, Category.INVALID, "pixel spacing"),
+        (_other_frame_of_reference, Category.INVALID, "frames of reference"),
+        (_colour, Category.UNSUPPORTED, "colour"),
+    ],
+)
+def test_a_slice_that_does_not_belong_is_refused(change, category: Category, words: str):
+    datasets, frames = axial_series([0, 2, 4])
+    change(datasets[1])
+
+    error = refusal(datasets, frames)
+
+    assert (error.category, words in error.message) == (category, True)
+
+
+def test_axes_that_are_not_at_right_angles_are_refused():
+    datasets, frames = axial_series([0, 2])
+    for ds in datasets:
+        _crooked_axes(ds)
+
+    assert "right angles" in refusal(datasets, frames).message
+
+
+def test_slices_that_leave_a_straight_line_are_refused():
+    datasets = [slice_dataset((x, 0, 2 * n), n) for n, x in enumerate([0, 1, 0])]
+
+    assert "straight line" in refusal(datasets, [frame(n) for n in range(3)]).message
+
+
+def test_one_position_for_all_frames_is_not_the_place_of_each():
+    ds = slice_dataset((0, 0, 0), NumberOfFrames=2)
+
+    error = refusal([ds], [np.stack([frame(0), frame(1)])])
+
+    assert (error.category, "without position" in error.message) == (Category.UNSUPPORTED, True)
+
+
+def test_a_real_enhanced_ct_becomes_a_volume():
+    ds = dcmread(str(get_testdata_file("eCT_Supplemental.dcm")))
+
+    volume = volume_from([ds], [ds.pixel_array])
+
+    positions = [group.PlanePositionSequence[0].ImagePositionPatient for group in ds.PerFrameFunctionalGroupsSequence]
+    order = [(source.frame or 0) - 1 for source in volume.sources]
+    assert volume.array.shape == (2, 512, 512)
+    assert all(np.allclose(volume.position_mm((k, 0, 0)), positions[frame]) for k, frame in enumerate(order))
+
+
+def test_one_slice_is_as_thick_as_it_says():
+    assert volume_from(*axial_series([7])).spacing_mm == (3.0, 0.5, 0.25)
+
+
+def test_an_image_has_its_place_and_units():
+    image = image_from(slice_dataset((1, 2, 3)), frame(500))
+
+    assert np.all(image.array == 0)
+    assert image.spacing_mm == (0.5, 0.25)
+    assert image.affine is not None
+    assert np.allclose(image.affine @ [0, 2, 4, 1], (2, 3, 3, 1))
+
+
+def test_a_frame_that_does_not_exist_is_refused():
+    with pytest.raises(AppError, match="frame 4 asked, the instance has 3"):
+        image_from(enhanced([(0, 0, 0)] * 3), np.stack([frame(0)] * 3), frame=4)
