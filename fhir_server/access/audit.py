@@ -1,0 +1,199 @@
+"""The audit record: one FHIR AuditEvent for each access, allowed or refused, through the append-only path.
+
+Says who (client and subscriber, network address), what was done to which resources and studies, when, by which request,
+and how it ended. Never patient names or values: of a search only the names of its parameters are kept.
+Sources: FHIR R4 AuditEvent, IHE BALP 1.1 (entity types), DICOM PS3.15 A.5 (event codes), IHE RAD TF-2 (transactions).
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from enum import Enum
+from typing import Any, NamedTuple
+
+from fhir_server import logs
+from fhir_server.access.principals import Principal
+from fhir_server.model.dates import to_instant
+from fhir_server.store.repository import Repository
+from imaging.errors import AppError, Category
+
+_DCM = "http://dicom.nema.org/resources/ontology/DCM"
+_INTERACTION = "http://hl7.org/fhir/restful-interaction"
+_IHE = "urn:ihe:event-type-code"
+
+_REST = {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"}
+_OBJECT = {"system": "http://terminology.hl7.org/CodeSystem/audit-entity-type", "code": "2", "display": "System Object"}
+_DOMAIN_RESOURCE = {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "4"}
+_QUERY = {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "24", "display": "Query"}
+_REQUEST_ID = {"system": "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType", "code": "XrequestId"}
+_SOURCE = {
+    "observer": {"display": "FHIR ImagingStudy server"},
+    "type": [
+        {"system": "http://terminology.hl7.org/CodeSystem/security-source-type", "code": "4"}
+    ],  # application server
+}
+
+SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = "0", "4", "8"  # AuditEvent.outcome
+MOST_ENTITIES = 1000  # resources and studies named in one event
+ANONYMOUS_PER_S = 5.0  # events about callers without a valid token; more of them only reach the access log
+ANONYMOUS_BURST = 50.0
+
+
+class _Kind(NamedTuple):
+    action: str  # AuditEvent.action: C R U D E
+    type: Mapping[str, str]
+    subtype: Mapping[str, str]
+
+
+def _interaction(code: str) -> dict[str, str]:
+    return {"system": _INTERACTION, "code": code}
+
+
+class Access(Enum):
+    """What was done, and how an AuditEvent says it."""
+
+    READ = _Kind("R", _REST, _interaction("read"))
+    VREAD = _Kind("R", _REST, _interaction("vread"))
+    HISTORY = _Kind("R", _REST, _interaction("history-instance"))
+    SEARCH = _Kind("E", _REST, _interaction("search-type"))
+    CREATE = _Kind("C", _REST, _interaction("create"))
+    UPDATE = _Kind("U", _REST, _interaction("update"))
+    DELETE = _Kind("D", _REST, _interaction("delete"))
+    STORE = _Kind("C", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})  # transferred, STOW-RS
+    RETRIEVE = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-107"})  # WADO-RS
+    QUERY = _Kind("E", {"system": _DCM, "code": "110112"}, {"system": _IHE, "code": "RAD-129"})  # QIDO-RS
+    DELETE_IMAGES = _Kind("D", {"system": _DCM, "code": "110105"}, _interaction("delete"))  # study deleted
+
+
+# Errors that keep a principal from what was asked for; the rest is about how it was asked, or about the server.
+REFUSALS = frozenset({
+    Category.UNAUTHENTICATED, Category.FORBIDDEN, Category.NOT_FOUND, Category.GONE, Category.CONFLICT,
+    Category.PRECONDITION,
+})  # fmt: skip
+
+_address: ContextVar[str] = ContextVar("address", default="")
+
+
+@contextmanager
+def from_address(address: str) -> Iterator[None]:
+    """Say for the work inside from which network address it was asked; "" when that is not known."""
+    token = _address.set(address)
+    try:
+        yield
+    finally:
+        _address.reset(token)
+
+
+class Audit:
+    """Writes the record. `own` is the server's own repository."""
+
+    def __init__(self, own: Repository, clock: Callable[[], datetime]) -> None:
+        self._own = own
+        self._clock = clock
+        self._anonymous = _Allowance(ANONYMOUS_PER_S, ANONYMOUS_BURST)
+
+    def record(
+        self,
+        principal: Principal,
+        access: Access,
+        *,
+        resources: Iterable[str] = (),
+        studies: Mapping[str, int] | None = None,
+        parameters: Iterable[str] = (),
+    ) -> None:
+        """Record an access that was allowed.
+
+        resources    references of the FHIR resources, "Patient/1"
+        studies      Study Instance UID -> number of instances concerned (0: not counted)
+        parameters   names of search parameters; give no values
+        """
+        entities = [*_resources(resources), *_studies(studies or {}), *_query(parameters)]
+        self._write(principal, access, SUCCESS, "", entities)
+
+    def refused(
+        self, principal: Principal | None, access: Access, error: AppError, *, resources: Iterable[str] = ()
+    ) -> None:
+        """Record an access that was refused; `principal` None when nobody could be recognised.
+
+        What cannot be found counts: guessing is seen. Other errors (`REFUSALS` has the list) leave no event.
+        """
+        if error.category not in REFUSALS or (principal is None and not self._anonymous.take()):
+            return
+        outcome = SERIOUS_FAILURE if error.category is Category.UNAUTHENTICATED else MINOR_FAILURE
+        self._write(principal, access, outcome, error.message, list(_resources(resources)))
+
+    def _write(
+        self, principal: Principal | None, access: Access, outcome: str, words: str, entities: list[dict[str, Any]]
+    ) -> None:
+        kind = access.value
+        event = {
+            "resourceType": "AuditEvent",
+            "type": kind.type,
+            "subtype": [kind.subtype],
+            "action": kind.action,
+            "recorded": to_instant(self._clock()),
+            "outcome": outcome,
+            **({"outcomeDesc": words} if words else {}),
+            "agent": [_agent(principal)],
+            "source": _SOURCE,
+        }
+        if request_id := logs.current_request_id():
+            entities = [*entities, {"what": {"identifier": {"value": request_id}}, "type": _REQUEST_ID}]
+        if entities:
+            event["entity"] = entities
+        self._own.append(event)
+
+
+class _Allowance:
+    """So many per second, with a burst; whoever comes when it is used up is turned away."""
+
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._left, self._at = burst, time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
+            self._at = now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
+def _agent(principal: Principal | None) -> dict[str, Any]:
+    agent: dict[str, Any] = {"requestor": True}
+    if principal is not None:
+        agent = {"who": {"reference": principal.subscriber}, "altId": principal.client_id, **agent}
+    if address := _address.get():
+        agent["network"] = {"address": address, "type": "2"}  # IP address
+    return agent
+
+
+def _resources(references: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for _, reference in zip(range(MOST_ENTITIES), references, strict=False):
+        yield {"what": {"reference": reference}, "type": _OBJECT, "role": _DOMAIN_RESOURCE}
+
+
+def _studies(studies: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    for _, (study_uid, instances) in zip(range(MOST_ENTITIES), studies.items(), strict=False):
+        identifier = {"system": "urn:dicom:uid", "value": f"urn:oid:{study_uid}"}
+        entity = {"what": {"reference": f"ImagingStudy/{study_uid}", "identifier": identifier}, "type": _OBJECT}
+        if instances:
+            entity["detail"] = [{"type": "instances", "valueString": str(instances)}]
+        yield entity
+
+
+def _query(parameters: Iterable[str]) -> Iterator[dict[str, Any]]:
+    names = sorted(set(parameters))
+    if names:
+        yield {
+            "role": _QUERY,
+            "type": _OBJECT,
+            "detail": [{"type": "parameter", "valueString": name} for name in names],
+        }

@@ -1,0 +1,96 @@
+"""Contracts: FHIR Contract resources that say what a subscriber may do, and from when to when.
+
+Pure. A Contract counts when its status is `executed` and its period holds the moment asked about; each of its terms
+gives one right, for the term's own period where it has one. FHIR periods are inclusive: an end of 2027-12-31 lasts
+through that day (UTC where no zone is written).   Source: FHIR R4 Contract, Period.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from fhir_server.model.dates import EARLIEST, LATEST, interval, to_instant
+from imaging.errors import AppError
+
+RIGHTS_SYSTEM = "urn:fhir-imaging:code:right"  # code system of Contract.term.type
+
+
+class Right(StrEnum):
+    """What a contract can allow; the value is the code of a contract's term."""
+
+    REGISTER_IMAGES = "register-images"
+    RECEIVE_IMAGES = "receive-images"
+    AUDIT = "audit"
+
+
+TERMS = {
+    Right.REGISTER_IMAGES: "Register images and their FHIR resources with this server",
+    Right.RECEIVE_IMAGES: "Search, read and retrieve images and FHIR resources of this server",
+    Right.AUDIT: "Read the audit record of this server",
+}
+
+
+def contract(
+    organization: str, rights: Iterable[Right], *, issued: datetime, start: datetime, end: datetime | None
+) -> dict[str, Any]:
+    """Return the Contract that gives a subscriber its rights, in force from `start` to `end` (None: without end)."""
+    period = {"start": to_instant(start), **({"end": to_instant(end)} if end else {})}
+    return {
+        "resourceType": "Contract",
+        "status": "executed",
+        "issued": to_instant(issued),
+        "applies": period,
+        "subject": [{"reference": organization}],
+        "term": [_term(right) for right in sorted(rights)],
+    }
+
+
+def rights_in_force(
+    contracts: Iterable[Mapping[str, Any]], organization: str, now: datetime
+) -> tuple[frozenset[Right], datetime]:
+    """Return the rights that contracts give a subscriber now, and the moment until which that cannot change by itself.
+
+    A period that cannot be read gives nothing: a mistake in a contract closes a door and never opens one.
+    """
+    rights: set[Right] = set()
+    until = LATEST
+    for each in contracts:
+        if each.get("status") != "executed" or not _names(each, organization):
+            continue
+        for term in each.get("term", []):
+            right = _right(term)
+            periods = [_bounds(holder.get("applies")) for holder in (each, term)]
+            start, end = max(low for low, _ in periods), min(high for _, high in periods)
+            if right is not None and start <= now < end:
+                rights.add(right)
+            until = min([until, *(moment for moment in (start, end) if moment > now)])
+    return frozenset(rights), until
+
+
+def _term(right: Right) -> dict[str, Any]:
+    # Contract.term.offer is mandatory in R4.
+    return {"type": {"coding": [{"system": RIGHTS_SYSTEM, "code": right.value}]}, "offer": {"text": TERMS[right]}}
+
+
+def _names(contract: Mapping[str, Any], organization: str) -> bool:
+    return any(subject.get("reference") == organization for subject in contract.get("subject", []))
+
+
+def _right(term: Mapping[str, Any]) -> Right | None:
+    for coding in term.get("type", {}).get("coding", []):
+        if coding.get("system") == RIGHTS_SYSTEM and coding.get("code") in Right.__members__.values():
+            return Right(coding["code"])
+    return None
+
+
+def _bounds(period: Mapping[str, Any] | None) -> tuple[datetime, datetime]:
+    """First moment of a period and the first moment after it; an unreadable one is empty."""
+    if period is None:
+        return EARLIEST, LATEST
+    try:
+        start = interval(period["start"]).low if "start" in period else EARLIEST
+        end = interval(period["end"]).high if "end" in period else LATEST
+    except AppError:
+        return LATEST, EARLIEST
+    return start, end

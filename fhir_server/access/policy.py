@@ -1,0 +1,55 @@
+"""From rights to a restriction: which resource types a principal may read and write, and under which clauses.
+
+Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `audit` reads the audit
+record and what explains it. What no row names is denied.
+"""
+
+from functools import lru_cache
+from types import MappingProxyType
+
+from fhir_server.access.contracts import Right
+from fhir_server.access.principals import Principal
+from fhir_server.model.criteria import Clause, Reference
+from fhir_server.model.resources import RESOURCES
+from fhir_server.store.filters import ALLOW, DENY, Access, Restriction, Rule
+from imaging.errors import AppError, Category
+
+# Made by the server and its operator alone.
+NOT_WRITABLE = frozenset({"AuditEvent", "Contract", "Organization"})
+# What an auditor needs to understand the record, and nothing clinical.
+AUDITABLE = frozenset({"AuditEvent", "Contract", "Organization", "Provenance"})
+
+
+def restriction(principal: Principal) -> Restriction:
+    """Return what a principal may do with FHIR resources."""
+    return _restriction(principal.rights, principal.subscriber)
+
+
+def require(principal: Principal, right: Right, act: str) -> None:
+    """Raise FORBIDDEN, naming the right, unless a contract in force gives it; `act` says what was wanted."""
+    if not principal.may(right):
+        raise AppError(
+            Category.FORBIDDEN, f"a contract in force that allows {right} is needed to {act}", where="contract"
+        )
+
+
+@lru_cache(maxsize=1024)
+def _restriction(rights: frozenset[Right], subscriber: str) -> Restriction:
+    rules = {name: _rule(name, rights, subscriber) for name in RESOURCES}
+    return Restriction(MappingProxyType(rules), default=Rule())
+
+
+def _rule(resource_type: str, rights: frozenset[Right], subscriber: str) -> Rule:
+    write: Access = ALLOW if Right.REGISTER_IMAGES in rights and resource_type not in NOT_WRITABLE else DENY
+    return Rule(read=_read(resource_type, rights, subscriber), create=write, update=write, delete=write)
+
+
+def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
+    if Right.AUDIT in rights and resource_type in AUDITABLE:
+        return ALLOW
+    if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":
+        return DENY
+    if resource_type == "Contract":
+        # What others agreed with the operator is nobody else's business.
+        return (Clause("subject", "reference", "", (Reference((subscriber,)),)),)
+    return ALLOW

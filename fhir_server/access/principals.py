@@ -1,0 +1,223 @@
+"""Principals: who is asking. From a bearer token to a subscriber and the rights that its contracts give now.
+
+Hides tokens, clients, Organizations and Contracts behind `authenticate`. What was found is believed for `cache_s`
+seconds and never beyond the end of a token or of a contract's period; so an expiry, a suspension or a new contract is
+felt within that time in every process.
+"""
+
+import re
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from fhir_server.access.contracts import Right, contract, rights_in_force
+from fhir_server.model.criteria import Clause, Reference, Token
+from fhir_server.model.query import Query
+from fhir_server.store.credentials import LONGEST_TOKEN, Client, Credential, Credentials, digest
+from fhir_server.store.documents import Resource
+from fhir_server.store.repository import Repository
+from imaging.errors import AppError, Category
+
+__all__ = ["Principal", "Principals", "Right", "Subscriber"]
+
+SUBSCRIBER_SYSTEM = "urn:fhir-imaging:subscriber"  # identifier system: the name by which commands know a subscriber
+LONGEST_NAME = 200  # characters
+_MOST_CACHED = 10_000  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: a client acting for a subscriber, with the rights in force. Without rights it may do nothing.
+
+    subscriber   reference of the Organization, "Organization/..."
+    """
+
+    subscriber: str
+    client_id: str
+    name: str
+    rights: frozenset[Right]
+
+    def may(self, right: Right) -> bool:
+        """Say whether a contract in force gives this right."""
+        return right in self.rights
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """A subscriber as an operator sees it."""
+
+    name: str
+    organization: str
+    rights: frozenset[Right]
+    suspended: bool
+    clients: tuple[str, ...]
+
+
+class Principals:
+    """Tells who a token belongs to, and keeps the register of subscribers."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        own: Repository,
+        *,
+        cache_s: float,
+        token_days: float,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._credentials = credentials
+        self._own = own
+        self._cache_s = cache_s
+        self._token_life = timedelta(days=token_days)
+        self._clock = clock
+        self._cache: dict[str, tuple[Principal, datetime]] = {}
+        self._lock = threading.Lock()
+
+    def authenticate(self, token: str) -> Principal:
+        """Return the principal of a bearer token. Raises UNAUTHENTICATED when it is unknown, expired or suspended."""
+        if not token or len(token) > LONGEST_TOKEN:
+            raise _unauthenticated(_UNKNOWN)
+        key, now = digest(token), self._clock()
+        cached = self._cache.get(key)
+        if cached and now < cached[1]:
+            return cached[0]
+        principal, until = self._resolve(self._credentials.find(key), now)
+        with self._lock:
+            if len(self._cache) >= _MOST_CACHED:
+                self._cache.clear()
+            self._cache[key] = principal, until
+        return principal
+
+    def add(
+        self, name: str, rights: Iterable[Right], *, start: datetime | None = None, end: datetime | None = None
+    ) -> Subscriber:
+        """Register a subscriber with a contract that gives `rights`; return it.
+
+        For one that is there, the new contract takes the place of the others. A suspended one is let in again.
+        """
+        now, wanted = self._clock(), frozenset(rights)
+        if not name.strip() or len(name) > LONGEST_NAME:
+            raise _invalid(f"a subscriber's name has 1 to {LONGEST_NAME} characters")
+        if not wanted:
+            raise _invalid("a contract without rights says nothing; name at least one")
+        if end is not None and end <= (start or now):
+            raise _invalid("the contract would end before it starts")
+        organization = self._find(name) or self._register(name)
+        reference = organization.key
+        if not self._credentials.clients(reference):
+            client_id = f"{_slug(name)}-{organization.id[:8]}"
+            self._credentials.add_client(Client(client_id, reference, name, suspended=False))
+        earlier = self._contracts(reference)
+        # The new one first, so that a client at work notices nothing; a crash leaves what `subscriber list` shows.
+        self._own.create(contract(reference, wanted, issued=now, start=start or now, end=end))
+        for each in earlier:
+            if each["status"] == "executed":
+                self._own.update({**each, "status": "terminated"}, if_match=None)
+        self._set_active(organization, active=True)
+        self._credentials.suspend(reference, suspended=False)
+        return self._subscriber(self._named(name))
+
+    def subscribers(self) -> list[Subscriber]:
+        """Return every subscriber, by name."""
+        found = self._all("Organization", Clause("identifier", "token", "", (Token(SUBSCRIBER_SYSTEM, None),)))
+        return sorted((self._subscriber(each) for each in found), key=lambda subscriber: subscriber.name)
+
+    def suspend(self, name: str) -> None:
+        """Stop every client of a subscriber at once; `add` lets it in again. Raises NOT_FOUND."""
+        organization = self._named(name)
+        self._credentials.suspend(organization.key)
+        self._set_active(organization, active=False)
+
+    def mint(self, name: str) -> str:
+        """Return a new bearer token for a subscriber's client. Raises NOT_FOUND."""
+        now, organization = self._clock(), self._named(name)
+        clients = self._credentials.clients(organization.key)
+        if not clients:
+            raise AppError(Category.NOT_FOUND, f"{name[:LONGEST_NAME]!r} has no client; repeat `subscriber add`")
+        return self._credentials.mint(clients[0].client_id, now=now, expires=now + self._token_life)
+
+    def _resolve(self, credential: Credential | None, now: datetime) -> tuple[Principal, datetime]:
+        if credential is None:
+            raise _unauthenticated(_UNKNOWN)
+        if credential.expires <= now:
+            raise _unauthenticated("the bearer token has expired")
+        client = credential.client
+        if client.suspended or not self._is_active(client.organization):
+            raise _unauthenticated("the subscriber is suspended")
+        rights, change = rights_in_force(self._contracts(client.organization), client.organization, now)
+        until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
+        return Principal(client.organization, client.client_id, client.name, rights), until
+
+    def _is_active(self, reference: str) -> bool:
+        try:
+            organization = self._own.read("Organization", reference.removeprefix("Organization/"))
+        except AppError as error:
+            if error.category in (Category.NOT_FOUND, Category.GONE):
+                return False
+            raise
+        return bool(organization.json().get("active", True))
+
+    def _contracts(self, reference: str) -> list[dict[str, Any]]:
+        found = self._all("Contract", Clause("subject", "reference", "", (Reference((reference,)),)))
+        return [each.json() for each in found]
+
+    def _find(self, name: str) -> Resource | None:
+        found = self._all("Organization", Clause("identifier", "token", "", (Token(SUBSCRIBER_SYSTEM, name),)))
+        return found[0] if found else None
+
+    def _named(self, name: str) -> Resource:
+        found = self._find(name)
+        if found is None:
+            raise AppError(Category.NOT_FOUND, f"no subscriber {name[:LONGEST_NAME]!r}; `subscriber add` makes one")
+        return found
+
+    def _register(self, name: str) -> Resource:
+        identifier = [{"system": SUBSCRIBER_SYSTEM, "value": name}]
+        made = {"resourceType": "Organization", "identifier": identifier, "active": True, "name": name}
+        return self._own.create(made)
+
+    def _set_active(self, organization: Resource, *, active: bool) -> None:
+        resource = organization.json()
+        if resource.get("active", True) is not active:
+            self._own.update({**resource, "active": active}, if_match=None)
+
+    def _subscriber(self, organization: Resource) -> Subscriber:
+        resource = organization.json()
+        rights, _ = rights_in_force(self._contracts(organization.key), organization.key, self._clock())
+        clients = tuple(client.client_id for client in self._credentials.clients(organization.key))
+        return Subscriber(_name(resource), organization.key, rights, not resource.get("active", True), clients)
+
+    def _all(self, resource_type: str, clause: Clause) -> list[Resource]:
+        found: list[Resource] = []
+        query: Query | None = Query(resource_type, (clause,), count=_PAGE)
+        while query is not None:
+            page = self._own.search(query)
+            found += page.matches
+            query = replace(query, cursor=page.next_cursor) if page.next_cursor else None
+        return found
+
+
+_UNKNOWN = "the bearer token is not one of this server"
+_PAGE = 500  # resources fetched at a time
+
+
+def _name(organization: Mapping[str, Any]) -> str:
+    """The subscriber's name for commands; `Organization.name` may be changed to a longer one."""
+    values = [each["value"] for each in organization["identifier"] if each.get("system") == SUBSCRIBER_SYSTEM]
+    return str(values[0])
+
+
+def _slug(name: str) -> str:
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40] or "client"
+
+
+def _unauthenticated(message: str) -> AppError:
+    return AppError(Category.UNAUTHENTICATED, message, where="Authorization")
+
+
+def _invalid(message: str) -> AppError:
+    return AppError(Category.INVALID, message, where="subscriber")

@@ -1,0 +1,197 @@
+"""Composition root: from a configuration to a server, and from a server to its Flask application.
+
+The only place that knows how the parts fit. Nothing here is made at import; a MongoClient is made per process, after
+any fork, by whoever calls `open_database`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from flask import Flask
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import PyMongoError
+
+from fhir_server import engine
+from fhir_server.access.audit import Audit
+from fhir_server.access.policy import restriction
+from fhir_server.access.principals import Principal, Principals
+from fhir_server.config import Config
+from fhir_server.model.capability import capability_statement
+from fhir_server.model.criteria import Limits as SearchLimits
+from fhir_server.model.resources import RESOURCES
+from fhir_server.ownership import HOOKS, hooks_of
+from fhir_server.store.credentials import Credentials
+from fhir_server.store.filters import UNRESTRICTED
+from fhir_server.store.lease import Leases
+from fhir_server.store.reindex import reindex_resources
+from fhir_server.store.repository import Repository
+from fhir_server.store.schema import ensure_schema
+from fhir_server.store.secrets import secret
+from fhir_server.studies import Place, Studies
+from imaging.archive import Archive
+from imaging.blobs.gridfs import GridFsBlobs
+from imaging.dataset import Limits
+from imaging.errors import AppError, Category
+
+SECURITY = {
+    "cors": False,
+    "description": "Every request but this one needs a bearer token: Authorization: Bearer <token>. "
+    "What a token allows follows from the contracts of its subscriber that are in force.",
+}
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Everything that a door or a command needs; `own` is the server's own repository: unrestricted and internal."""
+
+    config: Config
+    database: Database[dict[str, Any]]
+    clock: Callable[[], datetime]
+    archive: Archive
+    own: Repository
+    repository_for: Callable[[Principal], Repository]
+    studies: Studies
+    principals: Principals
+    audit: Audit
+    capability_statement: dict[str, Any]
+
+    @property
+    def fhir_url(self) -> str:
+        """Base of the FHIR door as clients reach it."""
+        return f"{self.config['web.base_url']}/fhir"
+
+    @property
+    def dicomweb_url(self) -> str:
+        """Base of the DICOMweb door as clients reach it."""
+        return f"{self.config['web.base_url']}/dicom-web"
+
+    @property
+    def search_limits(self) -> SearchLimits:
+        """Bounds on FHIR searches."""
+        config = self.config
+        return SearchLimits(count=config["limits.search_count"], default_count=config["limits.search_count_default"])
+
+    @property
+    def most_resource_bytes(self) -> int:
+        """Largest FHIR resource that is taken."""
+        return int(self.config["limits.resource_bytes"])
+
+    def check(self) -> None:
+        """Return when the database answers and takes writes. Raises BUSY when it does not."""
+        try:
+            hello = self.database.client.admin.command("hello")
+        except PyMongoError as error:
+            raise AppError(Category.BUSY, "the database does not answer", where="mongodb") from error
+        if not hello.get("isWritablePrimary"):
+            raise AppError(Category.BUSY, "the database has no primary", where="mongodb")
+
+    def close(self) -> None:
+        """End threads and connections."""
+        self.archive.close()
+        self.database.client.close()
+
+
+def build(config: Config, uri: str) -> Server:
+    """Return the server on the database at `uri`, whose collections and indexes are brought up to date first."""
+    client: MongoClient[dict[str, Any]] = MongoClient(
+        uri, tz_aware=True, serverSelectionTimeoutMS=int(config["mongodb.timeout_s"] * 1000), appname="fhir-imaging"
+    )
+    return assemble(config, client[config["mongodb.database"]])
+
+
+def assemble(
+    config: Config, database: Database[dict[str, Any]], *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> Server:
+    """Return the server on a database."""
+    archive = Archive(
+        database,
+        GridFsBlobs(database),
+        clock=clock,
+        codec=config["archive.codec"],
+        encode_threads=config["archive.encode_threads"],
+        limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
+    )
+    credentials = Credentials(database)
+    ensure_schema(
+        database, others=[lambda _: archive.ensure_indexes(), lambda _: credentials.ensure_indexes()], clock=clock
+    )
+    base_url = f"{config['web.base_url']}/fhir"
+    own = Repository(database, UNRESTRICTED, clock=clock, hooks=HOOKS, base_url=base_url, internal=True)
+
+    def repository_for(principal: Principal) -> Repository:
+        return own.opened_for(restriction(principal), hooks=hooks_of(principal.subscriber))
+
+    audit = Audit(own, clock)
+    zone = config["archive.time_zone"]
+    place = Place(
+        dicomweb_url=f"{config['web.base_url']}/dicom-web",
+        zone=ZoneInfo(zone) if zone else None,
+        patient_system=config["archive.patient_system"],
+        patient_key=secret(database, "patient-ids"),
+    )
+    studies = Studies(archive, own, repository_for, Leases(database, clock), audit, place)
+    principals = Principals(
+        credentials, own, cache_s=config["access.cache_s"], token_days=config["access.token_days"], clock=clock
+    )
+    version = metadata.version("fhir-imaging-server")
+    return Server(
+        config=config,
+        database=database,
+        clock=clock,
+        archive=archive,
+        own=own,
+        repository_for=repository_for,
+        studies=studies,
+        principals=principals,
+        audit=audit,
+        capability_statement=capability_statement(
+            RESOURCES.values(), base_url=base_url, version=version, date=clock(), security=SECURITY
+        ),
+    )
+
+
+@contextmanager
+def open_server(config: Config) -> Iterator[Server]:
+    """Give the server to a command: on the engine that runs, or on one started for the while."""
+    with engine.open_engine(config) as uri, closing(build(config, uri)) as server:
+        yield server
+
+
+def create_app_from_config(config: Config) -> Flask:
+    """Return the Flask application of a web worker process, on the engine that runs."""
+    return create_app(build(config, engine.attach(config)))
+
+
+def create_app(server: Server) -> Flask:
+    """Return the Flask application with all doors of `server`."""
+    from fhir_server.web import dicomweb, fhir, health, http
+
+    app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
+
+    most_bytes = server.config["limits.request_bytes"]
+    proxies = server.config["web.trusted_proxies"]
+    http.install(
+        app, server.principals.authenticate, server.audit.refused, most_bytes=most_bytes, trusted_proxies=proxies
+    )
+    app.register_blueprint(fhir.blueprint(server))
+    app.register_blueprint(dicomweb.blueprint(server))
+    app.register_blueprint(health.blueprint(server.check))
+    return app
+
+
+def reindex(server: Server, progress: Progress) -> None:
+    """Build everything derivable again: search rows of resources, summaries and ImagingStudies of studies."""
+    reindex_resources(server.database, progress, base_url=f"{server.config['web.base_url']}/fhir")
+    total = server.archive.mark_all()
+    done = 0
+    while step := server.studies.catch_up():
+        done += step
+        progress(min(done, total), total)

@@ -1,0 +1,430 @@
+"""The command `fhir-imaging`: reads options, builds the configuration, calls the work, and prints.
+
+Each command imports its work when it runs, so that `--help` is quick and a short command loads no web server.
+Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted.
+"""
+
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from fhir_server import config as settings
+from fhir_server import logs
+from fhir_server.config import Config
+from imaging.errors import AppError, Category
+
+log = logging.getLogger(__name__)
+
+_FAILED, _ASKED_WRONGLY, _INTERRUPTED = 1, 2, 130
+_ANY_PATH = click.Path(path_type=Path)
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+Command = Callable[..., Any]
+
+
+def main() -> None:
+    """Run the command line and exit; a failure is one line on standard error, never a traceback."""
+    try:
+        code = cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except AppError as error:
+        click.echo(f"fhir-imaging: {error}", err=True)
+        code = _ASKED_WRONGLY if error.category is Category.INVALID else _FAILED
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("fhir-imaging: interrupted", err=True)
+        code = _INTERRUPTED
+    except Exception as error:  # noqa: BLE001 -- the outermost door; the words of the error may quote patient data
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
+        click.echo(f"fhir-imaging: internal fault: {place} (this is a bug, please report it)", err=True)
+        code = _FAILED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def configured(**named: str) -> Callable[[Command], Command]:
+    """Give a command the settings options, and hand it the Config as first argument.
+
+    `named` maps further options of the command to the settings that they set: `port="web.port"`.
+    """
+
+    def decorate(command: Command) -> Command:
+        @click.option("--config", "file", type=_ANY_PATH, help="Settings file (default: fhir-imaging.toml in DIR).")
+        @click.option("--data-dir", type=_ANY_PATH, metavar="DIR", help="Directory of the server and its data.")
+        @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting; repeatable.")
+        @functools.wraps(command)
+        def run(file: Path | None, data_dir: Path | None, pairs: tuple[str, ...], **options: Any) -> Any:
+            given = dict(_pair(pair) for pair in pairs)
+            if data_dir is not None:
+                given["data.dir"] = str(data_dir)
+            for option, setting in named.items():
+                value = options.pop(option)
+                if value is not None:
+                    given[setting] = str(value)
+            configuration = settings.load(given, file=file)
+            return command(configuration, **options)
+
+        return run
+
+    return decorate
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
+    return name.strip(), value
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, p, v: _show_version(c, v)
+)
+def cli() -> None:
+    """A FHIR ImagingStudy server: images in and out over DICOMweb, found and ordered through FHIR.
+
+    \b
+    See it work on real images, nothing to prepare:
+      fhir-imaging demo
+    \b
+    Run a server on this machine, with its own database, and let a client in:
+      fhir-imaging serve
+      fhir-imaging subscriber add radiology --register-images --receive-images
+      fhir-imaging token radiology
+    \b
+    Send a file, then find its study:
+      TOKEN=$(fhir-imaging token radiology)
+      (printf -- '--X\\r\\nContent-Type: application/dicom\\r\\n\\r\\n'; cat image.dcm; printf '\\r\\n--X--\\r\\n') |
+        curl -H "Authorization: Bearer $TOKEN" --data-binary @- \\
+          -H 'Content-Type: multipart/related; type="application/dicom"; boundary=X' \\
+          http://127.0.0.1:8080/dicom-web/studies
+      curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8080/fhir/ImagingStudy
+    \b
+    Run it in production, on many machines, with your own MongoDB replica set:
+      export MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0'
+      fhir-imaging web
+      fhir-imaging worker
+
+    Every setting can be given in a file, in the environment or with --set; `fhir-imaging config` lists them.
+    """
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0: a free one  [default: 8080]")
+@configured(host="web.host", port="web.port")
+def serve(config: Config) -> None:
+    """Run everything on this machine: engine, web server, maintenance worker.
+
+    Without MONGODB_URI a MongoDB of its own is started in the data directory. Ctrl-C or SIGTERM stops in order.
+
+    \b
+    Examples:
+      fhir-imaging serve
+      fhir-imaging serve --host 0.0.0.0 --port 80 --data-dir /srv/images
+      fhir-imaging serve --set archive.codec=j2k --set engine.cache_gb=4
+    """
+    from fhir_server import supervisor
+
+    _configure_logs(config, "serve")
+    _warn_of_unknown_variables()
+    with _listener(config) as listener:
+        port = listener.getsockname()[1]
+        supervisor.serve(config.with_port(port), listener, functools.partial(click.echo))
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65_535), help="Port to listen on  [default: 8080]")
+@click.option("--fd", type=int, hidden=True, help="A listening socket that was inherited.")
+@configured(host="web.host", port="web.port")
+def web(config: Config, fd: int | None) -> None:
+    """Run the web server alone, for production; the engine is the one of MONGODB_URI.
+
+    \b
+    Example:
+      MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' \\
+        fhir-imaging web --host 0.0.0.0 --set web.base_url=https://images.example.org
+    """
+    from fhir_server import engine
+    from fhir_server.web.server import WebServer
+
+    _configure_logs(config, "web")
+    engine.attach(config)
+    WebServer(config, _make_app, fd=fd).run()
+
+
+@cli.command()
+@configured()
+def worker(config: Config) -> None:
+    """Run the maintenance worker alone, for production; any number of them may run.
+
+    \b
+    Example:
+      MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
+    """
+    from fhir_server import engine
+    from fhir_server.app import open_server
+    from fhir_server.work import maintenance
+
+    _configure_logs(config, "worker")
+    engine.attach(config)
+    stopping = _stop_on_signals()
+    try:
+        with open_server(config) as server:
+            maintenance.run(server, stopping)
+    except AppError:
+        raise
+    except Exception:
+        log.exception("the worker ends by a fault")
+        raise
+
+
+@cli.command("config")
+@click.option("--reference", is_flag=True, help="Print the reference page (Markdown) instead.")
+@configured()
+def show_config(config: Config, reference: bool) -> None:
+    """Print every setting with its value, where that comes from, and what it is for.
+
+    The later wins: default, file, environment, command line.
+
+    \b
+    Examples:
+      fhir-imaging config
+      FHIR_IMAGING_WEB_PORT=9000 fhir-imaging config --set archive.codec=j2k
+    """
+    from fhir_server import settings_page
+
+    click.echo(settings_page.reference() if reference else settings_page.listing(config), nl=False)
+    _warn_of_unknown_variables()
+
+
+@cli.group()
+def subscriber() -> None:
+    """Let subscribers in, list them, shut them out.
+
+    A subscriber is an organisation with a contract: it may register images, receive images, or read the audit record.
+    Its programs show a token that `fhir-imaging token NAME` makes.
+
+    \b
+    Examples:
+      fhir-imaging subscriber add ct-1 --register-images
+      fhir-imaging subscriber add radiology --register-images --receive-images --until 2027-12-31
+      fhir-imaging subscriber list
+      fhir-imaging subscriber suspend ct-1
+    """
+
+
+@subscriber.command("add")
+@click.argument("name")
+@click.option("--register-images", is_flag=True, help="May send images and make FHIR resources.")
+@click.option("--receive-images", is_flag=True, help="May search, read and retrieve.")
+@click.option("--audit", is_flag=True, help="May read the audit record.")
+@click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of the contract (UTC)  [default: now]")
+@click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of the contract (UTC)  [default: no end]")
+@configured()
+def add_subscriber(config: Config, name: str, start: datetime | None, end: datetime | None, **chosen: bool) -> None:
+    """Register NAME with a contract; for one that is there, the new contract takes the place of the old.
+
+    \b
+    Examples:
+      fhir-imaging subscriber add ct-1 --register-images
+      fhir-imaging subscriber add study-42 --receive-images --from 2027-01-01 --until 2027-06-30
+    """
+    from fhir_server.access.contracts import Right
+    from fhir_server.app import open_server
+
+    rights = [Right(option.replace("_", "-")) for option, wanted in chosen.items() if wanted]
+    if not rights:
+        raise click.UsageError("name at least one of --register-images, --receive-images, --audit")
+    first = start.replace(tzinfo=UTC) if start else None
+    # The last day is part of the contract.
+    last = end.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if end else None
+    with open_server(config) as server:
+        added = server.principals.add(name, rights, start=first, end=last)
+    click.echo(f"{added.name} may {_words(added.rights)} ({added.organization})")
+
+
+@subscriber.command("list")
+@configured()
+def list_subscribers(config: Config) -> None:
+    """Print every subscriber with its rights in force and its state."""
+    from fhir_server.app import open_server
+
+    with open_server(config) as server:
+        found = server.principals.subscribers()
+    rows = [(s.name, _words(s.rights), "suspended" if s.suspended else "active", s.organization) for s in found]
+    click.echo(_table(("name", "may", "state", "resource"), rows), nl=False)
+
+
+@subscriber.command("suspend")
+@click.argument("name")
+@configured()
+def suspend_subscriber(config: Config, name: str) -> None:
+    """Shut NAME out; its tokens stop working within access.cache_s seconds. `subscriber add` lets it in again."""
+    from fhir_server.app import open_server
+
+    with open_server(config) as server:
+        server.principals.suspend(name)
+    click.echo(f"{name} is suspended")
+
+
+@cli.command()
+@click.argument("name")
+@configured()
+def token(config: Config, name: str) -> None:
+    """Print a new bearer token for the subscriber NAME, the token alone. It is not shown again.
+
+    \b
+    Example:
+      curl -H "Authorization: Bearer $(fhir-imaging token radiology)" http://127.0.0.1:8080/fhir/ImagingStudy
+    """
+    from fhir_server.app import open_server
+
+    with open_server(config) as server:
+        minted = server.principals.mint(name)
+    click.echo(minted)
+
+
+@cli.command()
+@configured()
+def verify(config: Config) -> None:
+    """Read every stored image again, check all digests, and report what is wrong; exit code 1 if anything is."""
+    from fhir_server.app import open_server
+
+    findings = 0
+    with open_server(config) as server:
+        for finding in server.archive.verify(_progress("checked")):
+            findings += 1
+            click.echo(str(finding))
+    click.echo(f"{findings} findings", err=True)
+    if findings:
+        raise SystemExit(_FAILED)
+
+
+@cli.command()
+@configured()
+def sweep(config: Config) -> None:
+    """Remove what interrupted ingests and deletions left behind. The worker does this regularly by itself.
+
+    What is younger than an hour is left alone: it may belong to a running ingest.
+    """
+    from fhir_server.app import open_server
+
+    with open_server(config) as server:
+        swept = server.archive.sweep()
+    click.echo(f"{swept.studies_marked} studies to bring up to date, {swept.blobs_deleted} orphaned files deleted")
+
+
+@cli.command()
+@configured()
+def reindex(config: Config) -> None:
+    """Build everything derivable again: search rows, study summaries, ImagingStudies."""
+    from fhir_server import app
+
+    with app.open_server(config) as server:
+        app.reindex(server, _progress("done"))
+
+
+@cli.command()
+@click.option("--exit", "exit_after", is_flag=True, help="Stop when the demo is over instead of serving on.")
+@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
+              help="Also send the DICOM files of this folder.")  # fmt: skip
+@configured()
+def demo(config: Config, exit_after: bool, images: Path | None) -> None:
+    """Send real studies, find them, get them back in three forms, and show it all; then serve until Ctrl-C.
+
+    \b
+    Examples:
+      fhir-imaging demo
+      fhir-imaging demo --exit --images ~/my-dicom-files
+    """
+    from fhir_server import demo as demonstration
+
+    demonstration.run(config, images=images, exit_after=exit_after)
+
+
+def _show_version(context: click.Context, wanted: bool) -> None:
+    """Show the version and exit."""
+    if wanted:
+        click.echo(f"fhir-imaging {metadata.version('fhir-imaging-server')}")
+        context.exit()
+
+
+def _make_app(config: Config) -> Any:
+    from fhir_server.app import create_app_from_config
+
+    return create_app_from_config(config)
+
+
+def _configure_logs(config: Config, process: str) -> None:
+    logs.configure(process=process, level=config["log.level"], form=config["log.form"])
+
+
+def _warn_of_unknown_variables() -> None:
+    for name in settings.unknown_variables(os.environ):
+        click.echo(f"fhir-imaging: the environment variable {name} is no setting and is not used", err=True)
+
+
+def _listener(config: Config) -> socket.socket:
+    from fhir_server.datadir import DataDirectory
+    from fhir_server.web.server import listen
+
+    host, port = config["web.host"], config["web.port"]
+    try:
+        return listen(host, port)
+    except OSError as error:
+        running = DataDirectory(config["data.dir"]).connection()
+        who = f" (process {running.pid} serves {config['data.dir']})" if running else ""
+        reason = os.strerror(error.errno) if error.errno else "no such address"
+        message = f"cannot listen: {reason}{who}; choose another with --host or --port"
+        raise AppError(Category.CONFLICT, message, where=f"{host}:{port}") from None
+
+
+def _stop_on_signals() -> threading.Event:
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return stopping
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """Return a callback that shows `done of total` on a terminal, and nothing where nobody looks."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{done} of {total} {what}", err=True, nl=done >= total)
+
+    return show
+
+
+def _words(rights: Iterable[Any]) -> str:
+    return " and ".join(str(right).replace("-", " ") for right in sorted(rights)) or "nothing now"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,484 @@
+"""Settings: one table, and the configuration made from it.
+
+Hides where a value comes from: a TOML file, then the environment, then the command line; the later wins.
+Nothing is read at import. `docs/reference/settings.md` is written from `SETTINGS` and tested against it.
+"""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zoneinfo import available_timezones
+
+from imaging.errors import AppError, Category
+
+ENVIRONMENT_PREFIX = "FHIR_IMAGING_"
+CONFIG_VARIABLE = "FHIR_IMAGING_CONFIG"
+FILE_NAME = "fhir-imaging.toml"
+HIDDEN = "********"
+COMMAND_LINE = "command line"
+
+Values = Mapping[str, Any]
+Environment = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table: what a setting is called, what it is when nobody sets it, and how its text is read.
+
+    `derive`, where given, computes the default from the other values and the environment; `default` is then the
+    words that the documentation shows. A secret is never printed and may also come from a file (`<VARIABLE>_FILE`).
+    """
+
+    name: str
+    default: str
+    parse: Callable[[str], Any]
+    unit: str
+    help: str
+    secret: bool = False
+    alias: str = ""  # a further environment variable that is understood
+    derive: Callable[[Values, Environment], Any] | None = None
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of this setting, `FHIR_IMAGING_WEB_PORT` for `web.port`."""
+        return ENVIRONMENT_PREFIX + self.name.replace(".", "_").upper()
+
+
+class Config(Mapping[str, Any]):
+    """Every setting with its value and where that came from; cannot be changed."""
+
+    def __init__(self, values: Values, sources: Mapping[str, str], file: Path | None = None) -> None:
+        self._values = dict(values)
+        self._sources = dict(sources)
+        self._file = file
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Config({ {name: self.shown(name) for name in self} })"
+
+    def source(self, name: str) -> str:
+        """Return where the value came from: `default`, `file PATH`, `environment NAME` or `command line`."""
+        return self._sources[name]
+
+    def arguments(self) -> list[str]:
+        """Return the options that give the same settings to a command in the same environment, secrets left out."""
+        options = ["--config", str(self._file)] if self._file else []
+        for name, value in self._values.items():
+            if self._sources[name] == COMMAND_LINE and not BY_NAME[name].secret:
+                options += ["--set", f"{name}={value}"]
+        return options
+
+    def secret_variables(self) -> dict[str, str]:
+        """Return the secrets as environment variables: what `arguments` leaves out."""
+        return {s.variable: str(self._values[s.name]) for s in SETTINGS if s.secret and self._values[s.name]}
+
+    def with_values(self, changes: Values) -> "Config":
+        """Return the same settings with some values replaced, as if they came from the command line."""
+        values, sources = {**self._values, **changes}, {**self._sources, **dict.fromkeys(changes, COMMAND_LINE)}
+        if sources["web.base_url"] == "default":
+            values["web.base_url"] = _default_base_url(values, {})
+        return Config(values, sources, self._file)
+
+    def with_port(self, port: int) -> "Config":
+        """Return the same settings with the port that was really taken, where 0 was asked."""
+        return self if self["web.port"] == port else self.with_values({"web.port": port})
+
+    def shown(self, name: str) -> str:
+        """Return the value as text for people; a secret that is set is shown as asterisks."""
+        value = self._values[name]
+        if BY_NAME[name].secret and value:
+            return HIDDEN
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --- readers of text; each raises ValueError saying what it wants --------------------------------------------------
+
+
+def _text(text: str) -> str:
+    return text.strip()
+
+
+def _host(text: str) -> str:
+    if not text.strip():
+        raise ValueError("an address to listen on, such as 127.0.0.1 or ::")
+    return text.strip()
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise ValueError("a path")
+    return Path(text).expanduser().absolute()
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        wanted = f"a whole number from {low} to {high}"
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(wanted) from None
+        if not low <= value <= high:
+            raise ValueError(wanted)
+        return value
+
+    return parse
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        wanted = f"a number from {low:g} to {high:g}"
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(wanted) from None
+        if not low <= value <= high:
+            raise ValueError(wanted)
+        return value
+
+    return parse
+
+
+def _choice(*options: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        value = text.strip().lower()
+        if value not in options:
+            raise ValueError("one of " + ", ".join(options))
+        return value
+
+    return parse
+
+
+def _web_address(text: str) -> str:
+    value = text.strip().rstrip("/")
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError("an address that starts with http:// or https://")
+    return value
+
+
+def _proxies(text: str) -> str:
+    for each in filter(None, (part.strip() for part in text.split(","))):
+        if each != "*":
+            try:
+                ipaddress.ip_network(each, strict=False)
+            except ValueError:
+                raise ValueError("a list of addresses or networks, or *") from None
+    return text.strip()
+
+
+_SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def _time_zone(text: str) -> str:
+    if text and text not in available_timezones():
+        raise ValueError("an IANA time zone such as Europe/Berlin is wanted")
+    return text
+
+
+def _size(low: int, high: int) -> Callable[[str], int]:
+    """Read `512 MiB`, `2GiB` or a plain number of bytes."""
+
+    def parse(text: str) -> int:
+        wanted = f"a size from {low} to {high} bytes, such as 512 MiB or 2 GiB"
+        compact = text.replace(" ", "").replace("_", "").lower()
+        digits = compact.rstrip("bikmgt")
+        try:
+            value = int(digits) * _SIZE_UNITS[compact[len(digits) :]]
+        except (ValueError, KeyError):
+            raise ValueError(wanted) from None
+        if not low <= value <= high:
+            raise ValueError(wanted)
+        return value
+
+    return parse
+
+
+# --- defaults that depend on the machine or on other settings ------------------------------------------------------
+
+
+def _default_data_dir(_: Values, environment: Environment) -> Path:
+    home = environment.get("XDG_DATA_HOME", "")
+    # The XDG specification: a relative path in the variable is to be ignored.
+    base = Path(home) if Path(home).is_absolute() else Path("~/.local/share").expanduser()
+    return base / "fhir-imaging"
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _default_web_workers(_values: Values, _environment: Environment) -> int:
+    return max(2, min(4, _processors()))
+
+
+def _default_encode_threads(_values: Values, _environment: Environment) -> int:
+    return min(64, _processors())
+
+
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 -- compared, not bound
+
+
+def _default_base_url(values: Values, _: Environment) -> str:
+    host = str(values["web.host"])
+    shown = _EVERY_ADDRESS.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{values['web.port']}"
+
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+SETTINGS: tuple[Setting, ...] = (
+    # --- where things are kept
+    Setting(
+        "data.dir", "$XDG_DATA_HOME/fhir-imaging, else ~/.local/share/fhir-imaging", _path, "",
+        "Directory of one server: settings file, embedded engine, connection file. Made with mode 0700.",
+        derive=_default_data_dir,
+    ),
+    Setting(
+        "mongodb.uri", "", _text, "",
+        "MongoDB to use: a replica set, 6.0 or later. Empty: this program starts its own.",
+        secret=True, alias="MONGODB_URI",
+    ),
+    Setting("mongodb.database", "fhir_imaging", _text, "", "Name of the database that holds everything."),
+    Setting(
+        "mongodb.timeout_s", "10", _number(0.1, 600), "s",
+        "How long to look for MongoDB before giving up.",
+    ),
+    Setting("engine.cache_gb", "0.5", _number(0.25, 10_000), "GiB", "Memory the embedded engine may use as its cache."),
+    Setting(
+        "engine.oplog_mb", "990", _integer(990, 1_000_000), "MiB",
+        "Size of the embedded engine's operation log on disk.",
+    ),
+    Setting(
+        "engine.start_timeout_s", "120", _number(1, 86_400), "s",
+        "How long the embedded engine may take to start; recovery after a power cut takes time.",
+    ),
+    # --- web
+    Setting("web.host", "127.0.0.1", _host, "", "Address to listen on. Behind no proxy, keep it on the loopback."),
+    Setting("web.port", "8080", _integer(0, 65_535), "", "Port to listen on; `serve` chooses a free one for 0."),
+    Setting(
+        "web.base_url", "http://HOST:PORT", _web_address, "",
+        "Address by which clients reach this server; it is written into resources. Set it behind a proxy.",
+        derive=_default_base_url,
+    ),
+    Setting(
+        "web.workers", "one per processor, 2 to 4", _integer(1, 256), "processes",
+        "Processes that answer requests.", derive=_default_web_workers,
+    ),
+    Setting("web.threads", "8", _integer(1, 256), "threads", "Requests that one process answers at a time."),
+    Setting(
+        "web.timeout_s", "120", _integer(5, 86_400), "s",
+        "A web process that shows no sign of life for so long is replaced.",
+    ),
+    Setting(
+        "web.stop_s", "30", _integer(1, 3_600), "s",
+        "On stop, how long requests that are being answered may take to end.",
+    ),
+    Setting(
+        "web.recycle_requests", "50000", _integer(0, 1_000_000_000), "requests",
+        "A web process is replaced after about so many requests, to bound the growth of memory; 0: never.",
+    ),
+    Setting(
+        "web.trusted_proxies", "127.0.0.1", _proxies, "",
+        "Addresses or networks of proxies, comma separated, whose X-Forwarded-* headers are believed; *: all.",
+    ),
+    # --- archive
+    Setting(
+        "archive.codec", "htj2k", _choice("htj2k", "j2k"), "",
+        "Lossless form of stored pixels: HTJ2K (JPEG 2000 Part 15) or JPEG 2000 Part 1.",
+    ),
+    Setting(
+        "archive.encode_threads", "one per processor", _integer(1, 64), "threads",
+        "Frames that one process encodes at a time.", derive=_default_encode_threads,
+    ),
+    Setting(
+        "archive.time_zone", "", _time_zone, "",
+        "Time zone (IANA name, such as Europe/Berlin) of times in images that do not tell theirs; "
+        "without it FHIR shows their date only.",
+    ),
+    Setting(
+        "archive.patient_system", "", _text, "",
+        "Identifier system (URI) of Patient IDs that come without issuer; without it each subscriber has its own.",
+    ),
+    # --- limits
+    Setting(
+        "limits.request_bytes", "16 GiB", _size(MIB, 1 << 44), "bytes",
+        "Largest request body, for example one STOW-RS request with a whole study.",
+    ),
+    Setting("limits.instance_bytes", "2 GiB", _size(KIB, 1 << 40), "bytes", "Largest single DICOM instance."),
+    Setting("limits.parts", "20000", _integer(1, 1_000_000), "parts", "Most parts of one multipart request."),
+    Setting("limits.resource_bytes", "8 MiB", _size(KIB, 15 * MIB), "bytes", "Largest FHIR resource in a request."),
+    Setting("limits.search_count", "1000", _integer(1, 100_000), "matches", "Most matches on one page of a search."),
+    Setting(
+        "limits.search_count_default", "50", _integer(1, 100_000), "matches",
+        "Matches on one page when the client does not say (FHIR `_count`, QIDO-RS `limit`).",
+    ),
+    # --- access
+    Setting(
+        "access.cache_s", "1", _number(0, 3_600), "s",
+        "How long a checked token is believed without asking again: a withdrawn one works at most so long.",
+    ),
+    Setting("access.token_days", "365", _number(0.0001, 36_500), "days", "Life of a token from `fhir-imaging token`."),
+    # --- background work
+    Setting(
+        "work.sweep_interval_s", "60", _number(0.1, 86_400), "s",
+        "Time between two rounds of the maintenance worker.",
+    ),
+    Setting(
+        "work.projection_quiet_s", "1", _number(0, 3_600), "s",
+        "How long a study must be quiet before its ImagingStudy is written, so that a burst is one write.",
+    ),
+    # --- logs
+    Setting(
+        "log.level", "info", _choice("debug", "info", "warning", "error"), "",
+        "Least important entries that are written.",
+    ),
+    Setting(
+        "log.form", "json", _choice("json", "text"), "",
+        "Form of the log: one JSON object a line, or text for people.",
+    ),
+)  # fmt: skip
+
+BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+
+def load(
+    command_line: Mapping[str, str] | None = None,
+    *,
+    environment: Environment | None = None,
+    file: Path | None = None,
+) -> Config:
+    """Return the configuration. Raises INVALID naming the setting, its source and what is wanted.
+
+    `command_line` maps setting names to text. `file` must exist when it is given here or by `FHIR_IMAGING_CONFIG`;
+    otherwise `fhir-imaging.toml` in the data directory is read if it is there.
+    """
+    environment = os.environ if environment is None else environment
+    given = _given_on_command_line(command_line or {})
+    from_environment = _given_in_environment(environment)
+    first = {**from_environment, **given}
+    path = _find_file(file, environment, first)
+    texts = {**(_given_in_file(path) if path else {}), **first}
+    return _resolve(texts, environment, path)
+
+
+def unknown_variables(environment: Environment) -> list[str]:
+    """Return the `FHIR_IMAGING_*` variables that no setting reads: misspelt, or set by something else.
+
+    They are no error: a container platform adds such names by itself (`FHIR_IMAGING_SERVICE_HOST`).
+    """
+    known = {CONFIG_VARIABLE} | {s.variable for s in SETTINGS} | {f"{s.variable}_FILE" for s in SETTINGS if s.secret}
+    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+
+
+def _given_on_command_line(command_line: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    for name in command_line:
+        _require_known(name, COMMAND_LINE)
+    return {name: (text, COMMAND_LINE) for name, text in command_line.items()}
+
+
+def _given_in_environment(environment: Environment) -> dict[str, tuple[str, str]]:
+    given: dict[str, tuple[str, str]] = {}
+    for setting in SETTINGS:
+        for variable in filter(None, (setting.variable, setting.alias)):
+            if variable in environment:
+                given[setting.name] = (environment[variable], f"environment {variable}")
+                break
+            if setting.secret and f"{variable}_FILE" in environment:
+                path = Path(environment[f"{variable}_FILE"])
+                given[setting.name] = (_read(path, f"environment {variable}_FILE").strip(), f"file {path}")
+                break
+    return given
+
+
+def _find_file(file: Path | None, environment: Environment, first: Mapping[str, tuple[str, str]]) -> Path | None:
+    if file is not None:
+        return file
+    if environment.get(CONFIG_VARIABLE):
+        return Path(environment[CONFIG_VARIABLE])
+    data_dir = _resolve({k: v for k, v in first.items() if k == "data.dir"}, environment)["data.dir"]
+    candidate: Path = data_dir / FILE_NAME
+    return candidate if candidate.is_file() else None
+
+
+def _given_in_file(path: Path) -> dict[str, tuple[str, str]]:
+    source = f"file {path}"
+    try:
+        document = tomllib.loads(_read(path, source))
+    except tomllib.TOMLDecodeError as error:
+        raise AppError(Category.INVALID, f"not a TOML file: {error}", where=source) from None
+    given = {}
+    for name, value in _flatten(document, ""):
+        _require_known(name, source)
+        if isinstance(value, list | dict) or value is None:
+            raise AppError(Category.INVALID, f"{name} must be a single value", where=source)
+        given[name] = (str(value).lower() if isinstance(value, bool) else str(value), source)
+    return given
+
+
+def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _read(path: Path, where: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise AppError(Category.INVALID, f"cannot read {path}: {error.strerror}", where=where) from None
+    except UnicodeDecodeError:
+        raise AppError(Category.INVALID, f"{path} is not UTF-8 text", where=where) from None
+
+
+def _require_known(name: str, source: str) -> None:
+    if name not in BY_NAME:
+        near = difflib.get_close_matches(name, BY_NAME, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`fhir-imaging config` lists all settings"
+        raise AppError(Category.INVALID, f"there is no setting {name!r}; {hint}", where=source)
+
+
+def _resolve(texts: Mapping[str, tuple[str, str]], environment: Environment, file: Path | None = None) -> Config:
+    """Parse what is given and fill in the defaults, derived ones last and in the order of the table."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for setting in SETTINGS:
+        text, source = texts.get(setting.name, (setting.default, "default"))
+        sources[setting.name] = source
+        if source == "default" and setting.derive is not None:
+            continue
+        try:
+            values[setting.name] = setting.parse(text)
+        except ValueError as error:
+            shown = "the value" if setting.secret else repr(text[:80])
+            raise AppError(Category.INVALID, f"{setting.name}: {shown} is not {error}", where=source) from None
+    for setting in SETTINGS:
+        if setting.name not in values and setting.derive is not None:
+            values[setting.name] = setting.derive(values, environment)
+    ordered = {setting.name: values[setting.name] for setting in SETTINGS}
+    _check_together(ordered)
+    return Config(ordered, sources, file)
+
+
+def _check_together(values: Values) -> None:
+    if values["limits.search_count_default"] > values["limits.search_count"]:
+        raise AppError(
+            Category.INVALID, "limits.search_count_default is larger than limits.search_count", where="settings"
+        )
+    if not values["mongodb.database"] or set(values["mongodb.database"]) & set('/\\. "$*<>:|?'):
+        raise AppError(Category.INVALID, "mongodb.database is not a database name", where="settings")

@@ -1,0 +1,1 @@
+"""FHIR as data: pure functions and tables, no I/O."""

@@ -1,0 +1,104 @@
+"""The CapabilityStatement: what this server does, generated from the tables that make it do so.
+
+Source: FHIR R4 capabilitystatement, http 3.1.0.11.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from fhir_server.model.criteria import MODIFIERS
+from fhir_server.model.dates import to_instant
+from fhir_server.model.definitions import FHIR_VERSION, Parameter, parameters
+from fhir_server.model.resources import Interaction, ResourceType
+
+Json = dict[str, Any]
+
+SOFTWARE = "FHIR Imaging Server"
+JSON_FORMATS = ("application/fhir+json", "json")
+
+
+def capability_statement(
+    resources: Iterable[ResourceType],
+    *,
+    base_url: str,
+    version: str,
+    date: datetime,
+    security: Json | None = None,
+    formats: Iterable[str] = JSON_FORMATS,
+) -> Json:
+    """Return the CapabilityStatement of a server that serves these types at this base.
+
+    date      when the tables last changed: the release's date, or the start of the process
+    security  the `rest.security` element
+    """
+    rest: Json = {"mode": "server", "documentation": _SEARCH_NOTE}
+    if security:
+        rest["security"] = security
+    rows = sorted(resources, key=lambda row: row.name)
+    rest["resource"] = [_resource(row, [other.name for other in rows]) for row in rows]
+    return {
+        "resourceType": "CapabilityStatement",
+        "url": f"{base_url}/metadata",
+        "version": version,
+        "name": "FhirImagingServer",
+        "title": SOFTWARE,
+        "status": "active",
+        "date": to_instant(date),
+        "kind": "instance",
+        "software": {"name": SOFTWARE, "version": version},
+        "implementation": {"description": SOFTWARE, "url": base_url},
+        "fhirVersion": FHIR_VERSION,
+        "format": list(formats),
+        "rest": [rest],
+    }
+
+
+_SEARCH_NOTE = (
+    "Search is strict: an unknown parameter is an error unless Prefer: handling=lenient is sent. "
+    "Results come newest created first; _sort takes _id, _lastUpdated and dates that occur once. "
+    "_count, _total, _summary, _elements and paging links are supported."
+)
+
+
+def _resource(row: ResourceType, served: list[str]) -> Json:
+    made: Json = {"type": row.name, "profile": f"http://hl7.org/fhir/StructureDefinition/{row.name}"}
+    if row.profiles:
+        made["supportedProfile"] = list(row.profiles)
+    made["interaction"] = [{"code": code.value} for code in Interaction if code in row.interactions]
+    made |= _versioning(row)
+    if Interaction.SEARCH in row.interactions:
+        found = parameters(row.name)
+        made["searchInclude"] = ["*", *(f"{row.name}:{code}" for code in _references(found))]
+        reverse = (f"{kind}:{code}" for kind in served for code in _references(parameters(kind), row.name))
+        made["searchRevInclude"] = sorted(reverse)
+        made["searchParam"] = [_parameter(found[code]) for code in sorted(found)]
+    return {name: value for name, value in made.items() if value != []}
+
+
+def _versioning(row: ResourceType) -> Json:
+    if row.append_only:
+        return {"versioning": "no-version", "readHistory": False, "updateCreate": False}
+    return {"versioning": "versioned-update", "readHistory": True, "updateCreate": row.update_create}
+
+
+def _references(found: Mapping[str, Parameter], target: str = "") -> list[str]:
+    """Return the reference parameters, of those that may point to the target only."""
+    return sorted(
+        parameter.code
+        for parameter in found.values()
+        if parameter.type == "reference" and (not target or not parameter.targets or target in parameter.targets)
+    )
+
+
+def _parameter(parameter: Parameter) -> Json:
+    made = {"name": parameter.code, "definition": parameter.url, "type": parameter.type}
+    return {**made, "documentation": _note(parameter)}
+
+
+def _note(parameter: Parameter) -> str:
+    allowed = MODIFIERS.get(parameter.code, MODIFIERS[parameter.type])
+    offered = sorted(f":{name}" for name in allowed if name)
+    if parameter.type == "reference":
+        offered.append(":[type]")
+    return f"modifiers: {', '.join(offered) or 'none'}"

@@ -1,0 +1,330 @@
+"""The state machine of the FHIR Task: which moves are legal, who may make them, and what a move makes of a Task.
+
+Pure; every function returns a new Task. Terminal states are final: what went wrong is ordered again, as a new Task.
+Source: FHIR R4 Task, 12.1.3 state machine; where it leaves room, `MOVES` is the narrower.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from fhir_server.model.dates import to_instant
+from imaging.errors import AppError, Category
+
+Json = dict[str, Any]
+Task = Mapping[str, Any]
+
+PROGRESS = "urn:fhir-imaging:extension:progress"  # on Task: percent, step and estimate of the work
+MOST_REASON = 500  # characters of a statusReason
+
+
+class Status(StrEnum):
+    """Where a Task stands. Source: FHIR R4 value set task-status."""
+
+    DRAFT = "draft"
+    REQUESTED = "requested"
+    RECEIVED = "received"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    READY = "ready"
+    IN_PROGRESS = "in-progress"
+    ON_HOLD = "on-hold"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ENTERED_IN_ERROR = "entered-in-error"
+
+
+class Role(StrEnum):
+    """Who makes a move: whoever ordered, whoever does the work, or this server, which does what nobody else owns."""
+
+    REQUESTER = "requester"
+    OWNER = "owner"
+    SERVER = "server"
+
+
+TERMINAL = frozenset(
+    {Status.REJECTED, Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.ENTERED_IN_ERROR}
+)  # fmt: skip
+INITIAL = frozenset({Status.DRAFT, Status.REQUESTED, Status.READY})  # in which a Task may be made
+WAITING = frozenset({Status.REQUESTED, Status.RECEIVED, Status.ACCEPTED, Status.READY})  # from which work may start
+
+_WORKERS = frozenset({Role.OWNER, Role.SERVER})
+_REQUESTER = frozenset({Role.REQUESTER})
+_CANCELLERS = frozenset({Role.REQUESTER, Role.SERVER})
+
+
+def _moves() -> Iterable[tuple[tuple[Status, Status], frozenset[Role]]]:
+    s = Status
+    # The requester's way to place an order.
+    yield from (((s.DRAFT, to), _REQUESTER) for to in (s.REQUESTED, s.READY, s.ENTERED_IN_ERROR))
+    # The owner's answer to an order; steps may be left out (12.1.3: not all states are needed by every workflow).
+    yield (s.REQUESTED, s.RECEIVED), _WORKERS
+    for source in (s.REQUESTED, s.RECEIVED):
+        yield from (((source, to), _WORKERS) for to in (s.ACCEPTED, s.REJECTED))
+    for source in (s.REQUESTED, s.RECEIVED, s.ACCEPTED):
+        yield (source, s.READY), _WORKERS
+    yield (s.READY, s.REJECTED), _WORKERS
+    # The work.
+    for source in WAITING:
+        yield from (((source, to), _WORKERS) for to in (s.IN_PROGRESS, s.FAILED))
+    yield from (((s.IN_PROGRESS, to), _WORKERS) for to in (s.ON_HOLD, s.COMPLETED, s.FAILED))
+    yield from (((s.ON_HOLD, to), _WORKERS) for to in (s.IN_PROGRESS, s.FAILED))
+    # Withdrawal, at any time before the end.
+    for source in (s.DRAFT, *WAITING, s.IN_PROGRESS, s.ON_HOLD):
+        yield (source, s.CANCELLED), _CANCELLERS
+    for source in (s.REQUESTED, s.RECEIVED):
+        yield (source, s.ENTERED_IN_ERROR), _REQUESTER
+
+
+# (from, to) -> who may; what is not here is illegal
+MOVES: Mapping[tuple[Status, Status], frozenset[Role]] = MappingProxyType(dict(_moves()))
+
+# What a role may change of a Task besides its status; a draft is its requester's altogether.
+_OF_OWNER = frozenset({"businessStatus", "statusReason", "output", "note", "extension", "executionPeriod"})
+_OF_REQUESTER = frozenset({"statusReason", "note"})
+_ALWAYS = frozenset({"meta", "text", "status", "lastModified"})
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One typed input or output of a kind of Task: `type.coding.code` or `type.text` is its name.
+
+    value     the element that holds it, such as `valueString`
+    most      how often it may come; `least` how often it has to
+    check     returns what is wrong with a value, "" when nothing is
+    """
+
+    name: str
+    value: str
+    least: int = 0
+    most: int = 1
+    check: Callable[[Any], str] = lambda _: ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of Task: the code that names it, and what goes in and comes out."""
+
+    code: str
+    inputs: tuple[Parameter, ...] = ()
+    outputs: tuple[Parameter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the work is: 0 to 100 percent, the step at hand, and seconds still to go (None: not known)."""
+
+    percent: int
+    step: str = ""
+    estimate_s: int | None = None
+
+
+def status_of(task: Task) -> Status:
+    """Return where a Task stands. Raises INVALID for a status that FHIR does not know."""
+    try:
+        return Status(task["status"])
+    except (KeyError, ValueError):
+        raise AppError(
+            Category.INVALID, "the status of a Task has to be one of task-status", where="Task.status"
+        ) from None
+
+
+def is_over(task: Task) -> bool:
+    """Say whether a Task has ended for good."""
+    return status_of(task) in TERMINAL
+
+
+def code_of(task: Task) -> str:
+    """Return the first code that names the kind of a Task, "" without any."""
+    return next((str(each["code"]) for each in task.get("code", {}).get("coding", []) if "code" in each), "")
+
+
+def move(task: Task, to: Status, role: Role, now: datetime) -> Json:
+    """Return the Task in another state. Raises CONFLICT for an illegal move, FORBIDDEN where the role may not."""
+    check_move(status_of(task), to, frozenset({role}))
+    return {**task, "status": str(to), "lastModified": to_instant(now)}
+
+
+def check_move(source: Status, to: Status, roles: frozenset[Role]) -> None:
+    """Return when one of the roles may make the move. Raises CONFLICT or FORBIDDEN, saying what may follow."""
+    allowed = MOVES.get((source, to))
+    if allowed is None:
+        following = ", ".join(sorted(end for start, end in MOVES if start is source)) or "nothing: it is over"
+        message = f"a Task that is {source} cannot become {to}; what may follow is {following}"
+        raise AppError(Category.CONFLICT, message, where="Task.status")
+    if not roles & allowed:
+        who = " or ".join(sorted(allowed))
+        raise AppError(Category.FORBIDDEN, f"only the {who} may make a {source} Task {to}", where="Task.status")
+
+
+def accept(task: Task, role: Role, now: datetime) -> Json:
+    """Return the Task as accepted by whoever will do it."""
+    return move(task, Status.ACCEPTED, role, now)
+
+
+def start(task: Task, role: Role, now: datetime) -> Json:
+    """Return the Task in progress; one that was already, left by a worker that died, starts again from nothing."""
+    moment = to_instant(now)
+    if status_of(task) is Status.IN_PROGRESS:
+        started = {**task, "lastModified": moment}
+    else:
+        started = move(task, Status.IN_PROGRESS, role, now)
+        started["executionPeriod"] = {"start": moment}
+    return _without_progress(started)
+
+
+def progress(task: Task, done: Progress, now: datetime) -> Json:
+    """Return the Task with how far it is. Raises CONFLICT unless it is in progress, INVALID beyond 0 to 100 percent."""
+    if status_of(task) is not Status.IN_PROGRESS:
+        raise AppError(Category.CONFLICT, "only a Task in progress has progress", where="Task.status")
+    if not 0 <= done.percent <= 100:
+        raise AppError(Category.INVALID, f"{done.percent} is not between 0 and 100 percent", where="Task.extension")
+    parts: list[Json] = [{"url": "percent", "valueUnsignedInt": done.percent}]
+    if done.step:
+        parts.append({"url": "step", "valueString": done.step})
+    if done.estimate_s is not None:
+        parts.append({"url": "estimate", "valueDuration": _seconds(done.estimate_s)})
+    plain = _without_progress(task)
+    extension = [*plain.get("extension", []), {"url": PROGRESS, "extension": parts}]
+    status = {"businessStatus": {"text": done.step}} if done.step else {}
+    return {**plain, **status, "extension": extension, "lastModified": to_instant(now)}
+
+
+def complete(task: Task, kind: Kind, outputs: Sequence[Json], role: Role, now: datetime) -> Json:
+    """Return the Task as completed, with outputs that its kind knows. Raises INVALID naming a wrong output."""
+    _check_values(outputs, kind.outputs, "output")
+    done = _ended(_without_progress(move(task, Status.COMPLETED, role, now)), now)
+    return {**done, "output": [dict(each) for each in outputs]} if outputs else done
+
+
+def fail(task: Task, reason: str, role: Role, now: datetime) -> Json:
+    """Return the Task as failed, with the reason in words."""
+    failed = _ended(move(task, Status.FAILED, role, now), now)
+    return {**failed, "statusReason": {"text": reason[:MOST_REASON]}}
+
+
+def cancel(task: Task, reason: str, role: Role, now: datetime) -> Json:
+    """Return the Task as cancelled; whoever works on it stops."""
+    cancelled = _ended(move(task, Status.CANCELLED, role, now), now)
+    return {**cancelled, "statusReason": {"text": reason[:MOST_REASON]}} if reason else cancelled
+
+
+def check_inputs(task: Task, kind: Kind) -> None:
+    """Return when the inputs are what the kind wants. Raises INVALID naming the input by position and type."""
+    _check_values(task.get("input", []), kind.inputs, "input")
+
+
+def created_by(task: Task, actor: str, kinds: Mapping[str, Kind]) -> Json:
+    """Return a Task as a client may make it: ordered by `actor`, "Organization/...", and not yet begun.
+
+    Raises FORBIDDEN for another's name as requester, CONFLICT for a status beyond the beginning, INVALID for inputs.
+    """
+    if task.get("requester", {}).get("reference", actor) != actor:
+        raise AppError(Category.FORBIDDEN, f"you order as {actor}, not for others", where="Task.requester")
+    if status_of(task) not in INITIAL:
+        allowed = ", ".join(sorted(INITIAL))
+        message = f"a Task begins as one of {allowed}, not as {task['status']}"
+        raise AppError(Category.CONFLICT, message, where="Task.status")
+    if "output" in task:
+        raise AppError(Category.CONFLICT, "a Task that has not begun has no output", where="Task.output")
+    kind = kinds.get(code_of(task))
+    if kind is not None:
+        check_inputs(task, kind)
+    return {**task, "requester": {**task.get("requester", {}), "reference": actor}}
+
+
+def updated_by(current: Task, new: Task, actor: str, kinds: Mapping[str, Kind]) -> Json:
+    """Return a Task as a client may change it, being its requester or its owner.
+
+    Raises FORBIDDEN for anybody else, for a move or an element that is not theirs, CONFLICT for an illegal move.
+    """
+    roles = roles_of(current, actor)
+    if not roles:
+        raise AppError(Category.FORBIDDEN, "only the requester or the owner of a Task may change it", where="Task")
+    source, to = status_of(current), status_of(new)
+    if source in TERMINAL and dict(_content(current)) != dict(_content(new)):
+        raise AppError(Category.CONFLICT, f"a Task that is {source} is over and cannot change", where="Task.status")
+    if source is not to:
+        check_move(source, to, roles)
+    if source is Status.DRAFT:
+        checked = created_by({**new, "status": str(Status.DRAFT)}, actor, kinds)
+        return {**checked, "status": str(to)}
+    _check_elements(current, new, roles)
+    kind = kinds.get(code_of(current))
+    if kind is not None and to is Status.COMPLETED:
+        _check_values(new.get("output", []), kind.outputs, "output")
+    return dict(new)
+
+
+def check_deletable(current: Task, actor: str) -> None:
+    """Return when a client may delete a Task: its requester, before the work began or after it ended."""
+    if Role.REQUESTER not in roles_of(current, actor):
+        raise AppError(Category.FORBIDDEN, "only the requester of a Task may delete it", where="Task")
+    if status_of(current) in (Status.IN_PROGRESS, Status.ON_HOLD):
+        raise AppError(Category.CONFLICT, "the Task is being worked on: cancel it first", where="Task.status")
+
+
+def roles_of(task: Task, actor: str) -> frozenset[Role]:
+    """Return what an organisation, "Organization/...", is to a Task: its requester, its owner, both or nothing."""
+    names = {Role.REQUESTER: "requester", Role.OWNER: "owner"}
+    return frozenset(role for role, name in names.items() if task.get(name, {}).get("reference") == actor)
+
+
+def _content(task: Task) -> Iterable[tuple[str, Any]]:
+    return ((name, value) for name, value in task.items() if name not in ("id", "meta"))
+
+
+def _check_elements(current: Task, new: Task, roles: frozenset[Role]) -> None:
+    allowed = set(_ALWAYS)
+    allowed |= _OF_OWNER if Role.OWNER in roles else set()
+    allowed |= _OF_REQUESTER if Role.REQUESTER in roles else set()
+    names = [*current, *(name for name in new if name not in current)]
+    for name in names:
+        if name not in allowed and current.get(name) != new.get(name):
+            message = f"Task.{name} cannot be changed by the {' and '.join(sorted(roles))} once it was ordered"
+            raise AppError(Category.FORBIDDEN, message, where=f"Task.{name}")
+
+
+def _check_values(given: Sequence[Task], wanted: Sequence[Parameter], what: str) -> None:
+    known, counts = {each.name: each for each in wanted}, dict.fromkeys((each.name for each in wanted), 0)
+    for position, entry in enumerate(given):
+        name, where = _name_of(entry), f"Task.{what}[{position}]"
+        parameter = known.get(name)
+        if parameter is None:
+            names = ", ".join(known) or "none"
+            raise AppError(Category.INVALID, f"{what} {name!r} is not known; there are: {names}", where=where)
+        if parameter.value not in entry:
+            raise AppError(Category.INVALID, f"{what} {name!r} has to be a {parameter.value}", where=where)
+        if wrong := parameter.check(entry[parameter.value]):
+            raise AppError(Category.INVALID, f"{what} {name!r}: {wrong}", where=where)
+        counts[name] += 1
+    for each in wanted:
+        if not each.least <= counts[each.name] <= each.most:
+            message = f"{what} {each.name!r} comes {counts[each.name]} times, not {each.least} to {each.most} times"
+            raise AppError(Category.INVALID, message, where=f"Task.{what}")
+
+
+def _name_of(entry: Task) -> str:
+    kind = entry.get("type", {})
+    coded = next((each["code"] for each in kind.get("coding", []) if "code" in each), None)
+    return str(coded or kind.get("text", ""))[:64]
+
+
+def _without_progress(task: Task) -> Json:
+    kept = [each for each in task.get("extension", []) if each.get("url") != PROGRESS]
+    rest = {name: value for name, value in task.items() if name != "extension"}
+    return {**rest, "extension": kept} if kept else rest
+
+
+def _ended(task: Task, now: datetime) -> Json:
+    if "executionPeriod" not in task:
+        return dict(task)
+    return {**task, "executionPeriod": {**task["executionPeriod"], "end": to_instant(now)}}
+
+
+def _seconds(value: int) -> Json:
+    return {"value": value, "unit": "s", "system": "http://unitsofmeasure.org", "code": "s"}

@@ -1,0 +1,268 @@
+"""Whose element is it: what of an ImagingStudy belongs to the images, and what to whoever writes FHIR.
+
+Pure. `merge` lays a new projection over what is stored, so that what a client added survives; `changed_by_client` names
+the elements of the images that a client tried to change. `HOOKS` has the repository keep to it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+from fhir_server.model import task as tasks
+from fhir_server.projection import (
+    DICOM_UID,
+    ENDPOINT,
+    ENDPOINT_ID,
+    EQUIPMENT,
+    IMAGING_CONDITIONS,
+    Resource,
+    imaging_study_id,
+    study_uid_of,
+)
+from fhir_server.store.repository import Hooks
+from imaging.dataset import check_uid
+from imaging.errors import AppError, Category
+
+Ours = Callable[[Mapping[str, Any]], bool]  # says of an entry of a list that both sides write whether it is the images'
+
+# Elements of ImagingStudy that come from the images as a whole.
+OWNED = (
+    "status", "modality", "subject", "started", "referrer", "numberOfSeries", "numberOfInstances", "description",
+)  # fmt: skip
+# Of a series; a client may add to the rest (extension, specimen, performer, endpoint).
+OWNED_OF_SERIES = (
+    "uid", "number", "modality", "description", "numberOfInstances", "bodySite", "laterality", "started", "instance",
+)  # fmt: skip
+
+OWNED_OF_DEVICE = ("manufacturer", "serialNumber", "deviceName", "modelNumber", "version")
+
+_UID_FORM = re.compile(r"\d+(?:\.\d+)+")
+
+
+def is_of_images(resource_type: str, resource_id: str) -> bool:
+    """Say whether an id is one that only this server gives, to what it makes from images.
+
+    ImagingStudy is not among them: clients may write one, within what `changed_by_client` allows.
+    """
+    match resource_type:
+        case "Observation":
+            return _UID_FORM.fullmatch(resource_id) is not None
+        case "Device":
+            return resource_id.startswith(EQUIPMENT)
+        case "Endpoint":
+            return resource_id == ENDPOINT_ID
+    return False
+
+
+def shows_images(imaging_study: Mapping[str, Any]) -> bool:
+    """Say whether an ImagingStudy refers to this server's own Endpoint, as every projected one does."""
+    return any(_is_our_endpoint(entry) for entry in imaging_study.get("endpoint", []))
+
+
+def merge(existing: Resource | None, projected: Resource) -> Resource:
+    """Return what to store: `projected` over `existing`, keeping what a client added.
+
+    What the images tell is replaced, and series without images go; entries that a client added to shared lists
+    (identifier, basedOn, endpoint, a series' performer and extension) stay after ours; all else stays as it is.
+    """
+    if existing is None:
+        return projected
+    merged = existing | projected
+    for name, is_ours in _SHARED.items():
+        _join(merged, name, projected, existing, is_ours)
+    known = {entry.get("uid"): entry for entry in existing.get("series", [])}
+    merged["series"] = [_merge_series(known.get(entry["uid"]), entry) for entry in projected["series"]]
+    merged["meta"] = _merge_meta(existing.get("meta", {}), projected["meta"])
+    return merged
+
+
+def changed_by_client(stored: Resource, proposed: Resource) -> list[str]:
+    """Return the paths of elements of the images in which `proposed` differs from `stored`, in document order."""
+    paths = [f"ImagingStudy.{name}" for name in OWNED if stored.get(name) != proposed.get(name)]
+    for name, is_ours in _SHARED.items():
+        if not _keeps(stored.get(name, []), proposed.get(name, []), is_ours):
+            paths.append(f"ImagingStudy.{name}")
+    stored_series, proposed_series = stored.get("series", []), proposed.get("series", [])
+    if [entry.get("uid") for entry in stored_series] != [entry.get("uid") for entry in proposed_series]:
+        return [*paths, "ImagingStudy.series"]
+    for number, (old, new) in enumerate(zip(stored_series, proposed_series, strict=True)):
+        paths += [f"ImagingStudy.series[{number}].{name}" for name in _changed_of_series(old, new)]
+    return paths
+
+
+def _join(
+    merged: dict[str, Any], name: str, projected: Mapping[str, Any], existing: Mapping[str, Any], is_ours: Ours
+) -> None:
+    ours = projected.get(name, [])
+    added = [entry for entry in existing.get(name, []) if not is_ours(entry) and entry not in ours]
+    if ours or added:
+        merged[name] = [*ours, *added]
+    else:
+        merged.pop(name, None)
+
+
+def _merge_series(existing: Mapping[str, Any] | None, projected: dict[str, Any]) -> dict[str, Any]:
+    if existing is None:
+        return projected
+    merged = {**existing, **projected}
+    for name, is_ours in _SHARED_OF_SERIES.items():
+        _join(merged, name, projected, existing, is_ours)
+    if (instances := existing.get("instance")) != projected["instance"]:
+        merged["instance"] = _merge_instances(instances or [], projected["instance"])
+    return merged
+
+
+def _merge_instances(existing: list[dict[str, Any]], projected: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Instances as projected, each with the extensions that a client gave it before there were images."""
+    added = {entry.get("uid"): entry["extension"] for entry in existing if "extension" in entry}
+    if not added:
+        return projected
+    return [{**each, "extension": added[each["uid"]]} if each["uid"] in added else each for each in projected]
+
+
+def _merge_meta(existing: Mapping[str, Any], projected: Mapping[str, Any]) -> dict[str, Any]:
+    # Version and time are the repository's; profiles, tags and security labels of a client stay.
+    kept = {name: value for name, value in existing.items() if name not in ("versionId", "lastUpdated")}
+    profiles = [
+        *projected["profile"],
+        *(each for each in existing.get("profile", []) if each not in projected["profile"]),
+    ]
+    return {**kept, "profile": profiles}
+
+
+def _keeps(stored: list[Any], proposed: list[Any], is_ours: Ours) -> bool:
+    return [entry for entry in stored if is_ours(entry)] == [entry for entry in proposed if is_ours(entry)]
+
+
+def _changed_of_series(stored: Mapping[str, Any], proposed: Mapping[str, Any]) -> list[str]:
+    names = [name for name in OWNED_OF_SERIES if name != "instance" and stored.get(name) != proposed.get(name)]
+    if _bare(stored.get("instance", [])) != _bare(proposed.get("instance", [])):
+        names.append("instance")
+    shared = _SHARED_OF_SERIES.items()
+    return names + [
+        name for name, is_ours in shared if not _keeps(stored.get(name, []), proposed.get(name, []), is_ours)
+    ]
+
+
+def _bare(instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in each.items() if name != "extension"} for each in instances]
+
+
+# --- who owns which entry of a list that both sides write
+
+
+def _is_our_identifier(entry: Mapping[str, Any]) -> bool:
+    codes = {coding.get("code") for coding in entry.get("type", {}).get("coding", [])}
+    return entry.get("system") == DICOM_UID or ("ACSN" in codes and entry.get("use") == "official")
+
+
+def _is_our_endpoint(entry: Mapping[str, Any]) -> bool:
+    return entry.get("reference") == ENDPOINT
+
+
+def _is_our_performer(entry: Mapping[str, Any]) -> bool:
+    actor = entry.get("actor", {})
+    reference = str(actor.get("reference", ""))
+    return reference.startswith(f"Device/{EQUIPMENT}") or (not reference and actor.get("type") == "Practitioner")
+
+
+def _is_our_extension(entry: Mapping[str, Any]) -> bool:
+    return entry.get("url") == IMAGING_CONDITIONS
+
+
+def _is_ours_never(_: Mapping[str, Any]) -> bool:
+    """An order found by accession number is a conclusion, not a fact of the images: a client may say otherwise."""
+    return False
+
+
+_SHARED = {"identifier": _is_our_identifier, "basedOn": _is_ours_never, "endpoint": _is_our_endpoint}
+_SHARED_OF_SERIES = {"endpoint": _is_our_endpoint, "performer": _is_our_performer, "extension": _is_our_extension}
+
+
+# --- hooks of the repository
+
+
+def _create_imaging_study(resource: Resource) -> tuple[Resource, str | None]:
+    uid = study_uid_of(resource)
+    if uid is None:
+        return resource, None
+    check_uid(uid, "the Study Instance UID in ImagingStudy.identifier")
+    return resource, imaging_study_id(uid)
+
+
+def _update_imaging_study(current: Resource, new: Resource, is_internal: bool) -> Resource:
+    if is_internal:
+        return merge(current, new)
+    if study_uid_of(new) not in (study_uid_of(current), current["id"]):
+        message = "ImagingStudy.identifier: the Study Instance UID cannot change; it is the id of the ImagingStudy"
+        raise AppError(Category.CONFLICT, message, where="ImagingStudy.identifier")
+    changed = changed_by_client(current, new) if shows_images(current) else []
+    if changed:
+        message = f"{', '.join(changed[:10])}: what comes from the images cannot be changed through FHIR"
+        raise AppError(Category.CONFLICT, message, where=changed[0])
+    return new
+
+
+def _update_device(current: Resource, new: Resource, is_internal: bool) -> Resource:
+    if is_internal:
+        return {**current, **new}
+    changed = [name for name in OWNED_OF_DEVICE if current.get(name) != new.get(name)]
+    if changed and is_of_images("Device", current["id"]):
+        message = f"Device.{changed[0]}: what comes from the images cannot be changed through FHIR"
+        raise AppError(Category.CONFLICT, message, where=f"Device.{changed[0]}")
+    return new
+
+
+def _update_made(current: Resource, new: Resource, is_internal: bool) -> Resource:
+    if not is_internal:
+        _refuse_made(current)
+    return new
+
+
+def _delete_made(current: Resource, is_internal: bool) -> None:
+    if not is_internal:
+        _refuse_made(current)
+
+
+def _refuse_made(current: Resource) -> None:
+    kind = current["resourceType"]
+    if is_of_images(kind, current["id"]):
+        message = f"this {kind} is made from images by the server; it cannot be changed or deleted through FHIR"
+        raise AppError(Category.CONFLICT, message, where=kind)
+
+
+HOOKS: Mapping[str, Hooks] = MappingProxyType(
+    {
+        "ImagingStudy": Hooks(before_create=_create_imaging_study, before_update=_update_imaging_study),
+        "Device": Hooks(before_update=_update_device, before_delete=_delete_made),
+        "Endpoint": Hooks(before_update=_update_made, before_delete=_delete_made),
+        "Observation": Hooks(before_update=_update_made, before_delete=_delete_made),
+    }
+)
+
+
+NO_KINDS: Mapping[str, tasks.Kind] = MappingProxyType({})
+
+
+@lru_cache(maxsize=1024)
+def hooks_of(subscriber: str) -> Mapping[str, Hooks]:
+    """Return the hooks of one subscriber's repository, "Organization/...": what a Task may become depends on it."""
+    return MappingProxyType({**HOOKS, "Task": task_hooks(subscriber, NO_KINDS)})
+
+
+def task_hooks(subscriber: str, kinds: Mapping[str, tasks.Kind]) -> Hooks:
+    """Return what holds a subscriber to the moves of a Task that are its own; inputs are those of `kinds`, by code."""
+
+    def create(resource: Resource) -> tuple[Resource, str | None]:
+        return tasks.created_by(resource, subscriber, kinds), None
+
+    def update(current: Resource, new: Resource, is_internal: bool) -> Resource:
+        return new if is_internal else tasks.updated_by(current, new, subscriber, kinds)
+
+    def delete(current: Resource, is_internal: bool) -> None:
+        if not is_internal:
+            tasks.check_deletable(current, subscriber)
+
+    return Hooks(before_create=create, before_update=update, before_delete=delete)

@@ -1,0 +1,1 @@
+"""FHIR on MongoDB: the versioned repository, its index and its schema."""

@@ -1,0 +1,89 @@
+"""How a resource lies in the database: its canonical JSON as bytes, and beside it what the database needs.
+
+`resources` holds the current version, `history` every version. A deleted resource's document has no `type`, so that no
+index that starts with the type contains it and no search can find it.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from bson.binary import Binary
+
+from fhir_server.model import json
+from fhir_server.model.dates import to_instant
+
+Json = dict[str, Any]
+Document = Mapping[str, Any]
+
+PACK_ABOVE = 256 * 1024  # bytes; larger bodies are compressed with zlib
+BODY_FIELDS = {"body": 1, "packed": 1, "version": 1, "lastUpdated": 1, "method": 1, "deleted": 1, "created": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One version of a resource. `body` is its canonical JSON (empty when deleted), ready to be sent."""
+
+    type: str
+    id: str
+    version: int
+    last_updated: datetime
+    body: bytes = field(repr=False)  # never in a log
+    deleted: bool = False
+    created: datetime | None = None  # when it came first, or again after a deletion
+    method: str = "PUT"  # how this version came: POST, PUT or DELETE
+
+    @property
+    def etag(self) -> str:
+        """The weak entity tag of this version, such as `W/"3"`."""
+        return f'W/"{self.version}"'
+
+    @property
+    def key(self) -> str:
+        """The relative reference `Type/id`."""
+        return f"{self.type}/{self.id}"
+
+    def json(self) -> Json:
+        """Return the resource as a new dict."""
+        parsed: Json = json.loads_trusted(self.body)
+        return parsed
+
+
+def stamped(resource: Json, identifier: str, version: int, moment: datetime) -> Json:
+    """Return the resource with the server's id and meta first, everything else in the order it came."""
+    meta = {"versionId": str(version), "lastUpdated": to_instant(moment)}
+    given = {name: value for name, value in resource.get("meta", {}).items() if name not in meta}
+    rest = {name: value for name, value in resource.items() if name not in {"resourceType", "id", "meta"}}
+    return {"resourceType": resource["resourceType"], "id": identifier, "meta": {**meta, **given}, **rest}
+
+
+def version_document(resource: Json, version: int, moment: datetime, method: str) -> Json:
+    """Return the fields that the current and the historic document of a version share."""
+    body = json.dumps(resource)
+    packed = len(body) > PACK_ABOVE
+    content = Binary(zlib.compress(body, 1) if packed else body)
+    document = {"version": version, "lastUpdated": moment, "method": method, "body": content}
+    return {**document, "packed": True} if packed else document
+
+
+def tombstone(version: int, moment: datetime) -> Json:
+    """Return the fields of a version that says: deleted."""
+    return {"version": version, "lastUpdated": moment, "method": "DELETE", "deleted": True}
+
+
+def resource_of(key: str, document: Document) -> Resource:
+    """Return the resource version in a document; `key` is `Type/id`."""
+    kind, _, identifier = key.partition("/")
+    body = bytes(document.get("body", b""))
+    return Resource(
+        type=kind,
+        id=identifier,
+        version=document["version"],
+        last_updated=document["lastUpdated"],
+        body=zlib.decompress(body) if document.get("packed") else body,
+        deleted=document.get("deleted", False),
+        created=document.get("created"),
+        method=document["method"],
+    )

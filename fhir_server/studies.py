@@ -1,0 +1,239 @@
+"""Where DICOM meets FHIR: images come in under a contract, and their study appears as FHIR resources.
+
+Hides how an archive of instances and a repository of resources are kept in step: who reads before a study's resources
+show its images has them brought up to date (`projector`). Pixels obey the ImagingStudy: who may not read it sees none.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from fhir_server import projection
+from fhir_server.access.audit import Access, Audit
+from fhir_server.access.policy import require
+from fhir_server.access.principals import Principal, Right
+from fhir_server.model.criteria import Clause, Reference, Token
+from fhir_server.model.query import Query
+from fhir_server.ownership import shows_images
+from fhir_server.projection import Resource
+from fhir_server.projector import Place, Projector, read_or_none
+from fhir_server.store.lease import Leases
+from fhir_server.store.repository import Repository
+from imaging.archive import Archive, Outcome, Stored
+from imaging.blobs import Buffer
+from imaging.dataset import InstanceSummary
+from imaging.errors import AppError, Category
+
+__all__ = ["Place", "Studies"]
+
+log = logging.getLogger(__name__)
+
+CATCH_UP_S = 1.0  # of projecting on behalf of one search; the maintenance worker does the rest
+BELIEVED_S = 1.0
+_MOST_SEEN = 10_000  # authorisations remembered
+REST_S = 30.0  # before a study that could not be projected is tried again by the same process
+_LINKED = 20  # studies that may wait for one order
+
+
+class Studies:
+    """The studies of this server, between the archive and the repository."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        own: Repository,
+        repository_for: Callable[[Principal], Repository],
+        leases: Leases,
+        audit: Audit,
+        place: Place,
+    ) -> None:
+        """Join the two. `own` is the server's own repository: unrestricted and internal."""
+        self._archive = archive
+        self._own = own
+        self._repository_for = repository_for
+        self._audit = audit
+        self._projector = Projector(archive, own, leases, place)
+        self._seen: dict[tuple[Principal, str], float] = {}  # until when an authorisation is believed, monotonic s
+        self._resting: dict[str, float] = {}  # Study Instance UID -> when it may be tried again, monotonic s
+
+    # ---- in
+
+    def ingest(
+        self, parts: Iterable[Buffer], principal: Principal, *, study_uid: str | None = None
+    ) -> Iterator[Outcome]:
+        """Yield one outcome for each received file, in order; Stored ones are durable, verified and visible to reads.
+
+        study_uid   the only study that is welcome, None for any
+        Raises FORBIDDEN before anything is read unless a contract allows to register images.
+        """
+        require(principal, Right.REGISTER_IMAGES, "store images")
+        return self._ingest(parts, principal, study_uid)
+
+    def _ingest(self, parts: Iterable[Buffer], principal: Principal, study_uid: str | None) -> Iterator[Outcome]:
+        def admit(summary: InstanceSummary) -> None:
+            if study_uid and summary.study_uid != study_uid:
+                raise AppError(Category.CONFLICT, "the instance is of another study than the address", where=study_uid)
+
+        touched: dict[str, int] = {}
+        try:
+            for outcome in self._archive.store_all(parts, admit=admit, registered_by=principal.subscriber):
+                if isinstance(outcome, Stored):
+                    touched[outcome.summary.study_uid] = touched.get(outcome.summary.study_uid, 0) + 1
+                yield outcome
+        finally:
+            # Also when the sender went away in the middle: what is stored stays stored.
+            self._audit.record(principal, Access.STORE, studies=touched)
+
+    # ---- who may see
+
+    def authorise(self, study_uid: str, principal: Principal) -> None:
+        """Return when the principal may read the study's ImagingStudy, and hence its images.
+
+        What was found is believed for a second, for viewers that fetch a study frame by frame. Raises FORBIDDEN without
+        the right, NOT_FOUND when there is no such study within the principal's reach.
+        """
+        now, key = time.monotonic(), (principal, study_uid)
+        if now < self._seen.get(key, 0.0):
+            return
+        repository = self._repository_for(principal)
+        if not _is_there(repository, study_uid) and not (self._is_new(study_uid) and _is_there(repository, study_uid)):
+            raise AppError(Category.NOT_FOUND, "no such study", where=study_uid)
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen[key] = now + BELIEVED_S
+
+    def _is_new(self, study_uid: str) -> bool:
+        """Project a study that nobody has projected yet; say whether that was so."""
+        if not self._archive.is_behind(study_uid):
+            return False
+        self.project(study_uid)
+        return True
+
+    # ---- projection
+
+    def catch_up(self, limit: int = 100) -> int:
+        """Project studies that are behind, longest waiting first, for about a second; return how many were done.
+
+        Costs one indexed query when nothing is behind. A study that cannot be projected stops nobody.
+        """
+        deadline = time.monotonic() + CATCH_UP_S
+        done = 0
+        for study_uid in self._archive.behind(limit):
+            done += self.attempt(study_uid)
+            if time.monotonic() > deadline:
+                break
+        return done
+
+    def attempt(self, study_uid: str) -> bool:
+        """Project a study; say whether that was done. One that failed is left alone for half a minute."""
+        if time.monotonic() < self._resting.get(study_uid, 0.0):
+            return False
+        try:
+            self._projector.project(study_uid)
+        # Whatever is wrong with one study, searches for the others have to go on.
+        except Exception as error:
+            if isinstance(error, AppError) and error.category is Category.BUSY:
+                return False  # somebody else is at it, and takes long
+            log.exception("a study cannot be projected; it is tried again later", extra={"study_uid": study_uid})
+            self._resting[study_uid] = time.monotonic() + REST_S
+            return False
+        self._resting.pop(study_uid, None)
+        return True
+
+    def refresh(self, study_uid: str) -> None:
+        """Bring one study up to date if it is behind: one indexed query when it is not."""
+        if self._archive.is_behind(study_uid):
+            self.project(study_uid)
+
+    def project(self, study_uid: str) -> None:
+        """Make the FHIR resources of a study show all images stored before the call. Raises BUSY."""
+        self._projector.project(study_uid)
+
+    def link_order(self, order: Resource) -> None:
+        """Have studies whose images came before their ServiceRequest refer to it."""
+        numbers = tuple(Token(None, each["value"]) for each in order.get("identifier", []) if each.get("value"))
+        subject = order["subject"].get("reference", "")
+        if not numbers or not subject:
+            return
+        clauses = (
+            Clause("identifier", "token", "", numbers),
+            Clause("subject", "reference", "", (Reference((subject,)),)),
+        )
+        for found in self._own.search(Query("ImagingStudy", clauses, count=_LINKED)).matches:
+            if shows_images(found.json()):
+                # A projection that is under way may have looked for orders already: it has to be made anew.
+                self._archive.mark(found.id)
+                self.project(found.id)
+
+    # ---- out
+
+    def delete(
+        self,
+        study_uid: str,
+        principal: Principal,
+        *,
+        series_uid: str | None = None,
+        sop_uid: str | None = None,
+    ) -> int:
+        """Delete the images of a study, a series or one instance, and what shows them; return how many there were.
+
+        Only the subscriber that registered every one of them may. Raises FORBIDDEN, and NOT_FOUND for none.
+        """
+        require(principal, Right.REGISTER_IMAGES, "delete images")
+        found = self._archive.instances(study_uid, series_uid, sop_uid)
+        if any(instance.registered_by != principal.subscriber for instance in found):
+            message = "only the subscriber that registered all of these images may delete them"
+            raise AppError(Category.FORBIDDEN, message, where=study_uid)
+        deleted = self._archive.delete(study_uid, series_uid, sop_uid)
+        self._audit.record(principal, Access.DELETE_IMAGES, studies={study_uid: deleted})
+        self.project(study_uid)
+        return deleted
+
+    def delete_resource(
+        self, resource_type: str, id: str, principal: Principal, *, if_match: int | None = None
+    ) -> None:
+        """Delete a FHIR resource as a client asks; an ImagingStudy with images takes its images along.
+
+        Raises CONFLICT for a Patient whose images are here, besides what the repository raises.
+        """
+        repository = self._repository_for(principal)
+        if resource_type == "ImagingStudy":
+            self.refresh(id)
+            found = read_or_none(self._own, "ImagingStudy", id)
+            existing = found.json() if found else None
+            if existing is not None and shows_images(existing):
+                _check_version(existing, if_match)
+                if self._delete_images(id, principal):
+                    return
+        if resource_type == "Patient":
+            self._refuse_with_images(id)
+        repository.delete(resource_type, id, if_match=if_match)
+
+    def _delete_images(self, study_uid: str, principal: Principal) -> bool:
+        try:
+            self.delete(study_uid, principal)
+        except AppError as error:
+            # A client may have written our Endpoint into a study whose images never came.
+            if error.category is Category.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    def _refuse_with_images(self, patient_id: str) -> None:
+        clause = Clause("subject", "reference", "", (Reference((f"Patient/{patient_id}",)),))
+        if self._own.search(Query("ImagingStudy", (clause,), count=0)).total:
+            message = "there are ImagingStudies of this Patient; delete them first"
+            raise AppError(Category.CONFLICT, message, where=f"Patient/{patient_id}")
+
+
+def _is_there(repository: Repository, study_uid: str) -> bool:
+    # A count: neither the resource nor its history travels, however large the study is.
+    clause = Clause("_id", "token", "", (Token(None, projection.imaging_study_id(study_uid)),))
+    return bool(repository.search(Query("ImagingStudy", (clause,), count=0)).total)
+
+
+def _check_version(resource: Resource, if_match: int | None) -> None:
+    version = int(resource["meta"]["versionId"])
+    if if_match is not None and version != if_match:
+        message = f"ImagingStudy/{resource['id']} is at version {version}, not at version {if_match}"
+        raise AppError(Category.PRECONDITION, message, where="If-Match")

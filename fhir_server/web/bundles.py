@@ -1,0 +1,104 @@
+"""FHIR Bundles put together from stored bytes: a resource is never parsed and written again on its way out. Pure.
+
+Source: FHIR R4 bundle, http 3.1.0.1.9 (history), search 3.1.1.5 (links, self).
+"""
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from fhir_server.model import json
+from fhir_server.model.dates import to_instant
+from fhir_server.model.query import CURSOR, Query
+from fhir_server.store.documents import Resource
+from fhir_server.store.search import Page
+
+# A string, a mark of structure, or anything else between them.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+def searchset(base_url: str, query: Query, page: Page, outcome: dict[str, Any] | None, now: datetime) -> bytes:
+    """Return the Bundle of one page of a search; `outcome` tells what was left out, None when nothing was."""
+    used = [*query.used]
+    links = [("self", _address(base_url, query.type, used))]
+    if page.next_cursor:
+        links.append(("next", _address(base_url, query.type, [*used, (CURSOR, page.next_cursor)])))
+    entries = [_entry(base_url, each, b'"search":{"mode":"match"}') for each in page.matches]
+    entries += [_entry(base_url, each, b'"search":{"mode":"include"}') for each in page.includes]
+    if outcome is not None:
+        entries.append(b'{"resource":' + json.dumps(outcome) + b',"search":{"mode":"outcome"}}')
+    return _bundle("searchset", page.total, links, entries, now)
+
+
+def history(base_url: str, versions: Sequence[Resource], links: Iterable[tuple[str, str]], now: datetime) -> bytes:
+    """Return the Bundle of versions of one resource, as they are given; the total is not told."""
+    return _bundle("history", None, links, [_version(base_url, each) for each in versions], now)
+
+
+def pretty(body: bytes) -> bytes:
+    """Return JSON indented for people, every value with its own digits."""
+    return b"".join(_indented(body)) + b"\n"
+
+
+def _bundle(
+    kind: str, total: int | None, links: Iterable[tuple[str, str]], entries: list[bytes], now: datetime
+) -> bytes:
+    head: dict[str, Any] = {
+        "resourceType": "Bundle",
+        "id": str(uuid.uuid4()),
+        "meta": {"lastUpdated": to_instant(now)},
+        "type": kind,
+        **({} if total is None else {"total": total}),
+        "link": [{"relation": relation, "url": url} for relation, url in links],
+    }
+    if not entries:
+        return json.dumps(head)
+    return b"".join([json.dumps(head)[:-1], b',"entry":[', b",".join(entries), b"]}"])
+
+
+def _entry(base_url: str, resource: Resource, told: bytes) -> bytes:
+    url = json.dumps(f"{base_url}/{resource.key}")
+    return b"".join([b'{"fullUrl":', url, b',"resource":', resource.body, b",", told, b"}"])
+
+
+def _version(base_url: str, version: Resource) -> bytes:
+    status = {"DELETE": "204", "POST": "201"}.get(version.method, "201" if version.version == 1 else "200")
+    url = version.type if version.method == "POST" else version.key
+    told = {
+        "request": {"method": version.method, "url": url},
+        "response": {"status": status, "etag": version.etag, "lastModified": to_instant(version.last_updated)},
+    }
+    words = json.dumps(told)[1:-1]
+    if version.deleted:
+        return b'{"fullUrl":' + json.dumps(f"{base_url}/{version.key}") + b"," + words + b"}"
+    return _entry(base_url, version, words)
+
+
+def _address(base_url: str, resource_type: str, parameters: Sequence[tuple[str, str]]) -> str:
+    query = urlencode(parameters)
+    return f"{base_url}/{resource_type}?{query}" if query else f"{base_url}/{resource_type}"
+
+
+def _indented(body: bytes) -> Iterator[bytes]:
+    depth, is_opened = 0, False
+    for match in _TOKEN.finditer(body):
+        token = match[0]
+        if token in b"]}":
+            depth -= 1
+            if not is_opened:
+                yield b"\n" + b"  " * depth
+            is_opened = False
+            yield token
+            continue
+        if is_opened:
+            yield b"\n" + b"  " * depth
+        is_opened = token in b"[{"
+        depth += is_opened
+        yield token
+        if token == b",":
+            yield b"\n" + b"  " * depth
+        elif token == b":":
+            yield b" "

@@ -1,0 +1,213 @@
+"""What the DICOMweb routes share: the door they stand in, negotiated answers, validators, streams.
+
+Hides how an answer is made out of chunks: whole with an ETag where it is small, streamed where it is not. A failure
+after the first byte aborts the connection, so that nobody takes half an answer for a whole one.
+Sources: PS3.18 8.5 to 8.7, RFC 9110 section 8.8 (validators), RFC 9111 (caching).
+"""
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
+
+from flask import Response, request
+
+from fhir_server.access.audit import Access, Audit
+from fhir_server.access.principals import Principal
+from fhir_server.config import Config
+from fhir_server.studies import Studies
+from fhir_server.web.http import principal_of
+from imaging.archive import Archive
+from imaging.dicomweb import Choice, Offer, multipart_related, negotiate
+from imaging.errors import AppError, Category
+
+DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
+JSON_OFFERS = (Offer(DICOM_JSON), Offer("application/json"))
+IMMUTABLE = "private, max-age=31536000, immutable"  # content under its own hash, for the client that was let in
+REVALIDATE = "private, no-cache"
+MOST_BUFFERED_BYTES = 16 << 20  # up to this size an answer gets an ETag made of its content
+PIECE_BYTES = 256 << 10
+GZIP_LEVEL = 1  # of metadata: a tenth of the bytes at 100 MB/s
+GZIP_LEAST_BYTES = 1024
+
+
+Part = tuple[str, dict[str, str], Iterable[bytes]]  # content type, further headers, chunks of the body
+
+
+class Server(Protocol):
+    """What this door needs of the server."""
+
+    @property
+    def config(self) -> Config: ...  # noqa: D102
+    @property
+    def archive(self) -> Archive: ...  # noqa: D102
+    @property
+    def studies(self) -> Studies: ...  # noqa: D102
+    @property
+    def audit(self) -> Audit: ...  # noqa: D102
+    @property
+    def dicomweb_url(self) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The DICOMweb door of one server; `base_url` ends in /dicom-web."""
+
+    server: Server
+    base_url: str
+
+    def address(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> str:
+        """Return the URL of a study, series or instance."""
+        parts = [self.base_url, "studies", study_uid]
+        parts += ["series", series_uid] if series_uid else []
+        parts += ["instances", sop_uid] if sop_uid else []
+        return "/".join(parts)
+
+    def admit(self, study_uid: str) -> Principal:
+        """Return who asks, after they were found to be allowed to see the study's images."""
+        principal = principal_of(request)
+        self.server.studies.authorise(study_uid, principal)
+        return principal
+
+    def retrieved(self, principal: Principal, study_uid: str, instances: int = 1) -> None:
+        """Leave an audit record of a retrieval; called before the first byte goes out."""
+        self.server.audit.record(principal, Access.RETRIEVE, studies={study_uid: instances})
+
+
+def choose(offers: Iterable[Offer]) -> Choice:
+    """Return what the request accepts of the offers. Raises UNSUPPORTED (406)."""
+    return negotiate(request.headers.getlist("Accept"), request.args.get("accept"), offers)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Do what decodes stored pixels; that they are damaged is no mistake of the request, which can ask differently."""
+    try:
+        yield
+    except AppError as error:
+        if error.category is not Category.INVALID:
+            raise
+        message = f"the pixels cannot be decoded ({error.message}); they can be had as stored, with transfer-syntax=*"
+        raise AppError(Category.UNSUPPORTED, message, where="Accept") from error
+
+
+def digest(*words: object) -> str:
+    """Return a short digest of words; good as an ETag and as a boundary, which then cannot be inside the content."""
+    return hashlib.blake2b("\0".join(map(str, words)).encode(), digest_size=16).hexdigest()
+
+
+def not_modified(tag: str, caching: str) -> Response | None:
+    """Return the 304 answer when the client has the representation called `tag` already."""
+    if not request.if_none_match.contains_weak(tag):
+        return None
+    return validated(Response(status=304), tag, caching)
+
+
+def validated(response: Response, tag: str, caching: str) -> Response:
+    """Return the response with its validator and how it may be cached."""
+    response.set_etag(tag, weak=response.headers.get("Content-Encoding") is not None)
+    response.headers["Cache-Control"] = caching
+    response.vary.add("Accept")
+    return response
+
+
+def streamed(chunks: Iterator[bytes], content_type: str, *, length: int | None = None) -> Response:
+    """Return a response that sends chunks as they come; what fails before the first one still becomes an error."""
+    first = next(chunks, b"")
+    response = Response(_after(first, chunks), content_type=content_type, direct_passthrough=True)
+    if length is not None:
+        response.content_length = length
+    return response
+
+
+def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in fewer pieces: small chunks are joined, large ones go out as they are."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        if len(chunk) < PIECE_BYTES:
+            held.append(chunk)
+            size += len(chunk)
+            if size < PIECE_BYTES:
+                continue
+            chunk = b""
+        if held:
+            yield b"".join(held)
+            held, size = [], 0
+        if chunk:
+            yield chunk
+    if held:
+        yield b"".join(held)
+
+
+def multipart(parts: Iterable[Part], boundary: str) -> Iterator[bytes]:
+    """Yield a multipart/related body."""
+    return packed(
+        multipart_related((({"Content-Type": kind, **headers}, chunks) for kind, headers, chunks in parts), boundary)
+    )
+
+
+def json_array(documents: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a JSON array of encoded objects."""
+
+    def pieces() -> Iterator[bytes]:
+        separator = b"["
+        for document in documents:
+            yield separator + document
+            separator = b","
+        yield b"]" if separator == b"," else b"[]"
+
+    return packed(pieces())
+
+
+def text_answer(chunks: Iterator[bytes], content_type: str) -> Response:
+    """Return JSON or XML: with a validator and, where the client takes it, compressed; streamed when large."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size > MOST_BUFFERED_BYTES:
+            return _streamed_text(chain(held, chunks), content_type)
+    tag = hashlib.blake2b(digest_size=16)
+    for chunk in held:
+        tag.update(chunk)
+    if unchanged := not_modified(tag.hexdigest(), REVALIDATE):
+        return unchanged
+    compress = size >= GZIP_LEAST_BYTES and _takes_gzip()
+    response = Response(b"".join(_gzipped(held) if compress else held), content_type=content_type)
+    if compress:
+        response.headers["Content-Encoding"] = "gzip"
+    response.vary.add("Accept-Encoding")
+    return validated(response, tag.hexdigest(), REVALIDATE)
+
+
+def _streamed_text(chunks: Iterator[bytes], content_type: str) -> Response:
+    compress = _takes_gzip()
+    response = streamed(_gzipped(chunks) if compress else chunks, content_type)
+    if compress:
+        response.headers["Content-Encoding"] = "gzip"
+    response.headers["Cache-Control"] = REVALIDATE
+    response.vary.update(["Accept", "Accept-Encoding"])
+    return response
+
+
+def _takes_gzip() -> bool:
+    return request.accept_encodings.quality("gzip") > 0
+
+
+def _gzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
+    for chunk in chunks:
+        if data := packer.compress(chunk):
+            yield data
+    yield packer.flush()
+
+
+def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest

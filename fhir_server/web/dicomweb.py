@@ -1,0 +1,78 @@
+"""The DICOMweb door: one table of routes under /dicom-web.
+
+Each route is answered by a function of `stow`, `qido`, `wado` or `rendered`; who may see a study is decided by
+`Studies.authorise` before anything else. Source: PS3.18 section 10.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+
+from flask import Blueprint, Response, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.routing import BaseConverter
+
+from fhir_server.web import qido, rendered, stow, wado
+from fhir_server.web.dicom_answers import Door, Server
+from fhir_server.web.http import principal_of
+from imaging.dicomweb import Level
+
+PREFIX = "/dicom-web"
+
+STUDY = "/studies/<uid:study_uid>"
+SERIES = f"{STUDY}/series/<uid:series_uid>"
+INSTANCE = f"{SERIES}/instances/<uid:sop_uid>"
+FRAMES = f"{INSTANCE}/frames/<frames>"
+
+
+def delete(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Response:
+    """DELETE a study, a series or an instance."""
+    door.server.studies.delete(study_uid, principal_of(request), series_uid=series_uid, sop_uid=sop_uid)
+    return Response(status=HTTPStatus.NO_CONTENT)
+
+
+def _search(level: Level) -> Callable[..., Response]:
+    def search(door: Door, study_uid: str | None = None, series_uid: str | None = None) -> Response:
+        return qido.search(door, level, study_uid, series_uid)
+
+    return search
+
+
+ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
+    ("POST", "/studies", stow.store),
+    ("POST", STUDY, stow.store),
+    ("GET", "/studies", _search(Level.STUDIES)),
+    ("GET", "/series", _search(Level.SERIES)),
+    ("GET", "/instances", _search(Level.INSTANCES)),
+    ("GET", f"{STUDY}/series", _search(Level.SERIES)),
+    ("GET", f"{STUDY}/instances", _search(Level.INSTANCES)),
+    ("GET", f"{SERIES}/instances", _search(Level.INSTANCES)),
+    *(("GET", level, wado.retrieve) for level in (STUDY, SERIES, INSTANCE)),
+    *(("GET", f"{level}/metadata", wado.retrieve_metadata) for level in (STUDY, SERIES, INSTANCE)),
+    *(("GET", f"{level}/rendered", rendered.retrieve_rendered) for level in (STUDY, SERIES, INSTANCE, FRAMES)),
+    *(("GET", f"{level}/thumbnail", rendered.retrieve_thumbnail) for level in (STUDY, SERIES, INSTANCE, FRAMES)),
+    ("GET", FRAMES, wado.retrieve_frames),
+    ("GET", f"{INSTANCE}/bulkdata/<path:path>", wado.retrieve_bulkdata),
+    ("GET", f"{INSTANCE}/received", wado.retrieve_received),
+    *(("DELETE", level, delete) for level in (STUDY, SERIES, INSTANCE)),
+)
+
+
+class UidConverter(BaseConverter):
+    """A UID in an address; anything else is an address where nothing is."""
+
+    regex = r"[0-9.]{1,64}"
+
+
+def blueprint(server: Server) -> Blueprint:
+    """Return the routes of this door for a server; errors, tokens and logs are `web.http`'s."""
+    routes = Blueprint("dicomweb", __name__, url_prefix=PREFIX)
+    door = Door(server, server.dicomweb_url)
+
+    def add_converter(state: BlueprintSetupState) -> None:
+        state.app.url_map.converters["uid"] = UidConverter
+
+    routes.record(add_converter)
+    for number, (method, rule, answer) in enumerate(ROUTES):
+        routes.add_url_rule(rule, f"route-{number}", partial(answer, door), methods=[method])
+    return routes

@@ -1,0 +1,365 @@
+"""What every HTTP door shares: request ids, bearer tokens, the table of errors, limits on bodies, the access log.
+
+`install` prepares a Flask application; after it, a door only raises AppError. Every error that leaves is an
+OperationOutcome with the request id, whatever the door. Source: FHIR R4 http 3.1.0.1.3 and 3.1.0.1.5, RFC 6750.
+"""
+
+import ipaddress
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flask import Flask, Request, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import ClosingIterator
+
+from fhir_server import logs
+from fhir_server.access.audit import Access, from_address
+from fhir_server.access.principals import Principal
+from fhir_server.model import json
+from fhir_server.model.criteria import ID_FORM
+from fhir_server.model.outcome import outcome
+from fhir_server.model.resources import RESOURCES
+from fhir_server.model.validation import MAX_DEPTH
+from imaging.errors import AppError, Category
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+FHIR_JSON = "application/fhir+json"
+REQUEST_ID = "X-Request-Id"
+RETRY_AFTER_S = 5
+
+STATUS: dict[Category, HTTPStatus] = {
+    Category.INVALID: HTTPStatus.BAD_REQUEST,
+    Category.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Category.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    Category.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Category.GONE: HTTPStatus.GONE,
+    Category.CONFLICT: HTTPStatus.CONFLICT,
+    Category.PRECONDITION: HTTPStatus.PRECONDITION_FAILED,
+    Category.UNSUPPORTED: HTTPStatus.NOT_IMPLEMENTED,
+    Category.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Category.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
+    Category.FAULT: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+# Where a thing is not supported decides what HTTP calls it.
+UNSUPPORTED_AT: dict[str | None, HTTPStatus] = {
+    "Accept": HTTPStatus.NOT_ACCEPTABLE,
+    "Content-Type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "method": HTTPStatus.METHOD_NOT_ALLOWED,
+}
+# What Flask and Werkzeug raise by themselves, in our vocabulary.
+CATEGORY_OF_STATUS: dict[int, tuple[Category, str | None]] = {
+    401: (Category.UNAUTHENTICATED, None),
+    403: (Category.FORBIDDEN, None),
+    404: (Category.NOT_FOUND, None),
+    405: (Category.UNSUPPORTED, "method"),
+    406: (Category.UNSUPPORTED, "Accept"),
+    413: (Category.TOO_LARGE, None),
+    415: (Category.UNSUPPORTED, "Content-Type"),
+    503: (Category.BUSY, None),
+}
+_SENTENCES = {
+    404: "there is nothing at this address",
+    405: "this address does not take this method",
+    413: "the request is larger than this server takes",
+}
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
+_log = logging.getLogger("fhir_server.access_log")
+_faults = logging.getLogger(__name__)
+
+
+class Refused(Protocol):
+    """Is told of an access that failed: by whom (None: unknown), what was tried, why, and what was named."""
+
+    def __call__(
+        self, principal: Principal | None, access: Access, error: AppError, *, resources: Iterable[str] = ()
+    ) -> None:
+        """Take note of it."""
+
+
+def install(
+    app: Flask,
+    authenticate: Callable[[str], Principal],
+    refused: Refused,
+    *,
+    most_bytes: int,
+    trusted_proxies: str = "",
+) -> None:
+    """Give an application the manners of this server.
+
+    authenticate      bearer token -> principal, raises UNAUTHENTICATED
+    refused           told of every access that failed, before the answer goes out
+    most_bytes        largest request body that any door takes
+    trusted_proxies   as the setting `web.trusted_proxies`
+    """
+    app.config["MAX_CONTENT_LENGTH"] = most_bytes
+    app.extensions["authenticate"] = authenticate
+    app.extensions["refused"] = refused
+    app.before_request(_remember_route)
+    app.after_request(_finish)
+    app.register_error_handler(AppError, error_response)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _fault)
+    app.wsgi_app = RequestLog(app.wsgi_app, trusted_proxies)  # type: ignore[method-assign]
+
+
+def tries(access: Access) -> None:
+    """Say what the request at hand tries to do, before anything can go wrong with it."""
+    g.access = access
+
+
+def principal_of(incoming: Request) -> Principal:
+    """Return who asks, found once per request. Raises UNAUTHENTICATED without a valid bearer token."""
+    found: Principal | None = g.get("principal")
+    if found is None:
+        scheme, _, token = incoming.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            message = "a bearer token is needed: Authorization: Bearer <token>"
+            raise AppError(Category.UNAUTHENTICATED, message, where="Authorization")
+        found = g.principal = current_app.extensions["authenticate"](token.strip())
+        incoming.environ["fhir_imaging.client"] = found.client_id
+    return found
+
+
+def error_response(error: AppError) -> Response:
+    """Return the OperationOutcome of an error with its HTTP status; the reason of a FAULT stays in the log."""
+    if error.category is Category.FAULT:
+        _faults.error("fault", extra={"fault": describe(error)}, exc_info=error)
+        error = AppError(Category.FAULT, "the server could not do this; quote the request id to its operator")
+    principal = g.get("principal")
+    if "access" in g and (principal or error.category is Category.UNAUTHENTICATED):
+        current_app.extensions["refused"](principal, g.access, error, resources=_addressed())
+    status = status_of(error)
+    response = fhir_response(json.dumps(outcome(error)), status)
+    if status == HTTPStatus.UNAUTHORIZED:
+        # RFC 6750 3: no error code when no token was sent, `invalid_token` when a bad one was.
+        sent = "Authorization" in request.headers
+        response.headers["WWW-Authenticate"] = 'Bearer realm="fhir"' + (', error="invalid_token"' if sent else "")
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED and "allow" in g:
+        response.headers["Allow"] = ", ".join(sorted(g.allow))
+    elif status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+def status_of(error: AppError) -> HTTPStatus:
+    """Return the HTTP status of an error."""
+    if error.category is Category.UNSUPPORTED:
+        return UNSUPPORTED_AT.get(error.where, STATUS[Category.UNSUPPORTED])
+    return STATUS[error.category]
+
+
+def fhir_response(body: bytes | Iterable[bytes], status: int = HTTPStatus.OK) -> Response:
+    """Return a response of FHIR JSON."""
+    return Response(body, status=status, content_type=f"{FHIR_JSON}; charset=utf-8")
+
+
+def json_body(incoming: Request, *, most_bytes: int) -> dict[str, Any]:
+    """Return the JSON object that was sent.
+
+    Raises TOO_LARGE, and INVALID for anything that is not strict JSON: broken UTF-8, names twice, NaN, nesting beyond
+    what validation takes.
+    """
+    if (incoming.content_length or 0) > most_bytes:
+        raise _too_large(most_bytes)
+    data = incoming.stream.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise _too_large(most_bytes)
+    if not data.strip():
+        raise AppError(Category.INVALID, "the request has no body; a FHIR resource in JSON is wanted", where="body")
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise AppError(Category.INVALID, "the body is not a JSON object", where="body")
+    _check_depth(value)
+    return value
+
+
+def check_content_type(incoming: Request, accepted: Iterable[str]) -> None:
+    """Raise UNSUPPORTED (415) unless the body is of one of the accepted media types, in UTF-8, and not compressed."""
+    if incoming.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise AppError(Category.UNSUPPORTED, "the body has to come without encoding", where="Content-Type")
+    offered = tuple(accepted)
+    if incoming.mimetype not in offered:
+        message = f"the body has to be {' or '.join(offered)}"
+        raise AppError(Category.UNSUPPORTED, message, where="Content-Type")
+    if incoming.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+        raise AppError(Category.UNSUPPORTED, "the body has to be in UTF-8", where="Content-Type")
+
+
+def describe(error: AppError) -> str:
+    """Return an error as the log has it."""
+    return f"{error.category}: {error}"
+
+
+class RequestLog:
+    """WSGI layer: gives each request its id and writes one line when the last byte of its answer is out.
+
+    The line has the route's template, never the path or the query, which may hold patient data.
+    """
+
+    def __init__(self, inner: "WSGIApplication", trusted_proxies: str) -> None:
+        self._inner = inner
+        self._proxies = [each.strip() for each in trusted_proxies.split(",") if each.strip()]
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer one request."""
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        environ["fhir_imaging.request_id"] = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        environ["fhir_imaging.address"] = client_address(environ, self._proxies)
+        environ["wsgi.input"] = Body(environ["wsgi.input"])
+        begun = time.perf_counter()
+        status = ["000"]
+
+        def start(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            status[0] = line[:3]
+            return start_response(line, headers, exc_info)
+
+        def finish() -> None:
+            with _known_as(environ):
+                _log.info("request", extra=_line(environ, status[0], begun))
+
+        with _known_as(environ):
+            answer = self._inner(environ, start)
+        return ClosingIterator(_pieces(environ, answer), [*_closers(answer), finish])
+
+
+class Body:
+    """A request's body as it arrives; what breaks off or is chunked wrongly is the sender's mistake, not a fault."""
+
+    def __init__(self, arriving: Any) -> None:
+        self._arriving = arriving
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes, all for -1. Raises INVALID."""
+        return self._tried(self._arriving.read, size)
+
+    def readline(self, size: int = -1) -> bytes:
+        """Return the next line. Raises INVALID."""
+        return self._tried(self._arriving.readline, size)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+    def _tried(self, read: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            return read(size)
+        # Each web server has errors of its own for this.
+        except Exception as error:
+            raise AppError(Category.INVALID, "the body cannot be read to its end", where="body") from error
+
+
+@contextmanager
+def _known_as(environ: "WSGIEnvironment") -> Iterator[None]:
+    """Put the request's id on the log lines, its id and address on the audit events of the work inside."""
+    with logs.request_id(environ["fhir_imaging.request_id"]), from_address(environ["fhir_imaging.address"]):
+        yield
+
+
+def client_address(environ: "WSGIEnvironment", proxies: Iterable[str]) -> str:
+    """Return the network address of who asks: the last one on the way that is not one of our proxies.
+
+    proxies   addresses and networks; `*`: whoever connects to us is a proxy, but what it forwards from is none
+    """
+    address = str(environ.get("REMOTE_ADDR", ""))
+    hops = [hop.strip() for hop in environ.get("HTTP_X_FORWARDED_FOR", "").split(",")]
+    if "*" in proxies:
+        return hops[-1] if _is_within(hops[-1], ["0.0.0.0/0", "::/0"]) else address
+    while hops and _is_within(hops[-1], ["0.0.0.0/0", "::/0"]) and _is_within(address, proxies):
+        address = hops.pop()
+    return address
+
+
+def _is_within(address: str, networks: Iterable[str]) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(found in ipaddress.ip_network(network, strict=False) for network in networks)
+
+
+def _pieces(environ: "WSGIEnvironment", answer: Iterable[bytes]) -> Iterator[bytes]:
+    """The answer's bytes; what makes them while they are sent is known as the request too."""
+    pieces = iter(answer)
+    while True:
+        with _known_as(environ):
+            try:
+                piece = next(pieces)
+            except StopIteration:
+                return
+        yield piece
+
+
+def _closers(answer: Iterable[bytes]) -> list[Callable[[], None]]:
+    close = getattr(answer, "close", None)
+    return [close] if close else []
+
+
+def _line(environ: "WSGIEnvironment", status: str, begun: float) -> dict[str, Any]:
+    return {
+        "method": environ.get("REQUEST_METHOD", ""),
+        "route": environ.get("fhir_imaging.route", ""),
+        "status": int(status),
+        "ms": round((time.perf_counter() - begun) * 1000, 1),
+        "client": environ.get("fhir_imaging.client", ""),
+    }
+
+
+def _remember_route() -> None:
+    rule = request.url_rule
+    request.environ["fhir_imaging.route"] = rule.rule if rule else ""
+
+
+def _finish(response: Response) -> Response:
+    response.headers[REQUEST_ID] = request.environ["fhir_imaging.request_id"]
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    code = error.code or 500
+    if code < 400:
+        return error.get_response()  # type: ignore[return-value]
+    category, where = CATEGORY_OF_STATUS.get(code, (Category.FAULT if code >= 500 else Category.INVALID, None))
+    sentence = _SENTENCES.get(code, error.name.lower() if error.name else "the request is not acceptable")
+    response = error_response(AppError(category, sentence, where=where))
+    if allowed := getattr(error, "valid_methods", None):
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _fault(error: Exception) -> Response:
+    fault = AppError(Category.FAULT, type(error).__name__)
+    fault.__cause__ = error
+    return error_response(fault)
+
+
+def _addressed() -> list[str]:
+    """The resource or the study that the address names, for the audit record; no text that is not a reference."""
+    named = request.view_args or {}
+    if "study_uid" in named:
+        return [f"ImagingStudy/{named['study_uid']}"]
+    kind, identifier = named.get("resource_type", ""), named.get("resource_id", "")
+    return [f"{kind}/{identifier}"] if kind in RESOURCES and ID_FORM.fullmatch(identifier) else []
+
+
+def _too_large(most_bytes: int) -> AppError:
+    return AppError(Category.TOO_LARGE, f"the body is larger than {most_bytes} bytes", where="body")
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise AppError(Category.INVALID, f"the JSON is nested deeper than {MAX_DEPTH} levels", where="body")
+        holders = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [inner for holder in holders for inner in holder if isinstance(inner, dict | list)]

@@ -1,0 +1,202 @@
+"""WADO-RS: whole files, frames, bulk data and metadata.
+
+Files that come out as they were received or stored are sent without touching a pixel; anything else is transcoded on
+the way. What each instance is given in is chosen before the first byte. Sources: PS3.18 10.4 and 8.7.
+"""
+
+import base64
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import orjson
+from flask import Response, request
+
+from fhir_server.access.principals import Principal
+from fhir_server.web.dicom_answers import (
+    DICOM_XML,
+    IMMUTABLE,
+    JSON_OFFERS,
+    REVALIDATE,
+    Door,
+    Part,
+    choose,
+    decoding,
+    digest,
+    json_array,
+    multipart,
+    not_modified,
+    packed,
+    streamed,
+    text_answer,
+    validated,
+)
+from fhir_server.web.dicom_forms import (
+    Pixels,
+    file_form,
+    file_offers,
+    frame_syntax,
+    offers_of_frames,
+    pixels_of,
+    syntax_of,
+)
+from imaging.archive import RECEIVED, Archive, Instance
+from imaging.dicomweb import Offer
+from imaging.dicomweb.native_model import native_model
+from imaging.dicomweb.negotiation import OCTET_STREAM, part_content_type
+from imaging.errors import AppError, Category
+from imaging.layout import PIXEL_KEYWORDS
+from imaging.syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
+
+DICOM = "application/dicom"
+METADATA_OFFERS = (*JSON_OFFERS, Offer(DICOM_XML, multipart=True))
+BULKDATA_OFFERS = tuple(Offer(OCTET_STREAM, form, (EXPLICIT_VR_LITTLE_ENDIAN,)) for form in (True, False))
+MOST_FRAMES = 100_000  # in one list
+VERSION = 1  # of what transcoding makes: to be raised when the same request gives other bytes
+
+Chosen = tuple[Instance, str]  # an instance and the form it is given in, as the archive calls it
+
+_PIXEL_TAGS = {f"{tag:08X}" for tag in PIXEL_KEYWORDS}
+
+
+def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Response:
+    """GET a study, a series or an instance as DICOM files."""
+    principal = door.admit(study_uid)
+    archive = door.server.archive
+    instances = archive.instances(study_uid, series_uid, sop_uid)
+    choices = [choose(file_offers(instance, single=sop_uid is not None)) for instance in instances]
+    chosen = [(instance, file_form(choice, instance)) for instance, choice in zip(instances, choices, strict=True)]
+    choice = choices[0]
+    tag = digest("files", VERSION, choice.multipart, *(f"{each.sha256_received} {form}" for each, form in chosen))
+    caching = IMMUTABLE if sop_uid else REVALIDATE
+    if unchanged := not_modified(tag, caching):
+        return unchanged
+    door.retrieved(principal, study_uid, len(chosen))
+    with decoding():
+        if choice.multipart:
+            response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
+        else:
+            instance, form = chosen[0]
+            buffers = archive.file(instance, form)
+            kind = part_content_type(DICOM, syntax_of(instance, form))
+            response = streamed(packed(buffers), kind, length=sum(map(len, buffers)))
+    return validated(response, tag, caching)
+
+
+def retrieve_received(door: Door, study_uid: str, series_uid: str, sop_uid: str) -> Response:
+    """GET the file as it was received, byte for byte, with its SHA-256 in Repr-Digest (RFC 9530)."""
+    principal = door.admit(study_uid)
+    instance = door.server.archive.instance(study_uid, series_uid, sop_uid)
+    if unchanged := not_modified(instance.sha256_received, IMMUTABLE):
+        return unchanged
+    door.retrieved(principal, study_uid)
+    buffers = door.server.archive.file(instance, RECEIVED)
+    kind = part_content_type(DICOM, instance.received_transfer_syntax_uid)
+    response = streamed(packed(buffers), kind, length=instance.size_received)
+    sha256 = base64.b64encode(bytes.fromhex(instance.sha256_received)).decode()
+    response.headers["Repr-Digest"] = f"sha-256=:{sha256}:"
+    response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid}.dcm"'
+    return validated(response, instance.sha256_received, IMMUTABLE)
+
+
+def retrieve_metadata(
+    door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
+) -> Response:
+    """GET what is known of a study, a series or an instance but its pixels; no file is opened for it."""
+    principal = door.admit(study_uid)
+    choice = choose(METADATA_OFFERS)
+    found = door.server.archive.metadata(study_uid, series_uid, sop_uid)
+    documents = (_with_addresses(json, door.address(*uids)) for uids, json in found)
+    door.retrieved(principal, study_uid, 1 if sop_uid else 0)
+    if not choice.multipart:
+        return text_answer(json_array(documents), choice.media_type)
+    boundary = digest("metadata", study_uid, series_uid, sop_uid, door.base_url)
+    parts: Iterator[Part] = ((choice.media_type, {}, (native_model(orjson.loads(json)),)) for json in documents)
+    return text_answer(multipart(parts, boundary), choice.content_type(boundary))
+
+
+def retrieve_frames(door: Door, study_uid: str, series_uid: str, sop_uid: str, frames: str) -> Response:
+    """GET one or more frames, by a list of numbers from 1, as stored or transcoded."""
+    principal = door.admit(study_uid)
+    instance = door.server.archive.instance(study_uid, series_uid, sop_uid)
+    return _frames(door, instance, numbers_from_text(frames, instance), principal)
+
+
+def retrieve_bulkdata(door: Door, study_uid: str, series_uid: str, sop_uid: str, path: str) -> Response:
+    """GET a value that the metadata refers to; pixel data comes as its frames."""
+    principal = door.admit(study_uid)
+    archive = door.server.archive
+    instance = archive.instance(study_uid, series_uid, sop_uid)
+    if path.upper() in _PIXEL_TAGS and pixels_of(instance) not in (Pixels.ABSENT, Pixels.NATIVE_ONLY):
+        numbers = range(1, instance.number_of_frames + 1)
+        together = () if pixels_of(instance) is Pixels.OPAQUE else BULKDATA_OFFERS
+        return _frames(door, instance, numbers, principal, together=together)
+    choice = choose(BULKDATA_OFFERS)
+    tag = digest("bulkdata", choice, instance.sha256_received, path)
+    if unchanged := not_modified(tag, IMMUTABLE):
+        return unchanged
+    door.retrieved(principal, study_uid)
+    value = archive.bulkdata(instance, f"bulkdata/{path}")
+    if choice.multipart:
+        part = (choice.media_type, {"Content-Location": request.base_url}, (value,))
+        return validated(streamed(multipart([part], tag), choice.content_type(tag)), tag, IMMUTABLE)
+    response = validated(Response(value, content_type=choice.media_type), tag, IMMUTABLE)
+    response.make_conditional(request, accept_ranges=True, complete_length=len(value))
+    return response
+
+
+def numbers_from_text(text: str, instance: Instance) -> list[int]:
+    """Read a list of frame numbers. Raises INVALID, and NOT_FOUND for a frame that the instance has not."""
+    pieces = text.split(",", MOST_FRAMES)
+    if len(pieces) > MOST_FRAMES or not all(piece.isascii() and piece.isdigit() for piece in pieces):
+        message = f"frame numbers from 1, separated by commas, at most {MOST_FRAMES}, expected"
+        raise AppError(Category.INVALID, message, where="frames")
+    numbers = [int(piece[:10]) for piece in pieces]
+    total = instance.number_of_frames
+    if not all(1 <= number <= total for number in numbers):
+        message = f"a frame is asked that is not among the {total} of the instance"
+        raise AppError(Category.NOT_FOUND, message, where="frames")
+    return numbers
+
+
+def _frames(
+    door: Door, instance: Instance, numbers: Sequence[int], principal: Principal, *, together: Sequence[Offer] = ()
+) -> Response:
+    """Return frames as parts; `together` are offers of all of them one after the other in a single part."""
+    choice = choose([*offers_of_frames(instance, single=len(numbers) == 1), *together])
+    syntax = frame_syntax(choice, instance)
+    tag = digest("frames", VERSION, choice, syntax, instance.sha256_stored, numbers)
+    if unchanged := not_modified(tag, IMMUTABLE):
+        return unchanged
+    door.retrieved(principal, instance.study_uid)
+    kind = part_content_type(choice.media_type, syntax)
+    with decoding():
+        if not choice.multipart:
+            frames = (door.server.archive.frame(instance, number, syntax) for number in numbers)
+            response = (
+                Response(next(frames), content_type=kind) if len(numbers) == 1 else streamed(packed(frames), kind)
+            )
+        else:
+            body = multipart(_frame_parts(door, instance, numbers, syntax, kind), tag)
+            response = Response(b"".join(body)) if len(numbers) == 1 else streamed(body, "")
+            response.headers["Content-Type"] = choice.content_type(tag)
+    return validated(response, tag, IMMUTABLE)
+
+
+def _frame_parts(
+    door: Door, instance: Instance, numbers: Sequence[int], syntax: str, content_type: str
+) -> Iterator[Part]:
+    base = door.address(instance.study_uid, instance.series_uid, instance.sop_uid)
+    for number in numbers:
+        frame = door.server.archive.frame(instance, number, syntax)
+        yield content_type, {"Content-Location": f"{base}/frames/{number}"}, (frame,)
+
+
+def _files(archive: Archive, chosen: Sequence[Chosen]) -> Iterator[Part]:
+    for form, group in groupby(chosen, key=lambda each: each[1]):
+        for instance, buffers in archive.files([instance for instance, _ in group], form):
+            yield part_content_type(DICOM, syntax_of(instance, form)), {}, buffers
+
+
+def _with_addresses(json: bytes, address: str) -> bytes:
+    # Inside a JSON string a quotation mark is escaped, so these bytes are never part of a value.
+    return json.replace(b'"BulkDataURI":"@/', f'"BulkDataURI":"{address}/'.encode())

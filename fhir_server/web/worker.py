@@ -1,0 +1,86 @@
+"""gunicorn's threaded worker with our manners for what never reaches the application.
+
+A request that cannot be read as HTTP is answered by an OperationOutcome as everything else is, and the log says what
+kind of mistake it was: gunicorn's own words quote the address that was asked, which may hold patient data.
+"""
+
+import logging
+import uuid
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from gunicorn.http.errors import ParseException
+from gunicorn.util import write_nonblock
+from gunicorn.workers.gthread import ThreadWorker
+
+from fhir_server.model import json
+from fhir_server.model.outcome import Issue, outcome
+
+log = logging.getLogger(__name__)
+
+
+class Refusal(NamedTuple):
+    """The answer to a request that cannot be read."""
+
+    status: HTTPStatus
+    code: str  # of the value set issue-type
+    text: str
+
+
+UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "invalid", "the request is not well-formed HTTP/1.1")
+FAULT = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "exception", "the server could not do this")
+# gunicorn's error -> answer; any other error of reading is UNREADABLE, any other at all FAULT
+REFUSALS = {
+    "LimitRequestLine": Refusal(
+        HTTPStatus.REQUEST_URI_TOO_LONG, "too-long", "the address is too long; POST a long search to _search"
+    ),
+    "LimitRequestHeaders": Refusal(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too-long", "the header fields are too many or too long"
+    ),
+    "UnsupportedTransferCoding": Refusal(
+        HTTPStatus.NOT_IMPLEMENTED, "not-supported", "the only transfer coding that is supported is chunked"
+    ),
+    "ExpectationFailed": Refusal(
+        HTTPStatus.EXPECTATION_FAILED, "not-supported", "the only expectation that is supported is 100-continue"
+    ),
+    "InvalidResponseHeader": FAULT,
+    "InvalidResponseHeaderName": FAULT,
+}
+
+
+class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn is untyped
+    """The worker of the web server."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer a request that failed outside of the application."""
+        refusal = refusal_of(exc)
+        told: dict[str, Any] = {"request_id": str(uuid.uuid4()), "status": int(refusal.status)}
+        if refusal is FAULT:
+            log.error("a request failed outside of the application", extra=told, exc_info=exc)
+        else:
+            log.warning("a request could not be read", extra={**told, "kind": type(exc).__name__})
+        try:
+            write_nonblock(client, answer(refusal, told["request_id"]))
+        except OSError as error:
+            log.debug("the sender is gone", extra={**told, "kind": type(error).__name__})
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """Return the answer to what went wrong while a request was read."""
+    other = UNREADABLE if isinstance(error, ParseException | OSError) else FAULT
+    return REFUSALS.get(type(error).__name__, other)
+
+
+def answer(refusal: Refusal, request_id: str) -> bytes:
+    """Return the whole HTTP response of a refusal."""
+    body = json.dumps(outcome([Issue(refusal.code, refusal.text)]))
+    head = (
+        f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}",
+        "Connection: close",
+        "Content-Type: application/fhir+json; charset=utf-8",
+        f"Content-Length: {len(body)}",
+        f"X-Request-Id: {request_id}",
+        "X-Content-Type-Options: nosniff",
+        "Cache-Control: no-store",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body

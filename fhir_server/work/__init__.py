@@ -1,0 +1,1 @@
+"""Long work: workers and what they do."""

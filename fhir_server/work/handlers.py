@@ -1,0 +1,67 @@
+"""What is done for a Task of some code, and what a failure means for the order.
+
+A handler runs in a child process and may run twice for one order: a second run makes the same objects.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+from fhir_server.model.task import Json, Kind, Progress
+from imaging.errors import Category
+from imaging.plugins import Registry
+
+Report = Callable[[Progress], None]
+Run = Callable[[Json, Any, Report], list[Json]]  # (Task, context, report) -> Task.output
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one order may use, and how often it is tried.
+
+    memory_bytes   address space of the child process, libraries included
+    """
+
+    cpu_s: int = 3_600
+    wall_s: float = 7_200
+    memory_bytes: int = 16 << 30
+    attempts: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How Tasks of one kind are done. `run` is a function of a module, so that a child process can import it."""
+
+    kind: Kind
+    run: Run
+    limits: Limits = Limits()
+
+
+handlers: Registry[Handler] = Registry("fhir_server.tasks")
+
+
+class Treatment(Enum):
+    """What becomes of an order whose handler failed."""
+
+    LATER = "try again later, as long as it takes"
+    RETRY = "try again, up to the limit of attempts"
+    FAIL = "fail at once"
+
+
+TREATMENT: Mapping[Category, Treatment] = MappingProxyType(
+    {
+        Category.INVALID: Treatment.FAIL,
+        Category.UNAUTHENTICATED: Treatment.FAIL,
+        Category.FORBIDDEN: Treatment.FAIL,
+        Category.NOT_FOUND: Treatment.FAIL,
+        Category.GONE: Treatment.FAIL,
+        Category.CONFLICT: Treatment.RETRY,
+        Category.PRECONDITION: Treatment.RETRY,
+        Category.UNSUPPORTED: Treatment.FAIL,
+        Category.TOO_LARGE: Treatment.FAIL,
+        Category.BUSY: Treatment.LATER,
+        Category.FAULT: Treatment.RETRY,
+    }
+)

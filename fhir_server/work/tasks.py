@@ -1,0 +1,288 @@
+"""The worker of Tasks: claims an order under a lease, has a child process do it, and publishes the result once.
+
+Hides leases, heartbeats, retries and cancellation. Work is done at least once; what becomes visible is one transaction
+that also ends the lease, so a worker that slept through its lease publishes nothing. Woken by a change stream; an idle
+worker does nothing between the rounds that are far apart.
+"""
+
+import logging
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from fhir_server.model import task as tasks
+from fhir_server.model.dates import interval
+from fhir_server.model.task import Json, Progress, Role, Status
+from fhir_server.store.documents import Resource
+from fhir_server.store.lease import Lease, Leases
+from fhir_server.store.repository import Repository
+from fhir_server.store.task_queue import LEASE, TaskQueue, Waiting
+from fhir_server.work.child import Child, Opening
+from fhir_server.work.handlers import TREATMENT, Handler, Treatment
+from imaging.errors import AppError, Category
+
+log = logging.getLogger(__name__)
+
+AWAIT_MS = 500  # how long the engine holds an idle question for changes; bounds how long a stop takes
+LISTEN_S = 0.2  # how long a running order may go without a look at its lease, its limits and its cancellation
+REOPEN_S = 1.0  # before a broken change stream is opened again
+FRESH_S = 1.0  # how old a list of waiting orders may become while it is worked on
+PROGRESS_S = 1.0  # between two written versions of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Times of a worker, in seconds.
+
+    lease_s   how long a claim holds without a heartbeat; three beats fit in
+    poll_s    between two looks at the queue that nothing asked for
+    first_s   pause before a second attempt; it doubles up to `longest_s`
+    later_s   pause before an order whose surroundings were busy is tried again
+    """
+
+    lease_s: float = 60.0
+    poll_s: float = 300.0
+    first_s: float = 1.0
+    longest_s: float = 300.0
+    later_s: float = 30.0
+
+    def pause_s(self, attempt: int) -> float:
+        """Return the pause after an attempt that failed, counted from 1, with up to a quarter of chance in it."""
+        return float(min(self.first_s * 2 ** min(attempt - 1, 30), self.longest_s) * random.uniform(1, 1.25))
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a worker needs of the server; `own` is the server's own repository."""
+
+    own: Repository
+    leases: Leases
+    queue: TaskQueue
+    clock: Callable[[], datetime]
+
+
+class _LostError(Exception):
+    """The order is no longer this worker's: cancelled, changed by others, or its lease is gone."""
+
+
+class _StoppedError(Exception):
+    """The worker was told to stop."""
+
+
+class Worker:
+    """Does Tasks of the codes in `handlers`, one at a time."""
+
+    def __init__(
+        self, around: Surroundings, handlers: Mapping[str, Handler], opening: Opening, pace: Pace | None = None
+    ) -> None:
+        self._own, self._leases, self._queue, self._clock = around.own, around.leases, around.queue, around.clock
+        self._handlers = handlers
+        self._pace = pace or Pace()
+        self._child = Child(opening)
+        self._name = str(uuid.uuid4())
+        self._woken = threading.Event()
+        self._changed = threading.Event()
+        self._at_work = ""  # key of the Task at hand
+
+    def run(self, stopping: threading.Event) -> None:
+        """Work until `stopping` is set; return within about a second of that, giving back the order at hand."""
+        watcher = threading.Thread(target=self._watch, args=(stopping,), name="tasks-watch", daemon=True)
+        watcher.start()
+        try:
+            while not stopping.is_set():
+                self._woken.clear()
+                self._woken.wait(self._round(stopping))
+        finally:
+            self._child.kill()
+            watcher.join()
+
+    def _round(self, stopping: threading.Event) -> float:
+        """Do what waits; return after how many seconds something may be due again."""
+        try:
+            while not stopping.is_set():
+                waiting = self._queue.waiting(self._handlers)
+                if not self._do_some(waiting.ids, stopping):
+                    return self._idle_s(waiting)
+        # The outermost door of this process: whatever went wrong (a failover, say), the next round tries again.
+        except Exception:
+            log.exception("a round of tasks failed")
+            stopping.wait(REOPEN_S)
+            return REOPEN_S
+        return 0.0
+
+    def _do_some(self, ids: tuple[str, ...], stopping: threading.Event) -> int:
+        """Do orders until the list is old, since more pressing ones may have come; return how many were claimed."""
+        claimed, end = 0, time.monotonic() + FRESH_S
+        for identifier in ids:
+            claimed += self._attempt(identifier, stopping)
+            if stopping.is_set() or (claimed and time.monotonic() > end):
+                break
+        return claimed
+
+    def _idle_s(self, waiting: Waiting) -> float:
+        """Return when to look again though nothing changed: when a pause or somebody's lease ends."""
+        pauses_s = [self._pace.poll_s]
+        if waiting.next_at:
+            pauses_s.append(max((waiting.next_at - self._clock()).total_seconds(), 0.01))
+        if waiting.ids:  # others took them all; should they die at once, nobody tells
+            pauses_s.append(self._pace.lease_s)
+        return min(pauses_s)
+
+    def _watch(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            try:
+                with self._queue.watch(AWAIT_MS) as stream:
+                    self._woken.set()
+                    while not stopping.is_set():
+                        self._hear(stream.try_next())
+            except Exception:
+                log.exception("the change stream broke; it is opened again")
+                stopping.wait(REOPEN_S)
+        self._woken.set()
+
+    def _hear(self, change: Mapping[str, Mapping[str, str]] | None) -> None:
+        if change is not None:
+            self._woken.set()
+            if change["documentKey"]["_id"] == self._at_work:
+                self._changed.set()
+
+    def _attempt(self, identifier: str, stopping: threading.Event) -> bool:
+        """Do an order unless somebody else has it; say whether it was claimed."""
+        lease = self._leases.claim(f"{LEASE}{identifier}", self._name, self._pace.lease_s)
+        if lease is None:
+            return False
+        self._at_work = f"Task/{identifier}"
+        self._changed.clear()
+        handler: Handler | None = None
+        try:
+            task = self._read(identifier).json()
+            handler = self._handlers.get(tasks.code_of(task))
+            if handler is None:
+                raise AppError(Category.UNSUPPORTED, "its first code has to say what is to be done", where="Task.code")
+            if self._is_early(task, lease):
+                return True
+            self._begin(task, handler, lease)
+            outputs = self._outcome(handler, task, lease, stopping)
+            self._publish(
+                lease, lambda now_is: tasks.complete(now_is, handler.kind, outputs, Role.SERVER, self._clock())
+            )
+        except _LostError:
+            self._leases.finish(lease)
+        except _StoppedError:
+            self._leases.postpone(lease, 0, lease.attempt - 1)
+        except AppError as error:
+            self._fail_or_retry(error, lease, handler)
+        return True
+
+    def _is_early(self, task: Json, lease: Lease) -> bool:
+        """Put an order aside whose period has not come. Raises INVALID when the period is over."""
+        period = task.get("restriction", {}).get("period", {})
+        now = self._clock()
+        if "end" in period and interval(period["end"]).high <= now:
+            raise AppError(Category.INVALID, "the period of the order is over", where="Task.restriction.period")
+        early_s = (interval(period["start"]).low - now).total_seconds() if "start" in period else 0.0
+        return early_s > 0 and self._leases.postpone(lease, early_s, 0)
+
+    def _begin(self, task: Json, handler: Handler, lease: Lease) -> None:
+        # A worker that died in the middle counts as an attempt: what kills workers is set aside.
+        if lease.attempt > handler.limits.attempts:
+            raise AppError(Category.TOO_LARGE, f"given up after {handler.limits.attempts} attempts")
+        tasks.check_inputs(task, handler.kind)
+        self._write(lease, lambda now_is: tasks.start(now_is, Role.SERVER, self._clock()))
+
+    def _outcome(self, handler: Handler, task: Json, lease: Lease, stopping: threading.Event) -> list[Json]:
+        """Return the outputs. Kills the child where the order is lost, too slow, or the worker stops."""
+        self._child.begin(handler, task)
+        started = beat = written = time.monotonic()
+        try:
+            while True:
+                said = self._child.listen(LISTEN_S)
+                now = time.monotonic()
+                if isinstance(said, list):
+                    return said
+                if now - started > handler.limits.wall_s:
+                    raise AppError(Category.TOO_LARGE, f"the order took longer than {handler.limits.wall_s:g} s")
+                if stopping.is_set():
+                    raise _StoppedError
+                if isinstance(said, Progress) and now - written > PROGRESS_S:
+                    written = now
+                    self._report(lease, said)
+                if now - beat > self._pace.lease_s / 3 or self._changed.is_set():
+                    beat = now
+                    self._check(lease)
+        finally:
+            if self._child.is_busy:
+                self._child.kill()
+
+    def _report(self, lease: Lease, said: Progress) -> None:
+        self._write(lease, lambda now_is: tasks.progress(now_is, said, self._clock()))
+
+    def _check(self, lease: Lease) -> None:
+        """Renew the lease. Raises _LostError when it, or the order, is gone."""
+        self._changed.clear()
+        if self._leases.renew(lease, self._pace.lease_s) is None:
+            raise _LostError
+        if tasks.status_of(self._read(_id_of(lease)).json()) is not Status.IN_PROGRESS:
+            raise _LostError
+
+    def _publish(self, lease: Lease, change: Callable[[Json], Json]) -> None:
+        """Write what ends the Task and end the lease, in one transaction."""
+        self._change(lease, change, ends=True)
+
+    def _write(self, lease: Lease, change: Callable[[Json], Json]) -> None:
+        self._change(lease, change, ends=False)
+
+    def _change(self, lease: Lease, change: Callable[[Json], Json], *, ends: bool) -> None:
+        guard = self._leases.finishing(lease) if ends else self._leases.renewing(lease, self._pace.lease_s)
+        while True:
+            current = self._read(_id_of(lease))
+            if not self._leases.holds(lease):
+                raise _LostError
+            changed = change(current.json())
+            try:
+                self._own.update(changed, if_match=current.version, guard=guard)
+            except AppError as error:
+                # Somebody wrote meanwhile, or took the lease: look again, which tells.
+                if error.category not in (Category.PRECONDITION, Category.CONFLICT):
+                    raise
+            else:
+                return
+
+    def _read(self, identifier: str) -> Resource:
+        """Return the Task. Raises _LostError where there is nothing to do any more."""
+        try:
+            found = self._own.read("Task", identifier)
+        except AppError as error:
+            if error.category in (Category.NOT_FOUND, Category.GONE):
+                raise _LostError from error
+            raise
+        if tasks.is_over(found.json()):
+            raise _LostError
+        return found
+
+    def _fail_or_retry(self, error: AppError, lease: Lease, handler: Handler | None) -> None:
+        treatment = TREATMENT[error.category]
+        most = handler.limits.attempts if handler else 1
+        if treatment is Treatment.RETRY and lease.attempt >= most:
+            treatment = Treatment.FAIL
+        log.warning(
+            "an order failed", extra={"task": lease.name, "category": str(error.category), "then": treatment.name}
+        )
+        if treatment is Treatment.FAIL:
+            try:
+                self._publish(lease, lambda now_is: tasks.fail(now_is, str(error), Role.SERVER, self._clock()))
+            except _LostError:
+                self._leases.finish(lease)
+            return
+        if treatment is Treatment.LATER:
+            self._leases.postpone(lease, self._pace.later_s, lease.attempt - 1)
+        else:
+            self._leases.postpone(lease, self._pace.pause_s(lease.attempt), lease.attempt)
+
+
+def _id_of(lease: Lease) -> str:
+    return lease.name.removeprefix(LEASE)

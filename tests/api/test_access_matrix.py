@@ -1,0 +1,297 @@
+"""Every door with every kind of principal: who gets in where. Expected values: the meaning of the three rights."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+from fhir_server.access.contracts import Right
+from fhir_server.app import create_app
+from tests.support.doors import Caller, Doors, new_study, opened
+
+REGISTER, RECEIVE, AUDIT = Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, Right.AUDIT
+PATIENT = {"resourceType": "Patient", "gender": "other"}
+STOW = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=X', "Accept": "application/dicom+json"}
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way in: what is sent, and which principals are let in. `{...}` are filled with what is there."""
+
+    method: str
+    path: str
+    admits: frozenset[str]
+    send: str = ""  # what the body is: "patient", "stow" or nothing
+
+
+def door(method: str, path: str, *admits: str, send: str = "") -> Door:
+    return Door(method, path, frozenset(admits), send)
+
+
+DOORS = [
+    # FHIR: reading needs to receive
+    door("GET", "/fhir/Patient", "receive", "all"),
+    door("GET", "/fhir/Patient/{patient}", "receive", "all"),
+    door("GET", "/fhir/Patient/{patient}/_history", "receive", "all"),
+    door("GET", "/fhir/Patient/{patient}/_history/1", "receive", "all"),
+    door("POST", "/fhir/Patient/_search", "receive", "all", send="form"),
+    door("GET", "/fhir/ImagingStudy", "receive", "all"),
+    door("GET", "/fhir/ImagingStudy/{study}", "receive", "all"),
+    door("GET", "/fhir/Endpoint", "receive", "all"),
+    door("GET", "/fhir/Device", "receive", "all"),
+    door("GET", "/fhir/Observation", "receive", "all"),
+    door("GET", "/fhir/Task", "receive", "all"),
+    door("GET", "/fhir/Organization", "receive", "audit", "all"),
+    door("GET", "/fhir/Contract", "receive", "audit", "all"),
+    door("GET", "/fhir/AuditEvent", "audit", "all"),
+    # FHIR: writing needs to register
+    door("POST", "/fhir/Patient", "register", "all", send="patient"),
+    door("PUT", "/fhir/Patient/{patient}", "register", "all", send="patient"),
+    door("DELETE", "/fhir/Patient/{patient}", "register", "all"),
+    # DICOMweb
+    door("POST", "/dicom-web/studies", "register", "all", send="stow"),
+    door("POST", "/dicom-web/studies/{study}", "register", "all", send="stow"),
+    door("GET", "/dicom-web/studies", "receive", "all"),
+    door("GET", "/dicom-web/series", "receive", "all"),
+    door("GET", "/dicom-web/instances", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/metadata", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/rendered", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/thumbnail", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/metadata", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/rendered", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/thumbnail", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/metadata", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/rendered", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/thumbnail", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/instances", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/received", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/bulkdata/7FE00010", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/1", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/1/rendered", "receive", "all"),
+    door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/1/thumbnail", "receive", "all"),
+    # Deleting is for the subscriber that registered the images.
+    door("DELETE", "/dicom-web/studies/{study}", "all"),
+    door("DELETE", "/dicom-web/studies/{study}/series/{series}", "all"),
+    door("DELETE", "/dicom-web/studies/{study}/series/{series}/instances/{instance}", "all"),
+    door("DELETE", "/fhir/ImagingStudy/{study}", "all"),
+]
+OPEN = ["/fhir/metadata", "/health/live", "/health/ready"]
+RIGHTS = {"register": [REGISTER], "receive": [RECEIVE], "audit": [AUDIT], "all": list(Right)}
+
+
+@dataclass(frozen=True)
+class Scene:
+    doors: Doors
+    names: dict[str, str]
+    file: bytes
+
+    def come(self, caller: Caller, entrance: Door):
+        names = self.names | (self.disposable() if entrance.method == "DELETE" else {})
+        path = entrance.path.format(**names)
+        if entrance.send == "patient":
+            body = {**PATIENT, "id": names["patient"]} if entrance.method == "PUT" else PATIENT
+            return caller.call(entrance.method, path, json=body)
+        if entrance.send == "stow":
+            body = b"--X\r\nContent-Type: application/dicom\r\n\r\n" + self.file + b"\r\n--X--\r\n"
+            return caller.call(entrance.method, path, data=body, headers=STOW)
+        if entrance.send == "form":
+            return caller.call(entrance.method, path, data={"_count": "1"})
+        return caller.call(entrance.method, path)
+
+    def disposable(self) -> dict[str, str]:
+        """Names of things that may be deleted, registered by the caller with all rights, who alone may do so."""
+        return {**names_of_new_study(self.doors)[0], "patient": self.doors.server.own.create(PATIENT).id}
+
+
+def names_of_new_study(doors: Doors) -> tuple[dict[str, str], bytes]:
+    study_uid, (file,) = new_study()
+    (stored,) = doors.ingest(file, name="all")
+    doors.server.studies.project(study_uid)
+    return {"study": study_uid, "series": stored.summary.series_uid, "instance": stored.summary.sop_uid}, file
+
+
+@pytest.fixture(scope="module")
+def scene(mongo) -> Iterator[Scene]:
+    """One server for the whole matrix: what is tested changes nothing that others look at."""
+    database = mongo[f"test_{uuid4().hex}"]
+    with opened(database) as doors:
+        doors.server.principals.add("all", list(Right))
+        names, file = names_of_new_study(doors)
+        yield Scene(doors, {**names, "patient": doors.server.own.create(PATIENT).id}, file)
+    mongo.drop_database(database.name)
+
+
+@pytest.mark.parametrize("kind", sorted(RIGHTS))
+@pytest.mark.parametrize("entrance", DOORS, ids=lambda each: f"{each.method} {each.path}")
+def test_a_door_admits_whom_it_should(scene: Scene, entrance: Door, kind: str):
+    caller = scene.doors.caller(*RIGHTS[kind], name=kind)
+
+    response = scene.come(caller, entrance)
+
+    if kind in entrance.admits:
+        assert response.status_code < 300, response.text
+    else:
+        assert response.status_code == 403, response.text
+        assert response.json["issue"][0]["code"] == "forbidden"
+
+
+@pytest.mark.parametrize("entrance", DOORS, ids=lambda each: f"{each.method} {each.path}")
+def test_no_door_opens_without_a_token(scene: Scene, entrance: Door):
+    response = scene.come(scene.doors.stranger, entrance)
+
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    assert response.json["resourceType"] == "OperationOutcome"
+
+
+def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
+    urls = create_app(scene.doors.server).url_map
+    routes = {(method, rule.rule) for rule in urls.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}}
+    adapter = urls.bind("images.test")
+    asked = [(each.method, each.path.format(**scene.names)) for each in DOORS] + [("GET", path) for path in OPEN]
+
+    covered = {(method, adapter.match(path, method, return_rule=True)[0].rule) for method, path in asked}
+
+    assert routes - covered == set()
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_the_open_doors_are_these(doors: Doors, path: str):
+    assert doors.stranger.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer wrong", "Bearer " + "x" * 5000])
+def test_a_bad_authorization_header_is_401(doors: Doors, header: str):
+    response = doors.stranger.get("/fhir/Patient", headers={"Authorization": header})
+
+    assert response.status_code == 401
+
+
+def test_an_expired_token_is_401(doors: Doors):
+    caller = doors.caller(RECEIVE)
+    doors.clock.forward(days=366)
+
+    response = caller.get("/fhir/Patient")
+
+    assert response.status_code == 401
+    assert "expired" in response.json["issue"][0]["diagnostics"]
+
+
+def test_a_suspension_is_felt_within_the_cache_time(doors: Doors):
+    caller = doors.caller(RECEIVE, name="clinic")
+    assert caller.get("/fhir/Patient").status_code == 200
+
+    doors.server.principals.suspend("clinic")
+    doors.clock.forward(seconds=1)
+
+    assert caller.get("/fhir/Patient").status_code == 401
+
+
+def test_the_end_of_a_contract_is_felt_at_once_even_within_the_cache_time(doors: Doors):
+    caller = doors.caller(RECEIVE, name="clinic")
+    end = doors.clock.now + timedelta(seconds=100.5)
+    doors.server.principals.add("clinic", [RECEIVE], end=end)
+    doors.clock.forward(seconds=100)
+    assert caller.get("/fhir/Patient").status_code == 200
+
+    doors.clock.forward(seconds=0.6)
+
+    assert caller.get("/fhir/Patient").status_code == 403
+
+
+def test_a_contract_that_has_not_begun_gives_nothing(doors: Doors):
+    caller = doors.caller(RECEIVE, name="clinic")
+    doors.server.principals.add("clinic", [RECEIVE], start=doors.clock.now + timedelta(days=1))
+
+    assert caller.get("/fhir/Patient").status_code == 403
+    doors.clock.forward(days=1, seconds=1)
+    assert caller.get("/fhir/Patient").status_code == 200
+
+
+def test_a_new_contract_takes_the_place_of_the_old(doors: Doors):
+    caller = doors.caller(RECEIVE, name="clinic")
+    assert caller.get("/fhir/Patient").status_code == 200
+
+    doors.server.principals.add("clinic", [REGISTER])
+    doors.clock.forward(seconds=1)
+
+    assert caller.get("/fhir/Patient").status_code == 403
+    assert caller.post("/fhir/Patient", PATIENT).status_code == 201
+
+
+def test_a_subscriber_that_is_added_again_after_suspension_works_with_its_old_token(doors: Doors):
+    caller = doors.caller(RECEIVE, name="clinic")
+    doors.server.principals.suspend("clinic")
+
+    doors.server.principals.add("clinic", [RECEIVE])
+
+    assert caller.get("/fhir/Patient").status_code == 200
+
+
+def test_a_subscriber_sees_only_its_own_contracts(doors: Doors):
+    doors.caller(RECEIVE, name="other")
+    caller = doors.caller(RECEIVE, name="clinic")
+
+    bundle = caller.get("/fhir/Contract").json
+
+    subjects = {entry["resource"]["subject"][0]["reference"] for entry in bundle["entry"]}
+    (mine,) = [each for each in doors.server.principals.subscribers() if each.name == "clinic"]
+    assert subjects == {mine.organization}
+
+
+def test_a_contract_of_another_subscriber_is_not_even_known(doors: Doors):
+    doors.caller(RECEIVE, name="other")
+    caller = doors.caller(RECEIVE, name="clinic")
+    (other,) = [each for each in doors.server.principals.subscribers() if each.name == "other"]
+    foreign = doors.server.own.find_one("Contract", "subject", other.organization)
+
+    assert caller.get(f"/fhir/Contract/{foreign.id}").status_code == 404
+
+
+def test_unknown_types_are_not_told_to_strangers(doors: Doors):
+    assert doors.stranger.get("/fhir/Unicorn").status_code == 401
+
+
+def test_tokens_are_stored_only_as_digests(doors: Doors):
+    caller = doors.caller(RECEIVE)
+
+    stored = str(list(doors.server.database.tokens.find()))
+
+    assert caller.token.startswith("fis_")
+    assert caller.token not in stored
+    assert len(caller.token) >= len("fis_") + 43  # 256 bits in base64
+
+
+def test_subscribers_are_listed_with_their_rights(doors: Doors):
+    doors.server.principals.add("b", [RECEIVE])
+    doors.server.principals.add("a", [REGISTER, RECEIVE])
+    doors.server.principals.suspend("b")
+
+    listed = doors.server.principals.subscribers()
+
+    assert [(each.name, each.suspended) for each in listed] == [("a", False), ("b", True)]
+    assert listed[0].rights == {REGISTER, RECEIVE}
+
+
+def test_a_registration_that_was_interrupted_is_completed_by_repeating_it(doors: Doors):
+    doors.server.principals.add("clinic", [RECEIVE])
+    doors.server.database.clients.delete_many({})
+
+    doors.server.principals.add("clinic", [RECEIVE])
+
+    assert doors.caller(RECEIVE, name="clinic").get("/fhir/Patient").status_code == 200
+
+
+def test_a_token_of_an_organization_that_is_no_more_is_401(doors: Doors):
+    caller = doors.caller(RECEIVE, name="clinic")
+    (clinic,) = doors.server.principals.subscribers()
+    doors.server.own.delete("Organization", clinic.organization.removeprefix("Organization/"))
+
+    assert caller.get("/fhir/Patient").status_code == 401

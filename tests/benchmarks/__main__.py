@@ -1,0 +1,27 @@
+"""Measure this server beside its peer, on the same machine, in one run, and print the ratios.
+
+python -m tests.benchmarks                     everything
+python -m tests.benchmarks doors               the doors, beside Orthanc where it is installed
+python -m tests.benchmarks stages              where the time of an ingest goes
+python -m tests.benchmarks growth [N]          cost of an instance while the store grows to N (default 100,000)
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks import doors, growth, stages
+
+PARTS = {"stages": stages.run, "doors": doors.run, "growth": growth.run}
+
+
+def main(arguments: list[str]) -> None:
+    names = [name for name in arguments if name in PARTS] or ["stages", "doors"]
+    numbers = [int(each) for each in arguments if each.isdigit()]
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
+            PARTS[name](Path(folder), *numbers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,206 @@
+"""The stock `dicomweb-client` of PyPI, and bare sockets, against a served server."""
+
+import io
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import requests
+from dicomweb_client.api import DICOMwebClient
+from dicomweb_client.session_utils import create_session
+from PIL import Image
+from pydicom import Dataset, dcmread
+
+from tests.support.dicomweb import BOUNDARY, EXPLICIT_LE, ct, decoded, related
+from tests.support.serving import Served, fhir_imaging, serving
+
+JPEG_2000 = "1.2.840.10008.1.2.4.90"
+STUDY, SERIES = "1.2.3", "1.2.3.1"
+FIRST = (STUDY, SERIES, "1.2.3.1.1")
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with (
+        tempfile.TemporaryDirectory(prefix="fhir-imaging-test-") as directory,
+        serving(Path(directory) / "store") as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def token(served: Served) -> str:
+    fhir_imaging("subscriber", "add", "c", "--register-images", "--receive-images", "--data-dir", served.data_dir)
+    return fhir_imaging("token", "c", "--data-dir", served.data_dir).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def client(served: Served, token: str) -> Iterator[DICOMwebClient]:
+    with create_session() as session:
+        session.headers["Authorization"] = f"Bearer {token}"
+        found = DICOMwebClient(url=f"{served.base_url}/dicom-web", session=session)
+        files = [*(ct(number) for number in (1, 2, 3)), ct(1, series=2, frames=3, Modality="MR")]
+        answer = found.store_instances([dcmread(io.BytesIO(data)) for data in files])
+        assert len(answer.ReferencedSOPSequence) == 4
+        assert "FailedSOPSequence" not in answer
+        yield found
+
+
+def pixels(number: int = 1) -> np.ndarray:
+    return dcmread(io.BytesIO(ct(number))).pixel_array
+
+
+def test_it_searches_studies_series_and_instances(client: DICOMwebClient) -> None:
+    (study,) = client.search_for_studies(search_filters={"PatientID": "PAT-1"}, fields=["StudyDescription"], limit=5)
+    series = client.search_for_series(STUDY, search_filters={"Modality": "MR"})
+    instances = client.search_for_instances(STUDY, SERIES, get_remaining=True)
+
+    assert Dataset.from_json(study).NumberOfStudyRelatedInstances == 4
+    assert [Dataset.from_json(each).SeriesInstanceUID for each in series] == ["1.2.3.2"]
+    assert [Dataset.from_json(each).InstanceNumber for each in instances] == [1, 2, 3]
+    assert client.search_for_studies(search_filters={"PatientID": "nobody"}) == []
+    assert len(client.search_for_series()) == 2
+    assert len(client.search_for_instances()) == 4
+
+
+def test_it_pages_through_everything(client: DICOMwebClient) -> None:
+    first = client.search_for_instances(limit=2)
+    second = client.search_for_instances(limit=2, offset=2)
+
+    assert len({each["00080018"]["Value"][0] for each in first + second}) == 4
+
+
+@pytest.mark.parametrize("media_types", [None, (("application/dicom", "*"),), (("application/dicom", JPEG_2000),)])
+def test_it_retrieves_a_study(client: DICOMwebClient, media_types: tuple[tuple[str, str], ...] | None) -> None:
+    found = client.retrieve_study(STUDY, media_types=media_types)
+
+    assert len(found) == 4
+    assert np.array_equal(decoded(found[0]), pixels())
+
+
+def test_it_retrieves_a_series_piece_by_piece(client: DICOMwebClient) -> None:
+    found = [ds.InstanceNumber for ds in client.iter_series(STUDY, SERIES)]
+
+    assert found == [1, 2, 3]
+
+
+def test_it_retrieves_an_instance(client: DICOMwebClient) -> None:
+    found = client.retrieve_instance(*FIRST, media_types=(("application/dicom", EXPLICIT_LE),))
+
+    assert found.file_meta.TransferSyntaxUID == EXPLICIT_LE
+    assert np.array_equal(found.pixel_array, pixels())
+
+
+def test_it_retrieves_metadata_at_every_level(client: DICOMwebClient) -> None:
+    assert len(client.retrieve_study_metadata(STUDY)) == 4
+    assert len(client.retrieve_series_metadata(STUDY, SERIES)) == 3
+    assert Dataset.from_json(client.retrieve_instance_metadata(*FIRST), lambda *_: None).PatientID == "PAT-1"
+
+
+def test_it_retrieves_frames(client: DICOMwebClient) -> None:
+    address = (STUDY, "1.2.3.2", "1.2.3.2.1")
+    expected = dcmread(io.BytesIO(ct(1, series=2, frames=3))).pixel_array
+
+    plain = client.retrieve_instance_frames(*address, frame_numbers=[3, 1])
+    stored = client.retrieve_instance_frames(
+        *address, frame_numbers=[2], media_types=(("application/octet-stream", "*"),)
+    )
+    jp2 = client.retrieve_instance_frames(*address, frame_numbers=[1], media_types=("image/jp2",))
+
+    assert plain == [expected[2].tobytes(), expected[0].tobytes()]
+    assert [each[0][:2] for each in (stored, jp2)] == [b"\xff\x4f", b"\xff\x4f"]
+
+
+def test_it_retrieves_bulk_data_by_the_address_in_the_metadata(client: DICOMwebClient) -> None:
+    (uri,) = [
+        element["BulkDataURI"]
+        for element in client.retrieve_instance_metadata(*FIRST).values()
+        if "BulkDataURI" in element
+    ]
+
+    (value,) = client.retrieve_bulkdata(uri)
+
+    assert value == pixels().tobytes()
+
+
+def test_it_retrieves_rendered_images(client: DICOMwebClient) -> None:
+    jpeg = client.retrieve_instance_rendered(*FIRST, media_types=("image/jpeg",), params={"viewport": "16,16"})
+    png = client.retrieve_instance_frames_rendered(*FIRST, frame_numbers=[1], media_types=("image/png",))
+
+    assert Image.open(io.BytesIO(jpeg)).size == (16, 16)
+    assert Image.open(io.BytesIO(png)).size == (32, 32)
+
+
+def test_it_deletes_a_study_that_it_registered(client: DICOMwebClient) -> None:
+    client.store_instances([dcmread(io.BytesIO(ct(study="1.2.9")))])
+
+    client.delete_study("1.2.9")
+
+    assert client.search_for_studies(search_filters={"StudyInstanceUID": "1.2.9"}) == []
+
+
+def test_a_chunked_upload_is_stored(served: Served, token: str) -> None:
+    body = related(ct(7, study="1.2.7"), ct(8, study="1.2.7"))
+    chunks = (body[start : start + 1000] for start in range(0, len(body), 1000))
+
+    answer = requests.post(
+        f"{served.base_url}/dicom-web/studies",
+        data=chunks,
+        headers={
+            "Authorization": f"Bearer {token}",
+            "Content-Type": f"multipart/related; type=application/dicom; boundary={BOUNDARY}",
+        },
+        timeout=20,
+    )
+
+    assert (answer.status_code, len(answer.json()["00081199"]["Value"])) == (200, 2)
+
+
+def test_a_client_that_waits_for_continue_is_told_to_go_on(served: Served, token: str) -> None:
+    body = related(ct(9, study="1.2.7"))
+    with connected(served) as connection:
+        connection.sendall(stow_head(served, token, len(body)) + b"Expect: 100-continue\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(body)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_upload_that_is_cut_off_stores_what_was_whole(served: Served, token: str, client: DICOMwebClient) -> None:
+    whole = related(ct(1, study="1.2.8"), ct(2, study="1.2.8"))
+    with connected(served) as connection:
+        connection.sendall(stow_head(served, token, len(whole)) + b"\r\n" + whole[:-500])
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+
+    found = client.search_for_instances("1.2.8")
+
+    assert [each["00080018"]["Value"][0] for each in found] == ["1.2.8.1.1"]
+
+
+def test_the_refusal_of_a_large_body_is_heard(served: Served) -> None:
+    answer = requests.post(
+        f"{served.base_url}/dicom-web/studies",
+        data=bytes(20 << 20),
+        headers={"Content-Type": "multipart/related; boundary=x", "Authorization": "Bearer wrong"},
+        timeout=20,
+    )
+
+    assert answer.status_code == 401
+
+
+def connected(served: Served) -> socket.socket:
+    place = urlsplit(served.base_url)
+    return socket.create_connection((place.hostname, place.port), timeout=20)
+
+
+def stow_head(served: Served, token: str, length: int) -> bytes:
+    return (
+        f"POST /dicom-web/studies HTTP/1.1\r\nHost: {urlsplit(served.base_url).netloc}\r\n"
+        f"Authorization: Bearer {token}\r\nContent-Length: {length}\r\nConnection: close\r\n"
+        f"Content-Type: multipart/related; type=application/dicom; boundary={BOUNDARY}\r\n"
+    ).encode()
