@@ -7,6 +7,7 @@ import pytest
 from gunicorn.http import errors
 
 from fhir_server.model.json import loads
+from fhir_server.web import worker as web_worker
 from fhir_server.web.worker import Worker, answer, refusal_of
 
 
@@ -39,3 +40,17 @@ def test_the_log_tells_the_kind_of_error_alone(caplog):
 
     assert "InvalidRequestLine" in {vars(record).get("kind") for record in caplog.records}
     assert "Doe" not in str([vars(record) for record in caplog.records])
+
+
+@pytest.mark.parametrize(("connections", "resting", "steps"), [(0, 0, 0), (3, 3, 0), (3, 1, 2), (50, 1, 4)])
+def test_a_process_steps_aside_for_one_with_less_to_do(monkeypatch, connections, resting, steps):
+    slept, accepted = [], []
+    monkeypatch.setattr(web_worker.time, "sleep", slept.append)
+    monkeypatch.setattr(web_worker.ThreadWorker, "accept", lambda _, listener: accepted.append(listener))
+    worker = Worker.__new__(Worker)
+    worker.nr_conns, worker.keepalived_conns, worker.pending_conns = connections, [None] * resting, []
+
+    worker.accept("listener")
+
+    assert accepted == ["listener"]
+    assert sum(slept) == pytest.approx(steps * web_worker.STEP_ASIDE_S)
