@@ -95,9 +95,9 @@ def _file_offers(pixels: Pixels, stored: str, received: str, single: bool) -> tu
         syntaxes = [stored, received]
     elif pixels is Pixels.ABSENT:
         # Any is taken for an answer, see `file_form`.
-        syntaxes = [*NATIVE, *_compressed(Pixels.USUAL), stored, received]
+        syntaxes = [*NATIVE, *written_syntaxes(Pixels.USUAL), stored, received]
     else:
-        syntaxes = [*NATIVE, *_compressed(pixels), stored, received]
+        syntaxes = [*NATIVE, *written_syntaxes(pixels), stored, received]
     return instance_offers(dict.fromkeys(syntaxes), single=single)
 
 
@@ -106,9 +106,10 @@ def _frame_syntaxes(pixels: Pixels, stored: str) -> frozenset[str]:
     if pixels is Pixels.OPAQUE:
         return frozenset({stored})
     kept = {stored} if is_encapsulated(stored) else set()
-    return frozenset({EXPLICIT_VR_LITTLE_ENDIAN, *_compressed(pixels), *kept})
+    return frozenset({EXPLICIT_VR_LITTLE_ENDIAN, *written_syntaxes(pixels), *kept})
 
 
-def _compressed(pixels: Pixels) -> tuple[str, ...]:
+def written_syntaxes(pixels: Pixels) -> tuple[str, ...]:
+    """Return the compressed transfer syntaxes that pixels can be put into."""
     written = tuple(uid for uid in codecs if codecs.get(uid).encode and is_encapsulated(uid))
     return {Pixels.USUAL: written, Pixels.WIDE: (RLE_LOSSLESS,)}.get(pixels, ())

@@ -50,7 +50,11 @@ _COUNTED = {
     Level.SERIES: {attributes.NUMBER_OF_SERIES_RELATED_INSTANCES},
     Level.INSTANCES: set[str](),
 }
-_TABLES = {Level.STUDIES: attributes.STUDY, Level.SERIES: attributes.SERIES, Level.INSTANCES: ()}
+_TABLES: dict[Level, tuple[str, ...]] = {
+    Level.STUDIES: attributes.STUDY,
+    Level.SERIES: attributes.SERIES,
+    Level.INSTANCES: (),
+}
 _ABOVE = {Level.STUDIES: (), Level.SERIES: (Level.STUDIES,), Level.INSTANCES: (Level.STUDIES, Level.SERIES)}
 _ORDER = {
     Level.STUDIES: [("keys.00080020", DESCENDING), ("_id", ASCENDING)],
@@ -64,6 +68,17 @@ _ORDER = {
     ],
 }
 _RETURNED = {"attributes": 1, "study": 1, "series": 1, "first": 1}
+
+
+def matched(level: Level) -> frozenset[str]:
+    """Return the tags that a level itself can be searched by; those of the levels above can be, too."""
+    return frozenset({*_FIELDS[level], *_TABLES[level], *_COUNTED[level]})
+
+
+def returned(level: Level) -> frozenset[str]:
+    """Return the tags that a result of a level may carry without being asked for."""
+    syntaxes = {attributes.AVAILABLE_TRANSFER_SYNTAX_UID} if level is Level.INSTANCES else set()
+    return frozenset({*attributes.LEVELS[level], *_COUNTED[level], attributes.INSTANCE_AVAILABILITY, *syntaxes})
 
 
 def run(
@@ -90,11 +105,11 @@ def _clauses(database: Database[Document], matching: Matching) -> list[Document]
     """Return the conditions on the level's own documents; those on levels above become lists of UIDs."""
     rest = list(matching.matches)
     clauses: list[Document] = [] if matching.level is Level.INSTANCES else [{"keys": {"$exists": True}}]
-    own = [match for match in rest if _is_of(matching.level, match)]
+    own = [match for match in rest if match.tag in matched(matching.level)]
     rest = [match for match in rest if match not in own]
     clauses += [_clause(_field(matching.level, match), match, fuzzy=matching.fuzzy) for match in own]
     for level in reversed(_ABOVE[matching.level]):
-        above = tuple(match for match in rest if _is_of(level, match))
+        above = tuple(match for match in rest if match.tag in matched(level))
         if above:
             rest = [match for match in rest if match not in above]
             # What narrows this level to a study narrows the level above, too.
@@ -115,10 +130,6 @@ def _uids(database: Database[Document], matching: Matching) -> list[str]:
         message = f"the query matches more than {MAX_PARENTS} {matching.level}; narrow it, for instance by date"
         raise AppError(Category.TOO_LARGE, message, where="query")
     return uids
-
-
-def _is_of(level: Level, match: Match) -> bool:
-    return match.tag in _FIELDS[level] or match.tag in _TABLES[level] or match.tag in _COUNTED[level]
 
 
 def _field(level: Level, match: Match) -> str:
