@@ -29,7 +29,7 @@ def run(folder: Path, count: int = COUNT) -> None:
     rows = {
         "parse and check (ours)": lambda: [read(data) for data in files],
         "parse (pydicom dcmread, for comparison)": lambda: [dcmread(DicomBytesIO(data)) for data in files],
-        "of which SHA-256 of the file": lambda: [hashlib.sha256(data) for data in files],
+        "SHA-256 of the file": lambda: [hashlib.sha256(data) for data in files],
         "DICOM JSON (ours)": lambda: [dicom_json(each) for each in received],
         "DICOM JSON (pydicom to_json_dict, for comparison)": lambda: [each.ds.to_json_dict() for each in received],
         "imaging conditions": lambda: [conditions(each.ds) for each in received],
