@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fhir_server import dicomweb_page
+from fhir_server import dicomweb_page, fhir_page
 from fhir_server.config import SETTINGS
 from fhir_server.web import dicomweb
 from fhir_server.web.stow import FAILURE_REASON, OTHER_STUDY, PROCESSING_FAILURE
@@ -70,6 +70,10 @@ def test_the_limits_of_the_dicomweb_page_are_the_defaults_of_the_settings() -> N
         for each in SETTINGS
         if each.name.startswith("limits.") and each.name != "limits.resource_bytes"
     }
+
+
+def test_the_fhir_page_is_written_from_the_capability_statement() -> None:
+    assert (REFERENCE / "fhir-conformance.md").read_text() == fhir_page.reference_page()
 
 
 def test_every_failure_reason_is_on_the_page_of_errors() -> None:

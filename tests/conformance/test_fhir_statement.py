@@ -1,0 +1,166 @@
+"""What the CapabilityStatement says is tried, over the doors: interactions, parameters, modifiers, orders, includes."""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
+
+import pytest
+from pymongo import MongoClient
+
+from fhir_server.access.contracts import Right
+from fhir_server.model.definitions import parameters
+from fhir_server.model.query import sortable
+from fhir_server.model.resources import RESOURCES
+from tests.support.doors import Caller, Doors, new_study, opened
+
+SUBJECT = {"reference": "Patient/1"}
+TEXT = {"text": "x"}
+LEAST: dict[str, dict[str, Any]] = {
+    # what the R4 definitions require of a type, and no more
+    "Device": {},
+    "DiagnosticReport": {"status": "final", "code": TEXT},
+    "Encounter": {"status": "finished", "class": {"code": "AMB"}},
+    "Endpoint": {
+        "status": "active",
+        "connectionType": {"code": "x"},
+        "payloadType": [TEXT],
+        "address": "http://x.test",
+    },
+    "ImagingStudy": {"status": "registered", "subject": SUBJECT},
+    "Location": {},
+    "Observation": {"status": "final", "code": TEXT},
+    "Patient": {},
+    "Practitioner": {},
+    "PractitionerRole": {},
+    "Procedure": {"status": "completed", "subject": SUBJECT},
+    "Provenance": {"target": [SUBJECT], "recorded": "2026-01-01T00:00:00Z", "agent": [{"who": {"display": "x"}}]},
+    "ServiceRequest": {"status": "active", "intent": "order", "subject": SUBJECT},
+    "Task": {"status": "draft", "intent": "order"},
+}
+VALUES = {
+    "date": "ge2024-02-29",
+    "number": "gt1.5",
+    "quantity": "5.4|http://unitsofmeasure.org|mg",
+    "reference": "urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7",
+    "string": "anna",
+    "token": "http://loinc.org|1234-5",
+    "uri": "http://example.org/x",
+}
+READS = ("read", "vread", "history-instance")
+
+
+@pytest.fixture(scope="module")
+def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
+    database = mongo[f"test_{uuid4().hex}"]
+    try:
+        with opened(database) as made:
+            made.ingest(*new_study()[1])
+            yield made
+    finally:
+        mongo.drop_database(database)
+
+
+@pytest.fixture(scope="module")
+def client(doors: Doors) -> Caller:
+    return doors.caller(*Right, name="everything")
+
+
+@pytest.fixture(scope="module")
+def statement(doors: Doors) -> dict[str, dict[str, Any]]:
+    """The rows of the served statement, which needs no token, by type."""
+    served = doors.stranger.get("/fhir/metadata").json
+    return {row["type"]: row for row in served["rest"][0]["resource"]}
+
+
+def offered(row: dict[str, Any]) -> set[str]:
+    return {each["code"] for each in row["interaction"]}
+
+
+def some_resource(client: Caller, kind: str) -> dict[str, Any]:
+    """A resource of a type: a new one, or one that the server made."""
+    if kind in LEAST:
+        created = client.post(f"/fhir/{kind}", {"resourceType": kind, **LEAST[kind]})
+        assert created.status_code == 201, created.json
+        return created.json
+    return client.get(f"/fhir/{kind}").json["entry"][0]["resource"]
+
+
+def test_every_type_that_is_served_is_stated(statement: dict[str, dict[str, Any]]) -> None:
+    assert statement.keys() == RESOURCES.keys()
+
+
+@pytest.mark.parametrize("kind", RESOURCES)
+def test_every_stated_interaction_of_a_type_works(client: Caller, statement: Any, kind: str) -> None:
+    codes = offered(statement[kind])
+    resource = some_resource(client, kind)
+    address = f"/fhir/{kind}/{resource['id']}"
+    tries = {
+        "create": lambda: client.post(f"/fhir/{kind}", {"resourceType": kind, **LEAST[kind]}),
+        "read": lambda: client.get(address),
+        "vread": lambda: client.get(f"{address}/_history/{resource['meta']['versionId']}"),
+        "history-instance": lambda: client.get(f"{address}/_history"),
+        "search-type": lambda: client.get(f"/fhir/{kind}"),
+        "update": lambda: client.put(address, {**resource, "language": "de"}),
+        "delete": lambda: client.delete(address),
+    }
+
+    answers = {code: act().status_code for code, act in tries.items() if code in codes}
+
+    expected = {"create": 201, "delete": 204}
+    assert codes <= tries.keys()
+    assert answers == {code: expected.get(code, 200) for code in codes}
+
+
+@pytest.mark.parametrize("kind", RESOURCES)
+def test_an_interaction_that_is_not_stated_is_refused(client: Caller, statement: Any, kind: str) -> None:
+    address = f"/fhir/{kind}/1"
+    tries = {
+        "create": lambda: client.post(f"/fhir/{kind}", {"resourceType": kind}),
+        "vread": lambda: client.get(f"{address}/_history/1"),
+        "history-instance": lambda: client.get(f"{address}/_history"),
+        "update": lambda: client.put(address, {"resourceType": kind, "id": "1"}),
+        "delete": lambda: client.delete(address),
+    }
+
+    refused = {code: act().status_code for code, act in tries.items() if code not in offered(statement[kind])}
+
+    assert set(refused.values()) <= {405}
+
+
+def value_for(kind: str, name: str, modifier: str) -> str:
+    parameter = parameters(kind)[name]
+    if modifier == "missing":
+        return "false"
+    if modifier == "identifier":
+        return "http://hospital.test/ids|7"
+    if modifier == "text":
+        return "anna"
+    if name == "_id" or modifier in (parameter.targets or ("Patient",)):
+        return "1"
+    return "$".join(VALUES[part] for part in parameter.component_types or (parameter.type,))
+
+
+def searches(kind: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every parameter of a type alone and with every stated modifier; order and includes as well."""
+    for parameter in row["searchParam"]:
+        name, told = parameter["name"], parameter["documentation"].removeprefix("modifiers: ")
+        targets = parameters(kind)[name].targets or ("Patient",)
+        stated = [] if told == "none" else [each.removeprefix(":") for each in told.split(", ")]
+        for modifier in ["", *(targets[0] if each == "[type]" else each for each in stated)]:
+            yield f"{name}:{modifier}" if modifier else name, value_for(kind, name, modifier)
+    yield from (("_include", value) for value in row["searchInclude"])
+    yield from (("_revinclude", value) for value in row.get("searchRevInclude", ()))
+    yield from (("_sort", sign + code) for code in sorted(sortable(kind)) for sign in ("", "-"))
+    yield from (("_summary", "true"), ("_total", "accurate"), ("_elements", "id"), ("_count", "1"))
+
+
+@pytest.mark.parametrize("kind", RESOURCES)
+def test_every_stated_search_works(client: Caller, statement: Any, kind: str) -> None:
+    asked = list(searches(kind, statement[kind]))
+
+    answers = [(pair, client.get(f"/fhir/{kind}", query_string=[pair])) for pair in asked]
+
+    assert [(pair, answer.json) for pair, answer in answers if answer.status_code != 200] == []
+    understood = [parse_qsl(urlsplit(answer.json["link"][0]["url"]).query) for _, answer in answers]
+    assert [pair for (pair, _), query in zip(answers, understood, strict=True) if pair not in query] == []
