@@ -1,8 +1,9 @@
 """Structured logs: one JSON object a line, with the request id, and without patient data.
 
 Our own modules log constant sentences and put what varies into `extra`. What other packages and exceptions say may
-quote a value out of a DICOM file or a request, so of a foreign record only the unfilled template is written, of a
-warning only its place, and of an exception only its type and where it was raised (`AppError` messages are ours).
+quote a value out of a DICOM file or a request, so of a foreign record only its place and the unfilled template is
+written (without arguments its text may be filled already, and is left out), of a warning only its place, and of an
+exception only its type and where it was raised (`AppError` messages are ours).
 """
 
 import json
@@ -108,16 +109,26 @@ def _document(record: logging.LogRecord, process: str) -> dict[str, Any]:
         "process": process,
         "pid": os.getpid(),
         "logger": record.name,
-        "event": record.getMessage() if _is_own(record.name) else str(record.msg),
+        **(_told(record) if _is_own(record.name) else _told_by_others(record)),
     }
     if _request_id.get():
         document["request_id"] = _request_id.get()
-    for name, value in vars(record).items():
-        if name not in _STANDARD and not name.startswith("_"):
-            document[name] = value if isinstance(value, (*_SCALARS, list, tuple, dict)) else str(value)
     if record.exc_info and record.exc_info[1] is not None:
         document["error"] = describe_error(record.exc_info[1], record.exc_info[2])
     return document
+
+
+def _told(record: logging.LogRecord) -> dict[str, Any]:
+    told: dict[str, Any] = {"event": record.getMessage()}
+    for name, value in vars(record).items():
+        if name not in _STANDARD and not name.startswith("_"):
+            told[name] = value if isinstance(value, (*_SCALARS, list, tuple, dict)) else str(value)
+    return told
+
+
+def _told_by_others(record: logging.LogRecord) -> dict[str, Any]:
+    template = str(record.msg) if record.args else "a library says something"
+    return {"event": template, "at": f"{record.pathname}:{record.lineno}"}
 
 
 def _is_own(logger: str) -> bool:

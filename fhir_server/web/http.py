@@ -71,6 +71,7 @@ _SENTENCES = {
     413: "the request is larger than this server takes",
 }
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
 _log = logging.getLogger("fhir_server.access_log")
 _faults = logging.getLogger(__name__)
@@ -303,8 +304,10 @@ def _closers(answer: Iterable[bytes]) -> list[Callable[[], None]]:
 
 
 def _line(environ: "WSGIEnvironment", status: str, begun: float) -> dict[str, Any]:
+    method = environ.get("REQUEST_METHOD", "")
     return {
-        "method": environ.get("REQUEST_METHOD", ""),
+        # Any word can be sent as a method.
+        "method": method if method in _METHODS else "other",
         "route": environ.get("fhir_imaging.route", ""),
         "status": int(status),
         "ms": round((time.perf_counter() - begun) * 1000, 1),

@@ -47,6 +47,15 @@ def test_other_packages_are_quoted_without_what_they_fill_in(log):
     assert [entry["event"] for entry in log()] == ["Invalid value %s"]
 
 
+def test_what_other_packages_filled_in_themselves_is_left_out_and_its_place_is_told(log):
+    logging.getLogger("pydicom").warning(f"Invalid value {PATIENT}")
+    logging.getLogger("gunicorn.error").warning("Invalid request", extra={"client": PATIENT})
+
+    assert [entry["event"] for entry in log()] == ["a library says something"] * 2
+    assert ["test_logs.py:" in entry["at"] for entry in log()] == [True, True]
+    assert PATIENT not in json.dumps(log())
+
+
 def test_an_exception_is_its_type_and_place_without_its_words(log):
     try:
         int(PATIENT)
