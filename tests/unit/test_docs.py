@@ -98,6 +98,16 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert lost == []
 
 
+def test_every_page_is_listed_in_the_index() -> None:
+    index = ROOT / "docs/index.md"
+    listed = {(index.parent / target).resolve() for target in LINK.findall(index.read_text())}
+    inner = ("adr", "changes")  # have a list of their own
+
+    pages = {page for page in (ROOT / "docs").rglob("*.md") if page.parent.name not in inner}
+
+    assert sorted(name(page) for page in pages - listed - {index}) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_path_of_this_repository_that_is_named_exists(page: Path) -> None:
     named = {text for text in code(page) if REPOSITORY_PATH.fullmatch(text)}

@@ -1,0 +1,22 @@
+"""The benchmarks run: what they measure is not asked here."""
+
+import re
+
+import pytest
+
+from tests.benchmarks import __main__ as command
+
+
+def test_the_stages_of_an_ingest_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["stages", "2"])
+
+    text = capsys.readouterr().out
+    assert "CPU time of 2 CT slices" in text
+    rows = re.findall(r"^│ (.+?) +│ +([\d.]+) +│ +(\d+) +│$", text, re.MULTILINE)
+    assert len(rows) > 5
+    assert {"parse and check (ours)", "encode, decode and compare, build the file"} <= {row[0] for row in rows}
+
+
+def test_the_parts_are_those_that_the_text_of_the_command_names() -> None:
+    assert command.__doc__
+    assert set(re.findall(r"-m tests\.benchmarks (\w+)", command.__doc__)) == command.PARTS.keys()
