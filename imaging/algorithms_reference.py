@@ -33,7 +33,9 @@ What images can be processed with. This page is written from `imaging/algorithms
 * **Results** are 16-bit integers with slope and intercept: exact for whole numbers, otherwise within half of 1/65535 of
   the range of values (PET: 1/32767 of the largest). CT, MR and PET images with a place in the patient
   stay what they are, all others become Secondary Capture. Segmentations are DICOM SEG on the slices of single-frame
-  images; measurements are DICOM SR (TID 1500) that refers to the segment.
+  images; measurements are DICOM SR (TID 1500) that refers to the segment; a transform is a Spatial Registration object
+  whose matrix leads from the moving images into the frame of reference of the fixed ones.
+* **De-identification** works on files, not on arrays, and has [a page of its own](de-identification.md).
 """
 
 

@@ -70,6 +70,10 @@ _DROPPED: Final = frozenset({
 })  # fmt: skip
 _DROPPED_GROUPS: Final = frozenset({0x0028, 0x0088, 0x2050, 0x5200, 0x7FE0})
 """Pixels and their description, icons, presentation, functional groups, pixel data; overlays (60xx) as well."""
+_OF_THE_FIRST: Final = frozenset({
+    0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080051, 0x00080090, 0x00081030, 0x0020000D, 0x00200010,
+})  # fmt: skip
+"""Identity of the study, and the character set that texts are written in, whatever the others use."""
 _EQUIPMENT: Final = (
     "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName", "InstitutionName",
 )  # fmt: skip
@@ -130,13 +134,14 @@ class Stored:
 def derive_images(result: Result, sources: Sequence[Dataset], work: Work, *, series_number: int) -> Iterator[Dataset]:
     """Yield the images and volumes of a result as single-frame instances, each volume and all images one series each.
 
-    sources        datasets of the images that were read, without pixel data; of one study and patient
+    sources        datasets of the images that were read, without pixel data; of one patient. Where they are of several
+                   studies, results belong to the study of the first one
     series_number  of the first new series; further ones count on
 
-    Raises INVALID for no sources or several studies, and for values that are not finite.
+    Raises INVALID for no sources or several patients, and for values that are not finite.
     """
-    if len({(str(ds.get("StudyInstanceUID", "")), str(ds.get("PatientID", ""))) for ds in sources}) != 1:
-        raise AppError(Category.INVALID, "results are derived from images of one study and patient")
+    if len({str(ds.get("PatientID", "")) for ds in sources}) != 1:
+        raise AppError(Category.INVALID, "results are derived from images of one patient")
     common = _common(sources)
     groups: list[list[Image]] = [slices_of(volume) for volume in result.volumes]
     groups += [list(result.images)] if result.images else []
@@ -224,8 +229,7 @@ def _common(sources: Sequence[Dataset]) -> Dataset:
         is_dropped = tag in _DROPPED or group in _DROPPED_GROUPS or group % 2 or 0x6000 <= group <= 0x60FF
         if is_dropped and tag not in _KEPT_OF_PIXELS:
             continue
-        # Texts are written in the first one's character set, whatever the others use.
-        if tag == 0x00080005 or all(tag in ds and ds[tag] == element for ds in sources[1:]):
+        if tag in _OF_THE_FIRST or all(tag in ds and ds[tag] == element for ds in sources[1:]):
             common[tag] = deepcopy(element)
     return common
 
@@ -242,7 +246,8 @@ def _class_of(group: Sequence[Image], sources: Sequence[Dataset]) -> str:
 
 def _add_class(ds: Dataset, image: Image, class_uid: str, sources: Sequence[Dataset], count: int, index: int) -> None:
     ds.SOPClassUID = class_uid
-    ds.Modality = sources[0].get("Modality") or image.modality
+    modalities = {str(each.get("Modality") or "") for each in sources} - {""}
+    ds.Modality = modalities.pop() if len(modalities) == 1 else image.modality
     for keyword, value in REQUIRED[class_uid].items():
         if keyword not in ds:
             setattr(ds, keyword, value)
@@ -302,6 +307,21 @@ def coded(code: Code) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning[:64]
     return item
+
+
+def add_work(ds: Dataset, work: Work) -> None:
+    """Write what was done and when, in place of the time of this run, into an object that is no image."""
+    date, time = work.done_at.strftime("%Y%m%d"), work.done_at.strftime("%H%M%S")
+    ds.ContentDate = ds.InstanceCreationDate = ds.SeriesDate = date
+    ds.ContentTime = ds.InstanceCreationTime = ds.SeriesTime = time
+    ds.SeriesDescription = work.title[:64]
+    processed = Dataset()
+    processed.Manufacturer, processed.ManufacturerModelName = work.equipment.manufacturer, work.equipment.model_name
+    processed.SoftwareVersions = work.equipment.software_version
+    processed.PurposeOfReferenceCodeSequence = Items([coded(Code("109102", "DCM", "Processing Equipment"))])
+    processed.ContributionDateTime = work.done_at.strftime("%Y%m%d%H%M%S%z")
+    processed.ContributionDescription = work.description
+    ds.ContributingEquipmentSequence = Items([processed])
 
 
 def _add_place(ds: Dataset, image: Image) -> None:

@@ -11,10 +11,9 @@ from typing import Any, Final
 import highdicom as hd
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as Items
 
 from imaging.algorithm import Code, Measurement, Result, Segmentation
-from imaging.derive import Work, coded
+from imaging.derive import Work, add_work
 from imaging.errors import AppError, Category
 
 INTENSITIES: Final = {
@@ -96,7 +95,7 @@ def derive_report(
         manufacturer=work.equipment.manufacturer,
         is_complete=True,
     )
-    _tell(report, work)
+    add_work(report, work)
     return report
 
 
@@ -138,7 +137,7 @@ def _segmentation(
     organization = work.uid("dimensions", number)
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
-    _tell(ds, work)
+    add_work(ds, work)
     return ds
 
 
@@ -171,18 +170,3 @@ def _measurement(measurement: Measurement) -> Any:
     quantity = INTENSITIES.get(measurement.unit, _INTENSITY)
     name = hd.sr.CodedConcept(quantity.value, quantity.scheme, quantity.meaning)
     return hd.sr.Measurement(name=name, value=measurement.value, unit=unit, derivation=code)
-
-
-def _tell(ds: Dataset, work: Work) -> None:
-    """Write what was done and when, in place of the time of this run."""
-    date, time = work.done_at.strftime("%Y%m%d"), work.done_at.strftime("%H%M%S")
-    ds.ContentDate = ds.InstanceCreationDate = ds.SeriesDate = date
-    ds.ContentTime = ds.InstanceCreationTime = ds.SeriesTime = time
-    ds.SeriesDescription = work.title[:64]
-    processed = Dataset()
-    processed.Manufacturer, processed.ManufacturerModelName = work.equipment.manufacturer, work.equipment.model_name
-    processed.SoftwareVersions = work.equipment.software_version
-    processed.PurposeOfReferenceCodeSequence = Items([coded(Code("109102", "DCM", "Processing Equipment"))])
-    processed.ContributionDateTime = work.done_at.strftime("%Y%m%d%H%M%S%z")
-    processed.ContributionDescription = work.description
-    ds.ContributingEquipmentSequence = Items([processed])

@@ -159,14 +159,25 @@ def test_values_that_are_not_finite_are_refused():
         quantise([np.array([[np.nan]], dtype=np.float32)])
 
 
-def test_sources_of_two_studies_are_refused():
+def test_sources_of_two_patients_are_refused():
     sources, _ = axial_series([0, 2])
-    sources[1].StudyInstanceUID = "1.2.3"
+    sources[1].PatientID = "P2"
 
     with pytest.raises(AppError) as caught:
         files(Result(images=(image_of(np.zeros((2, 2))),)), sources)
 
     assert caught.value.category is Category.INVALID
+
+
+def test_results_of_two_studies_belong_to_the_first_and_have_the_modality_of_their_pixels():
+    sources, _ = axial_series([0, 2])
+    sources[0].StudyDate, sources[0].StudyTime, sources[0].StudyID = "20240102", "101112", "1"
+    sources[1].StudyInstanceUID, sources[1].Modality, sources[1].StudyDate = "1.2.3", "MR", "20230102"
+
+    (ds,) = [parsed(file) for file in files(Result(images=(image_of(np.zeros((2, 2)), modality="MR"),)), sources)]
+
+    assert (ds.StudyInstanceUID, ds.StudyDate, ds.StudyID) == (sources[0].StudyInstanceUID, "20240102", "1")
+    assert ds.Modality == "MR"
 
 
 def test_lossy_compression_of_a_source_is_not_forgotten():
