@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 _FAILED, _ASKED_WRONGLY, _INTERRUPTED = 1, 2, 130
 _ANY_PATH = click.Path(path_type=Path)
 _DAY = click.DateTime(["%Y-%m-%d"])
+_CONFIG_HELP = "Settings file  [default: fhir-imaging.toml in the data directory]"
+_DATA_DIR_HELP = "Directory of the server and its data  [default: ~/.local/share/fhir-imaging]"
+_SET_HELP = "Any setting that `fhir-imaging config` lists; may be repeated."
 
 Command = Callable[..., Any]
 
@@ -63,9 +66,9 @@ def configured(**named: str) -> Callable[[Command], Command]:
     """
 
     def decorate(command: Command) -> Command:
-        @click.option("--config", "file", type=_ANY_PATH, help="Settings file (default: fhir-imaging.toml in DIR).")
-        @click.option("--data-dir", type=_ANY_PATH, metavar="DIR", help="Directory of the server and its data.")
-        @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting; repeatable.")
+        @click.option("--config", "file", type=_ANY_PATH, metavar="FILE", help=_CONFIG_HELP)
+        @click.option("--data-dir", type=_ANY_PATH, metavar="DIR", help=_DATA_DIR_HELP)
+        @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help=_SET_HELP)
         @functools.wraps(command)
         def run(file: Path | None, data_dir: Path | None, pairs: tuple[str, ...], **options: Any) -> Any:
             given = dict(_pair(pair) for pair in pairs)
@@ -92,7 +95,12 @@ def _pair(text: str) -> tuple[str, str]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, p, v: _show_version(c, v)
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda c, p, v: _show_version(c, v),
+    help="Show the version and exit.",
 )
 def cli() -> None:
     """A FHIR ImagingStudy server: images in and out over DICOMweb, found and ordered through FHIR.
@@ -101,17 +109,17 @@ def cli() -> None:
     See it work on real images, nothing to prepare:
       fhir-imaging demo
     \b
-    Run a server on this machine, with its own database, and let a client in:
+    Run a server on this machine, with its own database:
       fhir-imaging serve
+    \b
+    In another terminal, let a client in:
       fhir-imaging subscriber add radiology --register-images --receive-images
       fhir-imaging token radiology
     \b
     Send a file, then find its study:
       TOKEN=$(fhir-imaging token radiology)
-      (printf -- '--X\\r\\nContent-Type: application/dicom\\r\\n\\r\\n'; cat image.dcm; printf '\\r\\n--X--\\r\\n') |
-        curl -H "Authorization: Bearer $TOKEN" --data-binary @- \\
-          -H 'Content-Type: multipart/related; type="application/dicom"; boundary=X' \\
-          http://127.0.0.1:8080/dicom-web/studies
+      curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/dicom' \\
+        --data-binary @image.dcm http://127.0.0.1:8080/dicom-web/studies
       curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8080/fhir/ImagingStudy
     \b
     Run it in production, on many machines, with your own MongoDB replica set:
@@ -124,18 +132,24 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--host", help="Address to listen on  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0: a free one  [default: 8080]")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on  [default: 127.0.0.1]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    metavar="PORT",
+    help="Port to listen on, 0 for a free one  [default: 8080]",
+)
 @configured(host="web.host", port="web.port")
 def serve(config: Config) -> None:
     """Run everything on this machine: engine, web server, maintenance worker.
 
-    Without MONGODB_URI a MongoDB of its own is started in the data directory. Ctrl-C or SIGTERM stops in order.
+    Without MONGODB_URI a MongoDB of its own is started in the data directory. Ctrl-C or SIGTERM stops in order. It
+    serves HTTP; put a proxy with TLS before it where others than this machine reach it.
 
     \b
     Examples:
       fhir-imaging serve
-      fhir-imaging serve --host 0.0.0.0 --port 80 --data-dir /srv/images
+      fhir-imaging serve --port 9000 --data-dir ~/images
       fhir-imaging serve --set archive.codec=j2k --set engine.cache_gb=4
     """
     from fhir_server import supervisor
@@ -148,12 +162,12 @@ def serve(config: Config) -> None:
 
 
 @cli.command()
-@click.option("--host", help="Address to listen on  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(1, 65_535), help="Port to listen on  [default: 8080]")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65_535), metavar="PORT", help="Port to listen on  [default: 8080]")
 @click.option("--fd", type=int, hidden=True, help="A listening socket that was inherited.")
 @configured(host="web.host", port="web.port")
 def web(config: Config, fd: int | None) -> None:
-    """Run the web server alone, for production; the engine is the one of MONGODB_URI.
+    """Run the web server alone, for production, on the MongoDB of MONGODB_URI. Any number may run.
 
     \b
     Example:
@@ -171,14 +185,16 @@ def web(config: Config, fd: int | None) -> None:
 @cli.command()
 @configured()
 def worker(config: Config) -> None:
-    """Run the maintenance worker alone, for production; any number of them may run.
+    """Run a worker alone, for production. Any number may run, on any machines.
+
+    It does orders, brings ImagingStudies up to date and removes what crashes left; `serve` has one of its own.
 
     \b
     Example:
       MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
     """
     from fhir_server import engine
-    from fhir_server.app import open_server
+    from fhir_server.app import open_server, task_workers
     from fhir_server.work import maintenance
 
     _configure_logs(config, "worker")
@@ -186,7 +202,12 @@ def worker(config: Config) -> None:
     stopping = _stop_on_signals()
     try:
         with open_server(config) as server:
+            workers = [threading.Thread(target=each.run, args=(stopping,)) for each in task_workers(server)]
+            for each in workers:
+                each.start()
             maintenance.run(server, stopping)
+            for each in workers:
+                each.join()
     except AppError:
         raise
     except Exception:
@@ -200,11 +221,12 @@ def worker(config: Config) -> None:
 def show_config(config: Config, reference: bool) -> None:
     """Print every setting with its value, where that comes from, and what it is for.
 
-    The later wins: default, file, environment, command line.
+    The later wins: default, file, environment, command line. Nothing is started; secrets are not shown.
 
     \b
     Examples:
       fhir-imaging config
+      fhir-imaging config | grep -A1 limits
       FHIR_IMAGING_WEB_PORT=9000 fhir-imaging config --set archive.codec=j2k
     """
     from fhir_server import settings_page
@@ -233,12 +255,15 @@ def subscriber() -> None:
 @click.argument("name")
 @click.option("--register-images", is_flag=True, help="May send images and make FHIR resources.")
 @click.option("--receive-images", is_flag=True, help="May search, read and retrieve.")
+@click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
 @click.option("--audit", is_flag=True, help="May read the audit record.")
 @click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of the contract (UTC)  [default: now]")
 @click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of the contract (UTC)  [default: no end]")
 @configured()
 def add_subscriber(config: Config, name: str, start: datetime | None, end: datetime | None, **chosen: bool) -> None:
-    """Register NAME with a contract; for one that is there, the new contract takes the place of the old.
+    """Let NAME in with a contract, or give it a new one.
+
+    The new contract takes the place of the old. At least one right is needed. Works beside a running server.
 
     \b
     Examples:
@@ -250,7 +275,7 @@ def add_subscriber(config: Config, name: str, start: datetime | None, end: datet
 
     rights = [Right(option.replace("_", "-")) for option, wanted in chosen.items() if wanted]
     if not rights:
-        raise click.UsageError("name at least one of --register-images, --receive-images, --audit")
+        raise click.UsageError("name at least one of --register-images, --receive-images, --order-processing, --audit")
     first = start.replace(tzinfo=UTC) if start else None
     # The last day is part of the contract.
     last = end.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if end else None
@@ -262,7 +287,12 @@ def add_subscriber(config: Config, name: str, start: datetime | None, end: datet
 @subscriber.command("list")
 @configured()
 def list_subscribers(config: Config) -> None:
-    """Print every subscriber with its rights in force and its state."""
+    """Print every subscriber with its rights in force and its state.
+
+    \b
+    Example:
+      fhir-imaging subscriber list
+    """
     from fhir_server.app import open_server
 
     with open_server(config) as server:
@@ -275,7 +305,14 @@ def list_subscribers(config: Config) -> None:
 @click.argument("name")
 @configured()
 def suspend_subscriber(config: Config, name: str) -> None:
-    """Shut NAME out; its tokens stop working within access.cache_s seconds. `subscriber add` lets it in again."""
+    """Shut NAME out.
+
+    Its tokens stop working within access.cache_s seconds. `subscriber add` lets it in again, with the same tokens.
+
+    \b
+    Example:
+      fhir-imaging subscriber suspend ct-1
+    """
     from fhir_server.app import open_server
 
     with open_server(config) as server:
@@ -287,10 +324,14 @@ def suspend_subscriber(config: Config, name: str) -> None:
 @click.argument("name")
 @configured()
 def token(config: Config, name: str) -> None:
-    """Print a new bearer token for the subscriber NAME, the token alone. It is not shown again.
+    """Print a new bearer token for the subscriber NAME.
+
+    It prints the token alone, and never again: keep it like a password. Earlier tokens go on working. Works beside a
+    running server; with --data-dir it is the server of that directory.
 
     \b
-    Example:
+    Examples:
+      TOKEN=$(fhir-imaging token radiology)
       curl -H "Authorization: Bearer $(fhir-imaging token radiology)" http://127.0.0.1:8080/fhir/ImagingStudy
     """
     from fhir_server.app import open_server
@@ -303,7 +344,16 @@ def token(config: Config, name: str) -> None:
 @cli.command()
 @configured()
 def verify(config: Config) -> None:
-    """Read every stored image again, check all digests, and report what is wrong; exit code 1 if anything is."""
+    """Read every stored image again and report what is wrong.
+
+    All digests are checked, all pixels decoded, all received files rebuilt; nothing is changed. One line for each
+    finding; exit code 1 if there is any. Works beside a running server.
+
+    \b
+    Examples:
+      fhir-imaging verify
+      fhir-imaging verify > findings.txt || mail -s "damaged images" admin < findings.txt
+    """
     from fhir_server.app import open_server
 
     findings = 0
@@ -319,9 +369,14 @@ def verify(config: Config) -> None:
 @cli.command()
 @configured()
 def sweep(config: Config) -> None:
-    """Remove what interrupted ingests and deletions left behind. The worker does this regularly by itself.
+    """Remove what interrupted ingests and deletions left behind.
 
-    What is younger than an hour is left alone: it may belong to a running ingest.
+    The worker does this regularly by itself. What is younger than an hour is left alone: it may belong to a running
+    ingest.
+
+    \b
+    Example:
+      fhir-imaging sweep
     """
     from fhir_server.app import open_server
 
@@ -333,7 +388,15 @@ def sweep(config: Config) -> None:
 @cli.command()
 @configured()
 def reindex(config: Config) -> None:
-    """Build everything derivable again: search rows, study summaries, ImagingStudies."""
+    """Build search rows, study summaries and ImagingStudies again.
+
+    They all follow from the stored images and resources. For use after an upgrade that says so; what clients added to
+    ImagingStudies stays.
+
+    \b
+    Example:
+      fhir-imaging reindex
+    """
     from fhir_server import app
 
     with app.open_server(config) as server:
@@ -346,7 +409,11 @@ def reindex(config: Config) -> None:
               help="Also send the DICOM files of this folder.")  # fmt: skip
 @configured()
 def demo(config: Config, exit_after: bool, images: Path | None) -> None:
-    """Send real studies, find them, get them back in three forms, and show it all; then serve until Ctrl-C.
+    """Show it all on real images: send, find, get back.
+
+    A server is started, two subscribers are let in, studies are sent, found and retrieved in four forms, and a contact
+    sheet is written to demo-output/. Then the server stays up until Ctrl-C, for the curl lines that are printed.
+    Without --data-dir the data is thrown away at the end.
 
     \b
     Examples:

@@ -219,7 +219,7 @@ def _retrieve(console: Console, clinic: Client, sent: Sent, studies: list[dict[s
     study, series, instance = _chosen(sent, studies)
     address = f"/dicom-web/studies/{study_uid(study)}/series/{series['uid']}/instances/{instance['uid']}"
     original = sent.files[instance["uid"]].read_bytes()
-    console.print(f"[bold]4. {CLINIC} retrieves[/] {sent.files[instance['uid']].name} in three forms")
+    console.print(f"[bold]4. {CLINIC} retrieves[/] {sent.files[instance['uid']].name} in four forms")
     table = Table()
     for column in ("form", "bytes", "ratio", "ms", "what it is"):
         table.add_column(column, justify="left" if column in ("form", "what it is") else "right")

@@ -82,7 +82,7 @@ def test_what_it_sent_is_stored_or_refused_with_a_reason(demo: Shown) -> None:
 
 
 def test_the_received_file_is_the_one_of_the_wheel(demo: Shown) -> None:
-    name = demo.told(r"retrieves (\S+\.dcm) in three forms")
+    name = demo.told(r"retrieves (\S+\.dcm) in four forms")
     told = demo.told(r"the file as it was sent: identical, SHA-256 ([0-9a-f]{16})")
 
     (path,) = WHEEL.rglob(name)

@@ -221,6 +221,24 @@ def _without_hidden(command: click.Command) -> click.Command:
     return click.Command(command.name, params=shown)
 
 
+@pytest.mark.parametrize(("path", "command"), list(dict(leaves(cli, ())).items()), ids=str)
+def test_the_help_of_every_command_teaches_by_an_example_that_could_be_typed(path: str, command: click.Command) -> None:
+    shown, _ = walk(path.split())
+    examples = [
+        line.replace("\\\n", " ") for line in re.findall(r"(?m)^ +(.*fhir-imaging (?:.*\\\n)*.*)$", help_of(shown))
+    ]
+
+    typed = [walk(shell_words(found)) for line in examples for found in COMMAND.findall(line)]
+
+    assert shown in [inner for inner, _ in typed]
+    unknown = [word for inner, rest in typed for word in rest if word.startswith("--") and word not in options(inner)]
+    assert unknown == []
+
+
+def help_of(command: click.Command) -> str:
+    return command.get_help(click.Context(command, max_content_width=200, terminal_width=200))
+
+
 def test_the_table_of_errors_is_the_servers() -> None:
     row = re.compile(r"^\| `([\w-]+)` \| (\d{3})[^|]* \| `([\w-]+)` \|", re.MULTILINE)
     told = {category: (int(status), issue) for category, status, issue in row.findall(ERRORS.read_text())}
