@@ -23,19 +23,14 @@ import click
 
 from fhir_server import config as settings
 from fhir_server import logs
+from fhir_server.cli_options import configured
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
 
 _FAILED, _ASKED_WRONGLY, _INTERRUPTED = 1, 2, 130
-_ANY_PATH = click.Path(path_type=Path)
 _DAY = click.DateTime(["%Y-%m-%d"])
-_CONFIG_HELP = "Settings file  [default: fhir-imaging.toml in the data directory]"
-_DATA_DIR_HELP = "Directory of the server and its data  [default: ~/.local/share/fhir-imaging]"
-_SET_HELP = "Any setting that `fhir-imaging config` lists; may be repeated."
-
-Command = Callable[..., Any]
 
 
 def main() -> None:
@@ -57,40 +52,6 @@ def main() -> None:
         click.echo(f"fhir-imaging: internal fault: {place} (this is a bug, please report it)", err=True)
         code = _FAILED
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def configured(**named: str) -> Callable[[Command], Command]:
-    """Give a command the settings options, and hand it the Config as first argument.
-
-    `named` maps further options of the command to the settings that they set: `port="web.port"`.
-    """
-
-    def decorate(command: Command) -> Command:
-        @click.option("--config", "file", type=_ANY_PATH, metavar="FILE", help=_CONFIG_HELP)
-        @click.option("--data-dir", type=_ANY_PATH, metavar="DIR", help=_DATA_DIR_HELP)
-        @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help=_SET_HELP)
-        @functools.wraps(command)
-        def run(file: Path | None, data_dir: Path | None, pairs: tuple[str, ...], **options: Any) -> Any:
-            given = dict(_pair(pair) for pair in pairs)
-            if data_dir is not None:
-                given["data.dir"] = str(data_dir)
-            for option, setting in named.items():
-                value = options.pop(option)
-                if value is not None:
-                    given[setting] = str(value)
-            configuration = settings.load(given, file=file)
-            return command(configuration, **options)
-
-        return run
-
-    return decorate
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
-    return name.strip(), value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -194,7 +155,7 @@ def worker(config: Config) -> None:
       MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
     """
     from fhir_server import engine
-    from fhir_server.app import open_server, task_workers
+    from fhir_server.app import open_server
     from fhir_server.work import maintenance
 
     _configure_logs(config, "worker")
@@ -202,12 +163,7 @@ def worker(config: Config) -> None:
     stopping = _stop_on_signals()
     try:
         with open_server(config) as server:
-            workers = [threading.Thread(target=each.run, args=(stopping,)) for each in task_workers(server)]
-            for each in workers:
-                each.start()
             maintenance.run(server, stopping)
-            for each in workers:
-                each.join()
     except AppError:
         raise
     except Exception:

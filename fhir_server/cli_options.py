@@ -1,0 +1,51 @@
+"""The options that every command takes, and how they become its Config."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fhir_server import config as settings
+
+_ANY_PATH = click.Path(path_type=Path)
+_CONFIG_HELP = "Settings file  [default: fhir-imaging.toml in the data directory]"
+_DATA_DIR_HELP = "Directory of the server and its data  [default: ~/.local/share/fhir-imaging]"
+_SET_HELP = "Any setting that `fhir-imaging config` lists; may be repeated."
+
+Command = Callable[..., Any]
+
+
+def configured(**named: str) -> Callable[[Command], Command]:
+    """Give a command the settings options, and hand it the Config as first argument.
+
+    `named` maps further options of the command to the settings that they set: `port="web.port"`.
+    """
+
+    def decorate(command: Command) -> Command:
+        @click.option("--config", "file", type=_ANY_PATH, metavar="FILE", help=_CONFIG_HELP)
+        @click.option("--data-dir", type=_ANY_PATH, metavar="DIR", help=_DATA_DIR_HELP)
+        @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help=_SET_HELP)
+        @functools.wraps(command)
+        def run(file: Path | None, data_dir: Path | None, pairs: tuple[str, ...], **options: Any) -> Any:
+            given = dict(_pair(pair) for pair in pairs)
+            if data_dir is not None:
+                given["data.dir"] = str(data_dir)
+            for option, setting in named.items():
+                value = options.pop(option)
+                if value is not None:
+                    given[setting] = str(value)
+            configuration = settings.load(given, file=file)
+            return command(configuration, **options)
+
+        return run
+
+    return decorate
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
+    return name.strip(), value
