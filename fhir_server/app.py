@@ -6,8 +6,9 @@ any fork, by whoever calls `open_database`.
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,7 +18,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhir_server import engine
+from fhir_server import engine, logs
 from fhir_server.access.audit import Audit
 from fhir_server.access.policy import restriction
 from fhir_server.access.principals import Principal, Principals
@@ -25,6 +26,7 @@ from fhir_server.config import Config
 from fhir_server.model.capability import capability_statement
 from fhir_server.model.criteria import Limits as SearchLimits
 from fhir_server.model.resources import RESOURCES
+from fhir_server.model.task import code_of
 from fhir_server.ownership import HOOKS, hooks_of
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.filters import UNRESTRICTED
@@ -33,7 +35,11 @@ from fhir_server.store.reindex import reindex_resources
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
+from fhir_server.store.task_queue import TaskQueue
 from fhir_server.studies import Place, Studies
+from fhir_server.work.handlers import Limits as TaskLimits
+from fhir_server.work.kinds import handlers
+from fhir_server.work.tasks import Surroundings, Worker
 from imaging.archive import Archive
 from imaging.blobs.gridfs import GridFsBlobs
 from imaging.dataset import Limits
@@ -127,7 +133,13 @@ def assemble(
     own = Repository(database, UNRESTRICTED, clock=clock, hooks=HOOKS, base_url=base_url, internal=True)
 
     def repository_for(principal: Principal) -> Repository:
-        return own.opened_for(restriction(principal), hooks=hooks_of(principal.subscriber))
+        def admit(task: dict[str, Any]) -> None:
+            code = code_of(task)
+            if code in handlers:
+                handlers.get(code).admit(server, principal, task)
+
+        hooks = hooks_of(principal.subscriber, kinds, admit, clock)
+        return own.opened_for(restriction(principal), hooks=hooks)
 
     audit = Audit(own, clock)
     zone = config["archive.time_zone"]
@@ -142,7 +154,8 @@ def assemble(
         credentials, own, cache_s=config["access.cache_s"], token_days=config["access.token_days"], clock=clock
     )
     version = metadata.version("fhir-imaging-server")
-    return Server(
+    kinds = {code: handlers.get(code).kind for code in handlers}
+    server = Server(
         config=config,
         database=database,
         clock=clock,
@@ -156,6 +169,7 @@ def assemble(
             RESOURCES.values(), base_url=base_url, version=version, date=clock(), security=SECURITY
         ),
     )
+    return server
 
 
 @contextmanager
@@ -163,6 +177,27 @@ def open_server(config: Config) -> Iterator[Server]:
     """Give the server to a command: on the engine that runs, or on one started for the while."""
     with engine.open_engine(config) as uri, closing(build(config, uri)) as server:
         yield server
+
+
+def open_in_child(config: Config) -> Server:
+    """Return the server to a process that does orders, on the engine that runs."""
+    logs.configure(process="order", level=config["log.level"], form=config["log.form"])
+    return build(config, engine.attach(config))
+
+
+def task_workers(server: Server) -> list[Worker]:
+    """Return the workers of Tasks of one process, as many as set; each does one order at a time in a child process."""
+    config = server.config
+    limits = TaskLimits(
+        cpu_s=config["work.order_cpu_s"],
+        wall_s=config["work.order_wall_s"],
+        memory_bytes=config["work.order_memory_mb"] << 20,
+        attempts=config["work.order_attempts"],
+    )
+    known = {code: replace(handlers.get(code), limits=limits) for code in handlers}
+    leases, queue = Leases(server.database, server.clock), TaskQueue(server.database, server.clock)
+    around = Surroundings(server.own, leases, queue, server.clock)
+    return [Worker(around, known, partial(open_in_child, config)) for _ in range(config["work.task_workers"])]
 
 
 def create_app_from_config(config: Config) -> Flask:

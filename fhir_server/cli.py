@@ -146,16 +146,16 @@ def web(config: Config, fd: int | None) -> None:
 @cli.command()
 @configured()
 def worker(config: Config) -> None:
-    """Run the maintenance worker alone, for production. Any number may run.
+    """Run a worker alone, for production. Any number may run, on any machines.
 
-    It brings ImagingStudies up to date and removes what crashes left; `serve` has one of its own.
+    It does orders, brings ImagingStudies up to date and removes what crashes left; `serve` has one of its own.
 
     \b
     Example:
       MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
     """
     from fhir_server import engine
-    from fhir_server.app import open_server
+    from fhir_server.app import open_server, task_workers
     from fhir_server.work import maintenance
 
     _configure_logs(config, "worker")
@@ -163,7 +163,12 @@ def worker(config: Config) -> None:
     stopping = _stop_on_signals()
     try:
         with open_server(config) as server:
+            workers = [threading.Thread(target=each.run, args=(stopping,)) for each in task_workers(server)]
+            for each in workers:
+                each.start()
             maintenance.run(server, stopping)
+            for each in workers:
+                each.join()
     except AppError:
         raise
     except Exception:
@@ -211,6 +216,7 @@ def subscriber() -> None:
 @click.argument("name")
 @click.option("--register-images", is_flag=True, help="May send images and make FHIR resources.")
 @click.option("--receive-images", is_flag=True, help="May search, read and retrieve.")
+@click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
 @click.option("--audit", is_flag=True, help="May read the audit record.")
 @click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of the contract (UTC)  [default: now]")
 @click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of the contract (UTC)  [default: no end]")
@@ -230,7 +236,7 @@ def add_subscriber(config: Config, name: str, start: datetime | None, end: datet
 
     rights = [Right(option.replace("_", "-")) for option, wanted in chosen.items() if wanted]
     if not rights:
-        raise click.UsageError("name at least one of --register-images, --receive-images, --audit")
+        raise click.UsageError("name at least one of --register-images, --receive-images, --order-processing, --audit")
     first = start.replace(tzinfo=UTC) if start else None
     # The last day is part of the contract.
     last = end.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if end else None

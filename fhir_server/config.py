@@ -225,6 +225,10 @@ def _default_web_workers(_values: Values, _environment: Environment) -> int:
     return max(2, min(4, _processors()))
 
 
+def _default_task_workers(_values: Values, _environment: Environment) -> int:
+    return max(1, _processors() // 2)
+
+
 def _default_encode_threads(_values: Values, _environment: Environment) -> int:
     return min(64, _processors())
 
@@ -341,6 +345,18 @@ SETTINGS: tuple[Setting, ...] = (
         "work.projection_quiet_s", "1", _number(0, 3_600), "s",
         "How long a study must be quiet before its ImagingStudy is written, so that a burst is one write.",
     ),
+    Setting(
+        "work.task_workers", "one for two processors", _integer(0, 64), "orders",
+        "Orders that one worker process does at a time, each in a process of its own; 0: none.",
+        derive=_default_task_workers,
+    ),
+    Setting("work.order_cpu_s", "3600", _integer(1, 1_000_000), "s", "Processor time that one order may use."),
+    Setting("work.order_wall_s", "7200", _number(1, 1_000_000), "s", "Time after which an order is given up."),
+    Setting(
+        "work.order_memory_mb", "16384", _integer(512, 10_000_000), "MB",
+        "Address space of the process that does an order, libraries included.",
+    ),
+    Setting("work.order_attempts", "5", _integer(1, 100), "", "How often an order is tried that fails by a fault."),
     # --- logs
     Setting(
         "log.level", "info", _choice("debug", "info", "warning", "error"), "",

@@ -6,11 +6,12 @@ the elements of the images that a client tried to change. `HOOKS` has the reposi
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
 from fhir_server.model import task as tasks
+from fhir_server.model.dates import to_instant
 from fhir_server.projection import (
     DICOM_UID,
     ENDPOINT,
@@ -243,26 +244,30 @@ HOOKS: Mapping[str, Hooks] = MappingProxyType(
 )
 
 
-NO_KINDS: Mapping[str, tasks.Kind] = MappingProxyType({})
+def hooks_of(
+    subscriber: str, kinds: Mapping[str, tasks.Kind], admit: Callable[[Resource], None], clock: Callable[[], datetime]
+) -> Mapping[str, Hooks]:
+    """Return the hooks of one subscriber's repository, "Organization/...": what a Task may become depends on it.
 
+    kinds   of Tasks whose inputs are checked, by code
+    admit   raises what keeps the subscriber from placing an order whose inputs are well formed
+    """
 
-@lru_cache(maxsize=1024)
-def hooks_of(subscriber: str) -> Mapping[str, Hooks]:
-    """Return the hooks of one subscriber's repository, "Organization/...": what a Task may become depends on it."""
-    return MappingProxyType({**HOOKS, "Task": task_hooks(subscriber, NO_KINDS)})
-
-
-def task_hooks(subscriber: str, kinds: Mapping[str, tasks.Kind]) -> Hooks:
-    """Return what holds a subscriber to the moves of a Task that are its own; inputs are those of `kinds`, by code."""
+    def ordered(task: Resource) -> Resource:
+        admit(task)
+        return {"authoredOn": to_instant(clock()), **task}
 
     def create(resource: Resource) -> tuple[Resource, str | None]:
-        return tasks.created_by(resource, subscriber, kinds), None
+        return ordered(tasks.created_by(resource, subscriber, kinds)), None
 
     def update(current: Resource, new: Resource, is_internal: bool) -> Resource:
-        return new if is_internal else tasks.updated_by(current, new, subscriber, kinds)
+        if is_internal:
+            return new
+        changed = tasks.updated_by(current, new, subscriber, kinds)
+        return ordered(changed) if tasks.status_of(current) is tasks.Status.DRAFT else changed
 
     def delete(current: Resource, is_internal: bool) -> None:
         if not is_internal:
             tasks.check_deletable(current, subscriber)
 
-    return Hooks(before_create=create, before_update=update, before_delete=delete)
+    return MappingProxyType({**HOOKS, "Task": Hooks(before_create=create, before_update=update, before_delete=delete)})

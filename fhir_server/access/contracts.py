@@ -21,12 +21,14 @@ class Right(StrEnum):
 
     REGISTER_IMAGES = "register-images"
     RECEIVE_IMAGES = "receive-images"
+    ORDER_PROCESSING = "order-processing"
     AUDIT = "audit"
 
 
 TERMS = {
     Right.REGISTER_IMAGES: "Register images and their FHIR resources with this server",
     Right.RECEIVE_IMAGES: "Search, read and retrieve images and FHIR resources of this server",
+    Right.ORDER_PROCESSING: "Order processing of images that the subscriber may read or has registered",
     Right.AUDIT: "Read the audit record of this server",
 }
 

@@ -1,7 +1,8 @@
 """From rights to a restriction: which resource types a principal may read and write, and under which clauses.
 
-Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `audit` reads the audit
-record and what explains it. What no row names is denied.
+Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` writes
+Tasks, and reads its own and what can be ordered; `audit` reads the audit record and what explains it. What no row names
+is denied.
 """
 
 from functools import lru_cache
@@ -41,11 +42,17 @@ def _restriction(rights: frozenset[Right], subscriber: str) -> Restriction:
 
 def _rule(resource_type: str, rights: frozenset[Right], subscriber: str) -> Rule:
     write: Access = ALLOW if Right.REGISTER_IMAGES in rights and resource_type not in NOT_WRITABLE else DENY
+    if resource_type == "Task" and Right.ORDER_PROCESSING in rights:
+        write = ALLOW  # what a Task may become, and who may change it, is told by `ownership`
     return Rule(read=_read(resource_type, rights, subscriber), create=write, update=write, delete=write)
 
 
 def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
     if Right.AUDIT in rights and resource_type in AUDITABLE:
+        return ALLOW
+    if resource_type == "Task" and Right.RECEIVE_IMAGES not in rights and Right.ORDER_PROCESSING in rights:
+        return (Clause("requester", "reference", "", (Reference((subscriber,)),)),)
+    if resource_type == "ActivityDefinition" and Right.ORDER_PROCESSING in rights:
         return ALLOW
     if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":
         return DENY

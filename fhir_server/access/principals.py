@@ -91,6 +91,16 @@ class Principals:
             self._cache[key] = principal, until
         return principal
 
+    def acting_for(self, organization: str) -> Principal:
+        """Return the principal as which this server works for a subscriber, "Organization/...", with its rights now.
+
+        Raises FORBIDDEN when it is suspended: what it ordered before is not done any more.
+        """
+        if not self._is_active(organization):
+            raise AppError(Category.FORBIDDEN, "the subscriber is suspended", where=organization)
+        rights, _ = rights_in_force(self._contracts(organization), organization, self._clock())
+        return Principal(organization, "", self._own.read(*organization.split("/", 1)).json().get("name", ""), rights)
+
     def add(
         self, name: str, rights: Iterable[Right], *, start: datetime | None = None, end: datetime | None = None
     ) -> Subscriber:

@@ -93,7 +93,7 @@ _ALWAYS = frozenset({"meta", "text", "status", "lastModified"})
 class Parameter:
     """One typed input or output of a kind of Task: `type.coding.code` or `type.text` is its name.
 
-    value     the element that holds it, such as `valueString`
+    value     the element that holds it, such as `valueString`; `valueDecimal|valueQuantity` where either may
     most      how often it may come; `least` how often it has to
     check     returns what is wrong with a value, "" when nothing is
     """
@@ -107,11 +107,17 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of Task: the code that names it, and what goes in and comes out."""
+    """A kind of Task: the code that names it, and what goes in and comes out.
+
+    further   inputs that this order may have besides, such as the parameters of the algorithm that it names
+    check     raises INVALID for inputs that are right one by one and wrong together
+    """
 
     code: str
     inputs: tuple[Parameter, ...] = ()
     outputs: tuple[Parameter, ...] = ()
+    further: Callable[[Task], tuple[Parameter, ...]] = lambda _: ()
+    check: Callable[[Task], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +221,8 @@ def cancel(task: Task, reason: str, role: Role, now: datetime) -> Json:
 
 def check_inputs(task: Task, kind: Kind) -> None:
     """Return when the inputs are what the kind wants. Raises INVALID naming the input by position and type."""
-    _check_values(task.get("input", []), kind.inputs, "input")
+    _check_values(task.get("input", []), (*kind.inputs, *kind.further(task)), "input")
+    kind.check(task)
 
 
 def created_by(task: Task, actor: str, kinds: Mapping[str, Kind]) -> Json:
@@ -292,14 +299,16 @@ def _check_elements(current: Task, new: Task, roles: frozenset[Role]) -> None:
 def _check_values(given: Sequence[Task], wanted: Sequence[Parameter], what: str) -> None:
     known, counts = {each.name: each for each in wanted}, dict.fromkeys((each.name for each in wanted), 0)
     for position, entry in enumerate(given):
-        name, where = _name_of(entry), f"Task.{what}[{position}]"
+        name, where = name_of(entry), f"Task.{what}[{position}]"
         parameter = known.get(name)
         if parameter is None:
             names = ", ".join(known) or "none"
             raise AppError(Category.INVALID, f"{what} {name!r} is not known; there are: {names}", where=where)
-        if parameter.value not in entry:
-            raise AppError(Category.INVALID, f"{what} {name!r} has to be a {parameter.value}", where=where)
-        if wrong := parameter.check(entry[parameter.value]):
+        element = next((each for each in parameter.value.split("|") if each in entry), "")
+        if not element:
+            wanted_as = parameter.value.replace("|", " or a ")
+            raise AppError(Category.INVALID, f"{what} {name!r} has to be a {wanted_as}", where=where)
+        if wrong := parameter.check(entry[element]):
             raise AppError(Category.INVALID, f"{what} {name!r}: {wrong}", where=where)
         counts[name] += 1
     for each in wanted:
@@ -308,7 +317,8 @@ def _check_values(given: Sequence[Task], wanted: Sequence[Parameter], what: str)
             raise AppError(Category.INVALID, message, where=f"Task.{what}")
 
 
-def _name_of(entry: Task) -> str:
+def name_of(entry: Task) -> str:
+    """Return the name of an input or output: its first code, else its text."""
     kind = entry.get("type", {})
     coded = next((each["code"] for each in kind.get("coding", []) if "code" in each), None)
     return str(coded or kind.get("text", ""))[:64]

@@ -5,7 +5,7 @@ concurrent writers. Shapes are validated before (`model.validation`); here versi
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -124,6 +124,23 @@ class Repository:
             return resource
 
         return self._write(key, "POST", decide, (), mandatory, is_new=is_new)
+
+    def creating(self, resources: Sequence[Json]) -> Guard:
+        """Return what creates resources, each under the id that it names, within the transaction of another write.
+
+        Of one that exists nothing is changed: whoever made it was here before.
+        """
+
+        def guard(session: ClientSession) -> None:
+            now = whole_milliseconds(self._clock())
+            for resource in resources:
+                kind, identifier = _type_of(resource), check_id(str(resource.get("id", "")), where="id")
+                self._restriction.require(kind.name, Act.CREATE)
+                key = f"{kind.name}/{identifier}"
+                if self._resources.find_one({"_id": key}, {"_id": 1}, session=session) is None:
+                    self._put(session, self._document(key, resource, 1, now, now, "POST"), key)
+
+        return guard
 
     def append(self, resource: Json) -> Resource:
         """Store a resource of an append-only type in one insert: no version history, not waiting for the disk."""

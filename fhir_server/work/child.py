@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from fhir_server.model.task import Json, Progress
-from fhir_server.work.handlers import Handler, Limits, Run
+from fhir_server.work.handlers import Done, Handler, Limits, Run
 from imaging.errors import AppError, Category
 
 Opening = Callable[[], Any]  # makes the context of handlers, once in a child; a function of a module
@@ -40,8 +40,8 @@ class Child:
         except OSError:
             self._died()
 
-    def listen(self, seconds: float) -> Progress | list[Json] | None:
-        """Return progress, the outputs at the end, or None when nothing was said for so long.
+    def listen(self, seconds: float) -> Progress | Done | None:
+        """Return progress, what was done at the end, or None when nothing was said for so long.
 
         Raises what the handler raised; FAULT when the process died, TOO_LARGE when a limit ended it.
         """
@@ -58,7 +58,7 @@ class Child:
         if isinstance(said, tuple):
             category, message, where = said
             raise AppError(category, message, where=where)
-        outcome: Progress | list[Json] = said
+        outcome: Progress | Done = said
         return outcome
 
     @property
@@ -112,7 +112,8 @@ def _serve(pipe: Connection, opening: Opening) -> None:
 def _done(run: Run, limits: Limits, task: Json, context: Any, report: Callable[[Progress], None]) -> Any:
     try:
         _limit(limits)
-        return run(task, context, report)
+        done = run(task, context, report)
+        return done if isinstance(done, Done) else Done(done)
     except AppError as error:
         return error.category, error.message, error.where
     except MemoryError:

@@ -1,10 +1,11 @@
 """What is done for a Task of some code, and what a failure means for the order.
 
-A handler runs in a child process and may run twice for one order: a second run makes the same objects.
+A handler runs in a child process and may run twice for one order: a second run makes the same objects. Each is one file
+in `fhir_server/work/kinds/`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,22 @@ from imaging.errors import Category
 from imaging.plugins import Registry
 
 Report = Callable[[Progress], None]
-Run = Callable[[Json, Any, Report], list[Json]]  # (Task, context, report) -> Task.output
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of an order.
+
+    outputs   Task.output
+    then      Tasks that follow from it, with ids; they are made in the same transaction that completes the order
+    """
+
+    outputs: list[Json]
+    then: list[Json] = field(default_factory=list)
+
+
+Run = Callable[[Json, Any, Report], list[Json] | Done]  # (Task, context, report); a list is the outputs alone
+Admit = Callable[[Any, Any, Json], None]  # (server, principal, Task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +48,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """How Tasks of one kind are done. `run` is a function of a module, so that a child process can import it."""
+    """How Tasks of one kind are done. `run` is a function of a module, so that a child process can import it.
+
+    admit   raises what keeps a principal from placing an order whose inputs are well formed: rights, absent images
+    """
 
     kind: Kind
     run: Run
     limits: Limits = Limits()
+    admit: Admit = lambda server, principal, task: None
 
 
 handlers: Registry[Handler] = Registry("fhir_server.tasks")

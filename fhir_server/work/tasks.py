@@ -10,9 +10,10 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from fhir_server.model import task as tasks
 from fhir_server.model.dates import interval
@@ -22,7 +23,7 @@ from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.repository import Repository
 from fhir_server.store.task_queue import LEASE, TaskQueue, Waiting
 from fhir_server.work.child import Child, Opening
-from fhir_server.work.handlers import TREATMENT, Handler, Treatment
+from fhir_server.work.handlers import TREATMENT, Done, Handler, Treatment
 from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
@@ -166,9 +167,11 @@ class Worker:
             if self._is_early(task, lease):
                 return True
             self._begin(task, handler, lease)
-            outputs = self._outcome(handler, task, lease, stopping)
+            done = self._outcome(handler, task, lease, stopping)
             self._publish(
-                lease, lambda now_is: tasks.complete(now_is, handler.kind, outputs, Role.SERVER, self._clock())
+                lease,
+                lambda now_is: tasks.complete(now_is, handler.kind, done.outputs, Role.SERVER, self._clock()),
+                then=done.then,
             )
         except _LostError:
             self._leases.finish(lease)
@@ -194,15 +197,15 @@ class Worker:
         tasks.check_inputs(task, handler.kind)
         self._write(lease, lambda now_is: tasks.start(now_is, Role.SERVER, self._clock()))
 
-    def _outcome(self, handler: Handler, task: Json, lease: Lease, stopping: threading.Event) -> list[Json]:
-        """Return the outputs. Kills the child where the order is lost, too slow, or the worker stops."""
+    def _outcome(self, handler: Handler, task: Json, lease: Lease, stopping: threading.Event) -> Done:
+        """Return what was done. Kills the child where the order is lost, too slow, or the worker stops."""
         self._child.begin(handler, task)
         started = beat = written = time.monotonic()
         try:
             while True:
                 said = self._child.listen(LISTEN_S)
                 now = time.monotonic()
-                if isinstance(said, list):
+                if isinstance(said, Done):
                     return said
                 if now - started > handler.limits.wall_s:
                     raise AppError(Category.TOO_LARGE, f"the order took longer than {handler.limits.wall_s:g} s")
@@ -229,15 +232,20 @@ class Worker:
         if tasks.status_of(self._read(_id_of(lease)).json()) is not Status.IN_PROGRESS:
             raise _LostError
 
-    def _publish(self, lease: Lease, change: Callable[[Json], Json]) -> None:
-        """Write what ends the Task and end the lease, in one transaction."""
-        self._change(lease, change, ends=True)
+    def _publish(self, lease: Lease, change: Callable[[Json], Json], then: Sequence[Json] = ()) -> None:
+        """Write what ends the Task, make the Tasks that follow, and end the lease, in one transaction."""
+        finishing, following = self._leases.finishing(lease), self._own.creating(then)
+
+        def guard(session: Any) -> None:
+            finishing(session)
+            following(session)
+
+        self._change(lease, change, guard)
 
     def _write(self, lease: Lease, change: Callable[[Json], Json]) -> None:
-        self._change(lease, change, ends=False)
+        self._change(lease, change, self._leases.renewing(lease, self._pace.lease_s))
 
-    def _change(self, lease: Lease, change: Callable[[Json], Json], *, ends: bool) -> None:
-        guard = self._leases.finishing(lease) if ends else self._leases.renewing(lease, self._pace.lease_s)
+    def _change(self, lease: Lease, change: Callable[[Json], Json], guard: Callable[[Any], None]) -> None:
         while True:
             current = self._read(_id_of(lease))
             if not self._leases.holds(lease):

@@ -1,4 +1,4 @@
-"""What rights allow. Expected values: the meaning of the three rights as the contracts state them."""
+"""What rights allow. Expected values: the meaning of the rights as the contracts state them."""
 
 import pytest
 
@@ -78,3 +78,13 @@ def test_a_missing_right_is_named():
 
     assert caught.value.category is Category.FORBIDDEN
     assert "register-images" in caught.value.message
+
+
+def test_ordering_reads_its_own_orders_and_what_can_be_ordered():
+    rules = restriction(principal(Right.ORDER_PROCESSING))
+
+    assert [clause.code for clause in rules.access("Task", Act.READ)] == ["requester"]
+    assert rules.access("Task", Act.READ)[0].values[0].candidates == ("Organization/a",)
+    assert all(rules.access("Task", act) is ALLOW for act in WRITES)
+    assert rules.access("ImagingStudy", Act.READ) is DENY
+    assert rules.access("ImagingStudy", Act.CREATE) is DENY

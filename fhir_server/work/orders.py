@@ -1,0 +1,246 @@
+"""What a `process` Task orders: which images, which algorithm with which parameters, what to keep, whom to send it to.
+
+Pure. Hides how a Task says all that in its inputs. What is wrong with an order is INVALID and names the input.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from fhir_server.model.task import Json, Parameter, name_of
+from imaging.algorithm import Algorithm
+from imaging.dataset import check_uid
+from imaging.errors import AppError, Category
+from imaging.parameters import Parameter as Declared
+
+MOST_NAMED = 10_000  # series or instances named one by one in an order
+MOST_RECIPIENTS = 20
+MOST_FRAMES = 100_000
+_UCUM = "http://unitsofmeasure.org"
+_SEARCH = re.compile(r"ImagingStudy\?[^\s#]{1,2000}")
+_REFERENCE = {
+    "imaging-study": re.compile(r"(?:.*/)?ImagingStudy/[A-Za-z0-9.\-]{1,64}"),
+    "deliver-to": re.compile(r"(?:.*/)?(?:Endpoint|Organization)/[A-Za-z0-9.\-]{1,64}"),
+}
+
+
+class Keep(StrEnum):
+    """What stays stored: the images before processing, after it, or both."""
+
+    BEFORE = "before"
+    AFTER = "after"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A processing order. Without `studies` and `search`, series and instances are named.
+
+    frames       1-based, of every chosen instance; none for all
+    region       left, top, width, height in pixels of each frame; None for all
+    parameters   as the algorithm takes them
+    deliver_to   "Endpoint/..." or "Organization/..."
+    """
+
+    algorithm: str
+    version: str
+    parameters: Mapping[str, Any]
+    studies: tuple[str, ...]
+    series: tuple[str, ...]
+    instances: tuple[str, ...]
+    frames: tuple[int, ...]
+    region: tuple[int, int, int, int] | None
+    search: str
+    keep: Keep
+    deliver_to: tuple[str, ...]
+
+
+def order_of(task: Mapping[str, Any]) -> Order:
+    """Return what a Task orders. Raises INVALID."""
+    given: dict[str, list[Any]] = {}
+    for entry in task.get("input", []):
+        given.setdefault(name_of(entry), []).append(_value_of(entry))
+    name, _, version = str(_one(given, "algorithm")).removeprefix(DEFINITION).partition("|")
+    reserved = {each.name for each in INPUTS}
+    return Order(
+        algorithm=name,
+        version=version,
+        parameters=_parameters(algorithm_named(name, version), given, reserved),
+        studies=tuple(_id_of(each) for each in given.get("imaging-study", [])),
+        series=tuple(given.get("series", [])),
+        instances=tuple(given.get("instance", [])),
+        frames=frames_from_text(given["frames"][0]) if "frames" in given else (),
+        region=_region(given["region"][0]) if "region" in given else None,
+        search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
+        keep=Keep(given.get("keep", [Keep.BOTH])[0]),
+        deliver_to=tuple("/".join(str(each).split("/")[-2:]) for each in given.get("deliver-to", [])),
+    )
+
+
+def algorithm_named(name: str, version: str) -> type[Algorithm]:
+    """Return an algorithm. Raises INVALID where there is none of this name, or not in this version."""
+    from imaging.algorithms import algorithms  # takes a second, and most processes never order
+
+    if name not in algorithms:
+        message = f"{name[:64]!r} is not known; there are: {', '.join(algorithms)}"
+        raise AppError(Category.INVALID, message, where="algorithm")
+    found = algorithms.get(name)
+    if version not in ("", found.version):
+        raise AppError(Category.INVALID, f"{name} is here in version {found.version} only", where="algorithm")
+    return found
+
+
+def further_inputs(task: Mapping[str, Any]) -> tuple[Parameter, ...]:
+    """Return the inputs that an order may have for the parameters of the algorithm that it names."""
+    names = [_value_of(each) for each in task.get("input", []) if name_of(each) == "algorithm"]
+    if len(names) != 1 or not isinstance(names[0], str):
+        return ()  # what is wrong is said by the check of `algorithm` itself
+    name, _, version = names[0].removeprefix(DEFINITION).partition("|")
+    return tuple(_input_of(each) for each in algorithm_named(name, version).parameters())
+
+
+def check_order(task: Mapping[str, Any]) -> None:
+    """Raise INVALID for an order whose inputs do not fit together."""
+    order = order_of(task)
+    algorithm_named(order.algorithm, order.version).build(order.parameters)
+    if not (order.studies or order.series or order.instances or order.search):
+        message = "name images: an imaging-study, series, instance or search"
+        raise AppError(Category.INVALID, message, where="Task.input")
+    if order.search and (order.studies or order.series or order.instances):
+        raise AppError(Category.INVALID, "a search goes alone, without other images", where="Task.input")
+    if order.keep is Keep.BEFORE and not order.deliver_to:
+        message = "keep 'before' drops the result after its delivery; name whom to deliver-to"
+        raise AppError(Category.INVALID, message, where="Task.input")
+
+
+def frames_from_text(text: str) -> tuple[int, ...]:
+    """Return the frame numbers of a list such as `1,3-5`, in the order written. Raises INVALID."""
+    found: list[int] = []
+    for piece in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", piece)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last or len(found) + last - first >= MOST_FRAMES:
+            raise AppError(Category.INVALID, "frame numbers such as 1,3-5 expected", where="frames")
+        found += range(first, last + 1)
+    return tuple(found)
+
+
+def check_images(order: Order) -> Iterator[str]:
+    """Yield each UID that an order names. Raises INVALID for what is none."""
+    for name, uids in (("series", order.series), ("instance", order.instances)):
+        for uid in uids:
+            check_uid(uid, name)
+            yield uid
+
+
+DEFINITION = "urn:fhir-imaging:algorithm:"  # canonical of an algorithm's ActivityDefinition, before its name
+
+
+def _is(pattern: re.Pattern[str], what: str) -> Any:
+    def check(value: Any) -> str:
+        text = value.get("reference", "") if isinstance(value, dict) else value
+        return "" if isinstance(text, str) and pattern.fullmatch(text) else what
+
+    return check
+
+
+def _is_uid(value: Any) -> str:
+    try:
+        check_uid(value, "UID")
+    except (AppError, TypeError):
+        return "a UID expected"
+    return ""
+
+
+def _is_frames(value: Any) -> str:
+    try:
+        frames_from_text(value)
+    except AppError as error:
+        return error.message
+    return ""
+
+
+def _is_region(value: Any) -> str:
+    try:
+        _region(value)
+    except AppError as error:
+        return error.message
+    return ""
+
+
+INPUTS = (
+    Parameter("algorithm", "valueString|valueUri|valueCanonical", least=1),
+    Parameter(
+        "imaging-study", "valueReference", most=MOST_NAMED,
+        check=_is(_REFERENCE["imaging-study"], "a reference to an ImagingStudy expected"),
+    ),
+    Parameter("series", "valueId|valueString", most=MOST_NAMED, check=_is_uid),
+    Parameter("instance", "valueId|valueString", most=MOST_NAMED, check=_is_uid),
+    Parameter("frames", "valueString", check=_is_frames),
+    Parameter("region", "valueString", check=_is_region),
+    Parameter("search", "valueString", check=_is(_SEARCH, "a search such as ImagingStudy?modality=CT expected")),
+    Parameter(
+        "keep", "valueCode",
+        check=lambda value: "" if value in Keep.__members__.values() else f"one of {', '.join(Keep)} expected",
+    ),
+    Parameter(
+        "deliver-to", "valueReference", most=MOST_RECIPIENTS,
+        check=_is(_REFERENCE["deliver-to"], "a reference to an Endpoint or an Organization expected"),
+    ),
+)  # fmt: skip
+
+_ELEMENTS = {
+    "number": "valueDecimal|valueInteger|valueQuantity",
+    "integer": "valueInteger|valuePositiveInt|valueUnsignedInt",
+    "boolean": "valueBoolean",
+    "choice": "valueCode|valueString",
+}
+
+
+def _input_of(declared: Declared) -> Parameter:
+    """Return a parameter of an algorithm as an input; one that is a list comes as often as it is long."""
+    count = declared.length or 1
+    least = count if declared.is_required else 0
+
+    def check(value: Any) -> str:
+        if not isinstance(value, dict):
+            return ""  # its type and range are checked with the others, by the algorithm itself
+        if value.get("system", _UCUM) != _UCUM or value.get("code", value.get("unit")) != declared.unit:
+            return f"the unit has to be {declared.unit or 'that of the image, and so not given'}"
+        return "" if "value" in value else "a quantity without a value"
+
+    return Parameter(declared.name, _ELEMENTS[declared.kind], least=least, most=count, check=check)
+
+
+def _parameters(algorithm: type[Algorithm], given: Mapping[str, Sequence[Any]], reserved: set[str]) -> Json:
+    lengths = {each.name: each.length for each in algorithm.parameters()}
+    found: Json = {}
+    for name, values in given.items():
+        if name not in reserved:
+            plain = [each["value"] if isinstance(each, dict) else each for each in values]
+            found[name] = plain if lengths.get(name) else plain[0]
+    return found
+
+
+def _value_of(entry: Mapping[str, Any]) -> Any:
+    return next((value for name, value in entry.items() if name.startswith("value")), None)
+
+
+def _one(given: Mapping[str, Sequence[Any]], name: str) -> Any:
+    if len(given.get(name, ())) != 1:
+        raise AppError(Category.INVALID, f"one input {name!r} is needed", where="Task.input")
+    return given[name][0]
+
+
+def _id_of(reference: Any) -> str:
+    return str(reference.get("reference", "")).rsplit("/", 1)[-1]
+
+
+def _region(text: str) -> tuple[int, int, int, int]:
+    match = re.fullmatch(r"\s*(\d{1,5})\s*,\s*(\d{1,5})\s*,\s*([1-9]\d{0,4})\s*,\s*([1-9]\d{0,4})\s*", text)
+    if not match:
+        raise AppError(Category.INVALID, "left,top,width,height in pixels expected", where="region")
+    left, top, width, height = (int(each) for each in match.groups())
+    return left, top, width, height
