@@ -7,6 +7,7 @@ Sources: PS3.10 section 7 (file), PS3.5 sections 7 and 9 (elements, UIDs).
 
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -28,6 +29,7 @@ from imaging.attributes import (
 from imaging.elements import UNDEFINED, Element, Elements, Encoding, Scanned, looks_explicit, scan
 from imaging.errors import AppError, Category
 from imaging.layout import PIXEL_KEYWORDS, Buffer, Limits, PixelLayout
+from imaging.spool import Spool
 from imaging.syntaxes import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 PREAMBLE_LENGTH: Final = 128
+_INFLATE_BYTES: Final = 256 << 10  # inflated at a time
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 _UIDS: Final = {
@@ -230,18 +233,34 @@ def _encoding(uid: str, body: Buffer, start: int) -> Encoding:
     return Encoding()
 
 
-def _inflate(data: Buffer, start: int, limits: Limits) -> bytes:
-    """Return the inflated dataset (PS3.5 A.5), refusing more than the limit."""
+def _inflate(data: Buffer, start: int, limits: Limits) -> Buffer:
+    """Return the inflated dataset (PS3.5 A.5), in a file when it is large; refuse more than the limit."""
+    spool = Spool()
     try:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        body = inflater.decompress(memoryview(data)[start:], limits.max_inflated_bytes)
+        for piece in _inflated(data, start):
+            spool.write(piece)
+            if spool.size > limits.max_inflated_bytes:
+                message = f"the dataset inflates to more than {limits.max_inflated_bytes} bytes"
+                raise AppError(Category.TOO_LARGE, message)
+        return spool.finish()
     except zlib.error as error:
         raise AppError(Category.INVALID, "the deflated dataset is damaged", where=f"byte {start}") from error
-    if inflater.unconsumed_tail:
-        raise AppError(Category.TOO_LARGE, f"the dataset inflates to more than {limits.max_inflated_bytes} bytes")
+    finally:
+        spool.discard()
+
+
+def _inflated(data: Buffer, start: int) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    for position in range(start, len(data), _INFLATE_BYTES):
+        rest = bytes(data[position : position + _INFLATE_BYTES])
+        piece = b""
+        # A full piece may have left more behind, also when all of the input is consumed.
+        while (rest or len(piece) == _INFLATE_BYTES) and not inflater.eof:
+            piece = inflater.decompress(rest, _INFLATE_BYTES)
+            rest = inflater.unconsumed_tail
+            yield piece
     if not inflater.eof:
         raise AppError(Category.INVALID, "the data ends inside the deflated dataset; the file is truncated")
-    return body
 
 
 def _check(values: Values, meta: Elements, limits: Limits) -> None:

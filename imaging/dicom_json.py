@@ -16,7 +16,7 @@ import orjson
 from imaging.dataset import Received
 from imaging.elements import Element
 from imaging.errors import AppError, Category
-from imaging.layout import PIXEL_KEYWORDS
+from imaging.layout import PIXEL_KEYWORDS, Buffer
 from imaging.part10 import little_endian_value
 from imaging.values import BINARY_VRS, NUMBER_FORMATS, Values
 
@@ -35,8 +35,8 @@ def dicom_json(received: Received) -> bytes:
     return orjson.dumps(_dataset(received.values, _PLACEHOLDER))
 
 
-def bulkdata(received: Received, path: str) -> tuple[bytes, str]:
-    """Return the bytes, little endian, and the VR of a value that `dicom_json` pointed to.
+def bulkdata(received: Received, path: str) -> tuple[Buffer, str]:
+    """Return the bytes (little endian, a view where they can be) and the VR of a value that `dicom_json` pointed to.
 
     path  as in the BulkDataURI after "@/": "bulkdata/" and tags and item numbers (from 0) in turn. Encapsulated pixel
           data comes with its items; frames are better asked for as frames
@@ -55,6 +55,8 @@ def bulkdata(received: Received, path: str) -> tuple[bytes, str]:
     element = values.elements.get(int(steps[-1], 16))
     if element is None or element.items is not None:
         raise AppError(Category.NOT_FOUND, "there is no such value", where=path[:200])
+    if values.little_endian:
+        return memoryview(values.buffer)[element.start : element.start + element.length], values.vr(element)
     return little_endian_value(values, element), values.vr(element)
 
 

@@ -4,7 +4,7 @@ The header as received is kept, compressed against the stored header, so that it
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -97,8 +97,7 @@ def rebuild(
             must not itself run in this pool
     """
     if envelope.kind == SAME:
-        yield _unpacked(envelope.head, b"")
-        yield from _chunks(memoryview(stored)[envelope.offset :])
+        yield from rebuild_same(envelope, _chunks(memoryview(stored)))
         return
     layout = envelope.layout
     if envelope.kind != NATIVE or layout is None or layout_stored is None or frames is None:
@@ -110,8 +109,18 @@ def rebuild(
         pixels = decode(frames.read(stored, index), layout_stored, trusted=True).pixels
         return native.encode_frame(pixels, layout, little_endian=envelope.little_endian)
 
-    yield from in_order(frame, range(len(frames)), pool if len(frames) > 1 else None)
+    several = pool if len(frames) > 1 else None
+    yield from in_order(frame, range(len(frames)), several, item_bytes=layout.frame_bits // 8)
     yield _unpacked(envelope.tail, b"")
+
+
+def rebuild_same(envelope: Envelope, stored: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the received file of kind "same" from the pieces of the stored one, as they come."""
+    yield _unpacked(envelope.head, b"")
+    to_skip = envelope.offset
+    for piece in stored:
+        yield piece[to_skip:] if to_skip else piece
+        to_skip = max(0, to_skip - len(piece))
 
 
 def without_position(layout: PixelLayout) -> PixelLayout:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from struct import pack
 from typing import Final, NamedTuple
 
-from imaging.elements import LONG_VRS, UNDEFINED, Element, Encoding
+from imaging.elements import LONG_VRS, UNDEFINED, Element, Encoding, Item
 from imaging.frames import SEQUENCE_DELIMITATION, item_header
 from imaging.layout import Buffer, PixelLayout
 from imaging.values import NUMBER_FORMATS, SWAP_WIDTHS, Values
@@ -102,14 +102,19 @@ def write_elements(
         if unchanged:
             yield memoryview(values.buffer)[element.header : element.end]
         else:
-            yield _rewritten(values, element, implicit_vr=implicit_vr)
+            yield from _rewritten(values, element, implicit_vr=implicit_vr)
 
 
 def element_bytes(tag: int, vr: str, value: bytes, *, implicit_vr: bool) -> bytes:
-    """Return one element of defined length; a value too long for its VR is written as UN (PS3.5 6.2.2)."""
-    if not implicit_vr and vr not in LONG_VRS and len(value) > 0xFFFF:
+    """Return one element of defined length."""
+    return value_header(tag, vr, len(value), implicit_vr=implicit_vr) + value
+
+
+def value_header(tag: int, vr: str, length: int, *, implicit_vr: bool) -> bytes:
+    """Return the header of a value of `length` bytes; one too long for its VR is written as UN (PS3.5 6.2.2)."""
+    if not implicit_vr and vr not in LONG_VRS and length > 0xFFFF:
         vr = "UN"
-    return element_header(tag, vr, len(value), implicit_vr=implicit_vr) + value
+    return element_header(tag, vr, length, implicit_vr=implicit_vr)
 
 
 def element_header(tag: int, vr: str, length: int, *, implicit_vr: bool) -> bytes:
@@ -141,22 +146,31 @@ def little_endian_value(values: Values, element: Element) -> bytes:
     return swapped(raw, width) if width > 1 else raw
 
 
-def _rewritten(values: Values, element: Element, *, implicit_vr: bool) -> bytes:
-    """Return an element in another encoding, its items too."""
-    if element.items is None:
-        if element.undefined:
-            header = element_header(element.tag, element.vr, UNDEFINED, implicit_vr=implicit_vr)
-            return header + values.raw(element) + SEQUENCE_DELIMITATION
-        return element_bytes(
-            element.tag, values.vr(element), little_endian_value(values, element), implicit_vr=implicit_vr
-        )
-    items = []
-    for item in element.items:
+def _rewritten(values: Values, element: Element, *, implicit_vr: bool) -> Iterator[Buffer]:
+    """Yield an element in another encoding, its items too; values that stay as they are, as views."""
+    if element.items is not None:
+        body = b"".join(_rewritten_items(values, element.items, implicit_vr=implicit_vr))
+        yield element_bytes(element.tag, "SQ", body, implicit_vr=implicit_vr)
+        return
+    view = memoryview(values.buffer)[element.start : element.start + element.length]
+    if element.undefined:
+        yield element_header(element.tag, element.vr, UNDEFINED, implicit_vr=implicit_vr)
+        yield view
+        yield SEQUENCE_DELIMITATION
+        return
+    value = view if values.little_endian else little_endian_value(values, element)
+    yield value_header(element.tag, values.vr(element), len(value), implicit_vr=implicit_vr)
+    yield value
+
+
+def _rewritten_items(values: Values, items: tuple[Item, ...], *, implicit_vr: bool) -> Iterator[bytes]:
+    for item in items:
         inner = values.item(item)
-        body = b"".join(
-            _rewritten(inner, inner.elements[tag], implicit_vr=implicit_vr)
+        told = [
+            piece
             for tag in sorted(inner.elements)
             if tag & 0xFFFF
-        )
-        items.append(item_header(len(body)) + body)
-    return element_bytes(element.tag, "SQ", b"".join(items), implicit_vr=implicit_vr)
+            for piece in _rewritten(inner, inner.elements[tag], implicit_vr=implicit_vr)
+        ]
+        body = b"".join(told)
+        yield item_header(len(body)) + body

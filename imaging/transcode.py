@@ -6,7 +6,9 @@ Sources: PS3.5 8.2.4, 8.2.15, A.4; PS3.3 C.7.6.3.1.
 """
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,7 +19,7 @@ from imaging.codecs import Codec, codecs, htj2k, j2k, native
 from imaging.codecs.codestream import check_header, read_header
 from imaging.conversion import convert, convert_frame, decode_frame
 from imaging.dataset import PREAMBLE_LENGTH, Received
-from imaging.envelope import Envelope, rebuild, without_position
+from imaging.envelope import Envelope, rebuild, rebuild_same, without_position
 from imaging.errors import AppError, Category
 from imaging.frames import (
     SEQUENCE_DELIMITATION,
@@ -38,10 +40,13 @@ from imaging.part10 import (
     layout_edits,
     write_elements,
 )
+from imaging.spool import Spool
 from imaging.syntaxes import JPEG_2000_FAMILY
 from imaging.values import Values
 
-__all__ = ["TARGETS", "Encoded", "Envelope", "convert", "convert_frame", "decode_frame", "encode", "rebuild"]
+__all__ = [
+    "TARGETS", "Encoded", "Envelope", "convert", "convert_frame", "decode_frame", "encode", "rebuild", "rebuild_same",
+]  # fmt: skip
 
 TARGETS: Final = {"htj2k": htj2k.LOSSLESS_RPCL, "j2k": j2k.LOSSLESS}
 """Codecs that instances can be stored with, by the name in the settings."""
@@ -51,6 +56,9 @@ _UNSETTLED: Final = frozenset({"lossy", "unknown-transfer-syntax"})
 
 MAX_ENVELOPE_BYTES: Final = 1 << 20
 """An envelope beyond this would burden the index: then the received file is kept as a blob of its own."""
+
+MAX_AROUND_BYTES: Final = 32 << 20
+"""What is not pixels is compressed for the envelope only up to this size; beyond it would not come below the other."""
 
 _PIXEL_DATA: Final = 0x7FE00010
 _PIXEL_GROUP_LENGTH: Final = 0x7FE00000
@@ -164,7 +172,8 @@ def _encode(received: Received, target: Codec, pool: Executor | None) -> Encoded
     source = _Source(received)
     _check_encodable(received, source)
     layout = _stored_layout(source.layout)
-    codestreams: list[bytes] = []
+    codestreams = Spool()
+    lengths: list[int] = []
     digest = hashlib.sha256()
     is_native = not source.layout.encapsulated and not received.is_deflated
     proven = not is_native or native.is_plain(source.layout, little_endian=source.little_endian)
@@ -176,14 +185,19 @@ def _encode(received: Received, target: Codec, pool: Executor | None) -> Encoded
             raise _Kept("verification-failed")
         return codestream, frame
 
-    several = len(source.table) > 1
-    for codestream, frame in in_order(work, range(len(source.table)), pool if several else None):
-        codestreams.append(codestream)
-        digest.update(np.ascontiguousarray(frame).data)
-    parts, layout, frames = _assemble(received, layout, target.uid, codestreams)
+    several = pool if len(source.table) > 1 else None
+    with closing(in_order(work, range(len(source.table)), several, item_bytes=layout.frame_bits // 8)) as done:
+        for codestream, frame in done:
+            lengths.append(len(codestream))
+            pad = len(codestream) % 2
+            codestreams.write(item_header(len(codestream) + pad))
+            codestreams.write(codestream + b"\0" if pad else codestream)
+            digest.update(np.ascontiguousarray(frame).data)
+    parts, layout, frames = _assemble(received, layout, target.uid, codestreams.finish(), lengths)
     envelope = Envelope(envelopes.FILE, len(received.data))
-    if is_native and not source.swaps_bytes:
-        native_end = sum(source.table.frames[-1][0])
+    native_end = sum(source.table.frames[-1][0])
+    around = source.start + len(received.data) - native_end  # bytes before and after the pixels
+    if is_native and not source.swaps_bytes and around <= MAX_AROUND_BYTES:
         envelope = envelopes.native_file(
             len(received.data),
             memoryview(received.data)[: source.start],
@@ -269,25 +283,23 @@ def _stored_layout(layout: PixelLayout) -> PixelLayout:
 
 
 def _assemble(
-    received: Received, layout: PixelLayout, uid: str, codestreams: list[bytes]
+    received: Received, layout: PixelLayout, uid: str, items: Buffer, frame_lengths: Sequence[int]
 ) -> tuple[list[Buffer], PixelLayout, FrameTable]:
-    """Return the stored file, its layout with positions, and its frame table."""
-    table, offsets, lengths = encapsulation([len(codestream) for codestream in codestreams])
+    """Return the stored file, its layout with positions, and its frame table; `items` holds the frames' items."""
+    table, offsets, lengths = encapsulation(frame_lengths)
     edits: dict[int, Value | None] = layout_edits(layout, received.pixels)
     edits |= {tag: None for tag in (_PIXEL_GROUP_LENGTH, 0x7FE00001, 0x7FE00002) if tag in received.elements}
     if offsets:
         edits |= {0x7FE00001: Value("OV", offsets), 0x7FE00002: Value("OV", lengths)}
     head = _head(received, uid, edits)
-    parts: list[Buffer] = [head + element_header(_PIXEL_DATA, "OB", 0xFFFFFFFF, implicit_vr=False) + table]
-    start = len(parts[0]) - len(table)
-    ranges, position = [], len(parts[0])
-    for codestream in codestreams:
-        pad = len(codestream) % 2
-        parts += [item_header(len(codestream) + pad), codestream + b"\0" if pad else codestream]
-        ranges.append(((position + 8, len(codestream)),))
-        position += 8 + len(codestream) + pad
+    before = head + element_header(_PIXEL_DATA, "OB", 0xFFFFFFFF, implicit_vr=False) + table
+    start = len(before) - len(table)
+    ranges, position = [], len(before)
+    for length in frame_lengths:
+        ranges.append(((position + 8, length),))
+        position += 8 + length + length % 2
     tail = write_elements(received.values, received.encoding, implicit_vr=False, edits={}, above=_PIXEL_DATA)
-    parts += [SEQUENCE_DELIMITATION, *tail]
+    parts: list[Buffer] = [before, items, SEQUENCE_DELIMITATION, *tail]
     return parts, replace(layout, value_start=start, value_length=position - start), FrameTable(tuple(ranges))
 
 
@@ -337,9 +349,12 @@ def _kept_pixels(
 
 def _pixels_digest(source: _Source, pool: Executor | None) -> str | None:
     digest = hashlib.sha256()
+    frame_bytes = source.layout.frame_bits // 8
     try:
-        for frame in in_order(source, range(len(source.table)), pool if len(source.table) > 1 else None):
-            digest.update(np.ascontiguousarray(frame).data)
+        several = pool if len(source.table) > 1 else None
+        with closing(in_order(source, range(len(source.table)), several, item_bytes=frame_bytes)) as frames:
+            for frame in frames:
+                digest.update(np.ascontiguousarray(frame).data)
     except AppError:
         return None
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from fhir_server.config import Config
 from fhir_server.studies import Studies
 from fhir_server.web.http import principal_of
 from imaging.archive import Archive
+from imaging.blobs import Buffer
 from imaging.dicomweb import Choice, Offer, multipart_related, negotiate
 from imaging.errors import AppError, Category
 
@@ -142,6 +143,13 @@ def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
             yield chunk
     if held:
         yield b"".join(held)
+
+
+def sliced(value: Buffer) -> Iterator[bytes]:
+    """Yield a value in pieces, so that a large one that lies in a file is never in memory as a whole."""
+    view = memoryview(value)
+    for start in range(0, len(view), PIECE_BYTES):
+        yield bytes(view[start : start + PIECE_BYTES])
 
 
 def multipart(parts: Iterable[Part], boundary: str) -> Iterator[bytes]:

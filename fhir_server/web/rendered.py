@@ -124,7 +124,7 @@ def _picture(
     archive = door.server.archive
 
     def fetch(uri: str) -> bytes:
-        return archive.bulkdata(instance, uri.removeprefix("@/"))
+        return bytes(archive.bulkdata(instance, uri.removeprefix("@/")))
 
     attributes = DisplayAttributes.from_json(document, number, bulkdata=fetch)
     levels = reduce_levels(attributes, look.viewport)

@@ -22,7 +22,6 @@ from imaging.errors import AppError, Category
 
 DICOM = "application/dicom"
 OFFERS = (Offer(DICOM_JSON), Offer("application/json"), Offer(DICOM_XML))
-SPOOL_BYTES = 32 << 20  # larger parts wait in a file
 REASON_CHARS = 64  # of Error Comment, VR LO
 
 FAILURE_REASON = {
@@ -83,7 +82,7 @@ class _Parts:
             total_bytes=config["limits.request_bytes"],
         )
         boundary = content_type.parameters.get("boundary", "")
-        parts = iter_parts(request.stream.read, boundary, limits, spool_bytes=SPOOL_BYTES)
+        parts = iter_parts(request.stream.read, boundary, limits)
         self._bodies = map(_body, parts)
 
     def __iter__(self) -> Iterator[Body]:
@@ -94,7 +93,7 @@ class _Parts:
 
 
 def _only_body(most_bytes: int) -> Iterator[Body]:
-    yield read_body(request.stream.read, most_bytes, spool_bytes=SPOOL_BYTES)
+    yield read_body(request.stream.read, most_bytes)
 
 
 def _body(part: Part) -> Body:

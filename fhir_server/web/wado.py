@@ -26,6 +26,7 @@ from fhir_server.web.dicom_answers import (
     multipart,
     not_modified,
     packed,
+    sliced,
     streamed,
     text_answer,
     validated,
@@ -35,6 +36,7 @@ from fhir_server.web.dicom_forms import (
     file_form,
     file_offers,
     frame_syntax,
+    length_of,
     offers_of_frames,
     pixels_of,
     syntax_of,
@@ -76,9 +78,8 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
             response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
         else:
             instance, form = chosen[0]
-            buffers = archive.file(instance, form)
             kind = part_content_type(DICOM, syntax_of(instance, form))
-            response = streamed(packed(buffers), kind, length=sum(map(len, buffers)))
+            response = streamed(packed(archive.file(instance, form)), kind, length=length_of(instance, form))
     return validated(response, tag, caching)
 
 
@@ -89,9 +90,8 @@ def retrieve_received(door: Door, study_uid: str, series_uid: str, sop_uid: str)
     if unchanged := not_modified(instance.sha256_received, IMMUTABLE):
         return unchanged
     door.retrieved(principal, study_uid)
-    buffers = door.server.archive.file(instance, RECEIVED)
     kind = part_content_type(DICOM, instance.received_transfer_syntax_uid)
-    response = streamed(packed(buffers), kind, length=instance.size_received)
+    response = streamed(packed(door.server.archive.file(instance, RECEIVED)), kind, length=instance.size_received)
     sha256 = base64.b64encode(bytes.fromhex(instance.sha256_received)).decode()
     response.headers["Repr-Digest"] = f"sha-256=:{sha256}:"
     response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid}.dcm"'
@@ -137,9 +137,10 @@ def retrieve_bulkdata(door: Door, study_uid: str, series_uid: str, sop_uid: str,
     door.retrieved(principal, study_uid)
     value = archive.bulkdata(instance, f"bulkdata/{path}")
     if choice.multipart:
-        part = (choice.media_type, {"Content-Location": request.base_url}, (value,))
+        part = (choice.media_type, {"Content-Location": request.base_url}, sliced(value))
         return validated(streamed(multipart([part], tag), choice.content_type(tag)), tag, IMMUTABLE)
-    response = validated(Response(value, content_type=choice.media_type), tag, IMMUTABLE)
+    response = validated(Response(sliced(value), content_type=choice.media_type), tag, IMMUTABLE)
+    response.content_length = len(value)
     response.make_conditional(request, accept_ranges=True, complete_length=len(value))
     return response
 

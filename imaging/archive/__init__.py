@@ -8,8 +8,8 @@ import hashlib
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from pymongo.database import Database
 
 from imaging.archive import catalogue, query, upkeep
 from imaging.archive.catalogue import INSTANCE_FIELDS, Document, Instance, instance_from_row
+from imaging.archive.files import RECEIVED, STORED, Files
 from imaging.archive.ingest import Admit, Ingest, Outcome, Refused, Stored, mark_studies
 from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, order
 from imaging.archive.upkeep import Finding, Swept
@@ -27,16 +28,12 @@ from imaging.dataset import Limits, PixelLayout, read
 from imaging.dicom_json import bulkdata
 from imaging.dicomweb import Matching
 from imaging.errors import AppError, Category
-from imaging.transcode import Envelope, convert, convert_frame, decode_frame, rebuild
+from imaging.transcode import convert_frame, decode_frame
 
 __all__ = [
-    "Archive", "Finding", "Instance", "Outcome", "Refused", "SeriesFacts", "Stored", "StudyFacts", "Swept",
+    "RECEIVED", "STORED", "Archive", "Finding", "Instance", "Outcome", "Refused", "SeriesFacts", "Stored",
+    "StudyFacts", "Swept",
 ]  # fmt: skip
-
-STORED = "*"  # the form in which an instance is kept, whatever its transfer syntax
-RECEIVED = "received"  # the file as it came, byte for byte
-ONE_READ_BYTES = 16 << 20  # up to this size a file is fetched in one round trip
-AHEAD_FILES = 4
 
 
 class Archive:
@@ -63,6 +60,7 @@ class Archive:
         self._pool = ThreadPoolExecutor(threads, "archive-file")
         # Its own pool: a file's thread waits for its frames, and must not wait for itself.
         self._frame_pool = ThreadPoolExecutor(threads, "archive-frame")
+        self._files = Files(database, blobs, pool=self._pool, frame_pool=self._frame_pool)
         self._ingest = Ingest(
             database,
             blobs,
@@ -71,7 +69,7 @@ class Archive:
             frame_pool=self._frame_pool,
             clock=clock,
             limits=self._limits,
-            received=self._received_bytes,
+            received=self._files.received,
         )
         self._summaries = Summaries(database, blobs)
 
@@ -112,6 +110,21 @@ class Archive:
         rows = self._ordered(study_uid, series_uid, INSTANCE_FIELDS)
         return [instance_from_row(row) for row in rows]
 
+    def chosen(self, *, series: Sequence[str] = (), instances: Sequence[str] = (), limit: int) -> list[Instance]:
+        """Return the instances of series, and single ones, in reading order; what is not here is left out.
+
+        Raises TOO_LARGE beyond `limit`.
+        """
+        wanted = {"$or": [{"series": {"$in": list(series)}}, {"_id": {"$in": list(instances)}}]}
+        fields = {**INSTANCE_FIELDS, "number": 1, "series_number": 1}
+        rows = list(self._database.instances.find(wanted, fields).limit(limit + 1))
+        if len(rows) > limit:
+            raise AppError(Category.TOO_LARGE, f"more than {limit} instances; choose fewer", where="images")
+        rows.sort(
+            key=lambda row: (row["study"], *order(row["series_number"], row["series"], row["number"], row["_id"]))
+        )
+        return [instance_from_row(row) for row in rows]
+
     def metadata(
         self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
     ) -> Iterator[tuple[tuple[str, str, str], bytes]]:
@@ -133,25 +146,18 @@ class Archive:
 
     # ---- out
 
-    def files(self, instances: Sequence[Instance], form: str) -> Iterator[tuple[Instance, list[bytes]]]:
-        """Yield each instance with its file in `form`: STORED, RECEIVED or a transfer syntax UID.
+    def files(self, instances: Iterable[Instance], form: str) -> Iterator[tuple[Instance, Iterable[bytes]]]:
+        """Yield each instance with the pieces of its file in `form`: STORED, RECEIVED or a transfer syntax UID.
 
         The syntax in which a file was received gives the received file. The next few files are prepared while one is
-        being sent. Raises UNSUPPORTED when a syntax cannot be made, FAULT when a digest does not match.
+        being sent; one beyond 32 MiB is made while it is taken, before the next is asked for. Raises UNSUPPORTED when a
+        syntax cannot be made, FAULT when a digest does not match: for a large file before its last piece.
         """
-        ahead: deque[tuple[Instance, Future[list[bytes]]]] = deque()
-        for instance in instances:
-            ahead.append((instance, self._pool.submit(self._file, instance, form)))
-            if len(ahead) > AHEAD_FILES:
-                ready, parts = ahead.popleft()
-                yield ready, parts.result()
-        while ahead:
-            ready, parts = ahead.popleft()
-            yield ready, parts.result()
+        return self._files.all(instances, form)
 
-    def file(self, instance: Instance, form: str) -> list[bytes]:
-        """Return one file in `form` as a list of buffers; see `files`."""
-        return self._file(instance, form)
+    def file(self, instance: Instance, form: str) -> Iterable[bytes]:
+        """Return the pieces of one file in `form`; see `files`."""
+        return self._files.one(instance, form)
 
     def frame(self, instance: Instance, number: int, transfer_syntax_uid: str | None = None) -> bytes:
         """Return frame `number` (from 1): as it is stored, or in another transfer syntax.
@@ -187,9 +193,9 @@ class Archive:
             trusted=instance.is_ours,
         )
 
-    def bulkdata(self, instance: Instance, path: str) -> bytes:
+    def bulkdata(self, instance: Instance, path: str) -> Buffer:
         """Return the value that a bulk data URI of the metadata stands for. Raises NOT_FOUND for any other path."""
-        received = read(b"".join(self._file(instance, RECEIVED)), limits=self._limits)
+        received = read(self._files.buffer(instance, RECEIVED), limits=self._limits)
         return bulkdata(received, path)[0]
 
     # ---- summaries and projection
@@ -313,51 +319,6 @@ class Archive:
             raise AppError(Category.FAULT, f"frame {number} does not match its checksum", where=instance.sop_uid)
         return data, instance.layout
 
-    def _file(self, instance: Instance, form: str) -> list[bytes]:
-        if form in (STORED, instance.stored_transfer_syntax_uid) and form != instance.received_transfer_syntax_uid:
-            return [self._blob(instance.sha256_stored, instance.size_stored)]
-        if form in (RECEIVED, instance.received_transfer_syntax_uid):
-            return self._received(instance)
-        stored = self._blob(instance.sha256_stored, instance.size_stored)
-        if form == STORED:
-            return [stored]
-        return list(convert(stored, instance.layout, instance.frames, form, trusted=instance.is_ours))
-
-    def _received(self, instance: Instance) -> list[bytes]:
-        row = self._database.instances.find_one({"_id": instance.sop_uid}, {"envelope": 1})
-        if row is None:
-            raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=instance.sop_uid)
-        envelope = Envelope.from_document(self._whole(row["envelope"]))
-        if envelope.kind == "file":
-            return [self._blob(instance.sha256_received, instance.size_received)]
-        stored = self._blob(instance.sha256_stored, instance.size_stored)
-        parts = list(rebuild(envelope, stored, instance.layout, instance.frames, self._frame_pool))
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        if digest.hexdigest() != instance.sha256_received:
-            raise AppError(Category.FAULT, "the rebuilt file is not the received one", where=instance.sop_uid)
-        return parts
-
-    def _received_bytes(self, sop_uid: str) -> bytes:
-        row = self._database.instances.find_one({"_id": sop_uid}, INSTANCE_FIELDS)
-        if row is None:
-            raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=sop_uid)
-        return b"".join(self._received(instance_from_row(row)))
-
-    def _blob(self, key: str, size: int) -> bytes:
-        """Return a whole blob, checked against its key."""
-        one = size <= ONE_READ_BYTES
-        data = self._blobs.read_range(key, 0, size) if one else b"".join(self._blobs.read(key))
-        if hashlib.sha256(data).hexdigest() != key:
-            raise AppError(Category.FAULT, "stored bytes do not match their digest", where=key)
-        return data
-
-    def _whole(self, document: Document) -> Document:
-        """Return the document with what was moved aside put back."""
-        aside = {name: value for name, value in document.items() if isinstance(value, dict) and "blob" in value}
-        return {**document, **{name: self._blob(value["blob"], value["size"]) for name, value in aside.items()}}
-
     def _problems(self, sop_uid: str) -> list[str]:
         row = self._database.instances.find_one({"_id": sop_uid}, INSTANCE_FIELDS)
         if row is None:  # deleted meanwhile
@@ -372,10 +333,10 @@ class Archive:
         return problems
 
     def _check_stored(self, instance: Instance) -> None:
-        self._blob(instance.sha256_stored, instance.size_stored)
+        deque(self._files.one(instance, STORED), maxlen=0)
 
     def _check_received(self, instance: Instance) -> None:
-        self._received(instance)
+        deque(self._files.one(instance, RECEIVED), maxlen=0)
 
     def _check_pixels(self, instance: Instance) -> None:
         if instance.frames is None or not instance.sha256_pixels:

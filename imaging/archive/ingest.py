@@ -92,7 +92,7 @@ class Ingest:
         frame_pool: Executor,
         clock: Callable[[], datetime],
         limits: Limits,
-        received: Callable[[str], bytes],
+        received: Callable[[str], Buffer],
     ) -> None:
         durable = WriteConcern(w="majority", j=True)
         # Read, too, is only what cannot be lost any more: "it is here already" acknowledges as well.

@@ -6,16 +6,14 @@ believed: searching for the boundary costs 0.1 s per gigabyte, and so there is o
 Sources: RFC 2046 5.1, RFC 2387, PS3.18 8.6.1.2.
 """
 
-import mmap
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import IO
 
 from imaging.dicomweb.media import ContentType, parse_content_type
 from imaging.errors import AppError, Category
+from imaging.spool import SPOOL_BYTES, Spool, Spooled
 
 BLOCK_BYTES = 1 << 20
 MAX_BOUNDARY_CHARS = 200  # RFC 2046 says 70; some clients send more
@@ -23,7 +21,7 @@ MAX_PADDING_BYTES = 256  # white space between a boundary and its line end
 MAX_PREAMBLE_BYTES = 65_536
 _SMALL_BYTES = 4_096  # blocks and chunks up to this are cheaper to copy than to keep track of
 
-Body = bytes | mmap.mmap
+Body = Spooled
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ def iter_parts(
     boundary: str,
     limits: MultipartLimits | None = None,
     *,
-    spool_bytes: int = 64 << 20,
+    spool_bytes: int = SPOOL_BYTES,
     spool_dir: str | None = None,
 ) -> Iterator[Part]:
     """Yield the parts of a body as soon as each is complete; `read(n)` returns at most n bytes, b"" at the end.
@@ -72,15 +70,14 @@ def iter_parts(
 
 
 def read_body(
-    read: Callable[[int], bytes], most_bytes: int, *, spool_bytes: int = 64 << 20, spool_dir: str | None = None
+    read: Callable[[int], bytes], most_bytes: int, *, spool_bytes: int = SPOOL_BYTES, spool_dir: str | None = None
 ) -> Body:
     """Return a whole body that is no multipart, spooled like a part. Raises TOO_LARGE beyond `most_bytes`."""
-    spool = _Spool(spool_bytes, spool_dir)
+    spool = Spool(spool_bytes, spool_dir)
     try:
-        spool.write(memoryview(b"\n"))
         while block := read(BLOCK_BYTES):
-            spool.write(memoryview(block))
-            if spool.size > most_bytes + 1:
+            spool.write(block)
+            if spool.size > most_bytes:
                 raise AppError(Category.TOO_LARGE, f"beyond the limit of {most_bytes} bytes", where="body")
         return spool.finish()
     finally:
@@ -122,7 +119,7 @@ class MultipartReader:
         boundary: str,
         limits: MultipartLimits | None = None,
         *,
-        spool_bytes: int = 64 << 20,
+        spool_bytes: int = SPOOL_BYTES,
         spool_dir: str | None = None,
     ) -> None:
         """Raises INVALID when the boundary is empty, too long or holds control characters."""
@@ -138,7 +135,8 @@ class MultipartReader:
         self._preamble_bytes = 0
         self._strip_cr: bool | None = None
         self._headers: dict[str, str] = {}
-        self._body = _Spool(spool_bytes, spool_dir)
+        # Its first byte is the line end of the header block in front, see _read_headers.
+        self._body = Spool(spool_bytes, spool_dir, skip=1)
         self._parts = 0
         self._total_bytes = 0
         self._failure: AppError | None = None
@@ -256,8 +254,7 @@ class MultipartReader:
     def _take(self, data: memoryview) -> None:
         if self._state is _State.BODY:
             self._body.write(data)
-            # The body holds the line end of the header block in front, see _read_headers.
-            if self._body.size > self._limits.part_bytes + 1:
+            if self._body.size > self._limits.part_bytes:
                 raise _too_large(f"part {self._parts} is", self._limits.part_bytes, "bytes")
             return
         self._preamble_bytes += len(data)
@@ -305,54 +302,3 @@ def _parse_headers(block: bytes, part: int) -> dict[str, str]:
 
 def _too_large(what: str, limit: int, unit: str) -> AppError:
     return AppError(Category.TOO_LARGE, f"{what} beyond the limit of {limit} {unit}", where="multipart")
-
-
-class _Spool:
-    """A growing body, whose first byte is dropped at the end: in memory, from `limit_bytes` on in a file."""
-
-    def __init__(self, limit_bytes: int, directory: str | None) -> None:
-        self._limit_bytes = max(1, limit_bytes)  # an empty file cannot be mapped
-        self._directory = directory
-        self._chunks: list[memoryview | bytearray] = []
-        self._file: IO[bytes] | None = None
-        self.size = 0
-
-    def write(self, chunk: memoryview) -> None:
-        if not chunk:
-            return
-        if self.size == 0:
-            chunk, self.size = chunk[1:], 1
-        self.size += len(chunk)
-        self._keep(chunk)
-        if self._file is None and self.size <= self._limit_bytes:
-            return
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 -- closed by discard
-        for waiting in self._chunks:
-            self._file.write(waiting)
-        self._chunks.clear()
-
-    def _keep(self, chunk: memoryview) -> None:
-        last = self._chunks[-1] if self._chunks else None
-        if len(chunk) > _SMALL_BYTES:
-            self._chunks.append(chunk)
-        elif isinstance(last, bytearray):
-            last += chunk
-        else:
-            self._chunks.append(bytearray(chunk))
-
-    def finish(self) -> Body:
-        try:
-            if self._file is None:
-                return b"".join(self._chunks)
-            self._file.flush()
-            return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        self._chunks = []
-        self.size = 0
-        if self._file is not None:
-            self._file.close()
-            self._file = None
