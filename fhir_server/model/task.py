@@ -18,6 +18,8 @@ Json = dict[str, Any]
 Task = Mapping[str, Any]
 
 PROGRESS = "urn:fhir-imaging:extension:progress"  # on Task: percent, step and estimate of the work
+BUSINESS_STATUS = "urn:fhir-imaging:code:business-status"
+WAITS = "waits"  # businessStatus: the order waits for something outside, which its text names
 MOST_REASON = 500  # characters of a statusReason
 
 
@@ -207,6 +209,29 @@ def complete(task: Task, kind: Kind, outputs: Sequence[Json], role: Role, now: d
     return {**done, "output": [dict(each) for each in outputs]} if outputs else done
 
 
+def is_under_way(task: Task) -> bool:
+    """Say whether work on a Task was begun and has left nothing behind that a new start would clear."""
+    marks = any(each.get("url") == PROGRESS for each in task.get("extension", []))
+    return status_of(task) is Status.IN_PROGRESS and not marks
+
+
+def waiting_for(task: Task, reason: str, now: datetime) -> Json:
+    """Return a Task in progress that waits for something outside; its businessStatus says for what."""
+    status = {"coding": [{"system": BUSINESS_STATUS, "code": WAITS}], "text": reason[:MOST_REASON]}
+    return {**_without_progress(task), "businessStatus": status, "lastModified": to_instant(now)}
+
+
+def waits_for(task: Task) -> str:
+    """Return what a Task waits for outside of this server, "" when nobody said that it does."""
+    status = task.get("businessStatus", {})
+    return str(status.get("text", "")) if any(each.get("code") == WAITS for each in status.get("coding", [])) else ""
+
+
+def as_failed(completed: Task, reason: str) -> Json:
+    """Return a Task that was about to be completed as failed; its outputs tell what was done of it."""
+    return {**completed, "status": str(Status.FAILED), "statusReason": {"text": reason[:MOST_REASON]}}
+
+
 def fail(task: Task, reason: str, role: Role, now: datetime) -> Json:
     """Return the Task as failed, with the reason in words."""
     failed = _ended(move(task, Status.FAILED, role, now), now)
@@ -331,6 +356,8 @@ def _without_progress(task: Task) -> Json:
 
 
 def _ended(task: Task, now: datetime) -> Json:
+    if waits_for(task):
+        task = {name: value for name, value in task.items() if name != "businessStatus"}
     if "executionPeriod" not in task:
         return dict(task)
     return {**task, "executionPeriod": {**task["executionPeriod"], "end": to_instant(now)}}

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from fhir_server.model.task import Json, Progress
-from fhir_server.work.handlers import Done, Handler, Limits, Run
+from fhir_server.work.handlers import Done, Handler, Later, Limits, Run
 from imaging.errors import AppError, Category
 
 Opening = Callable[[], Any]  # makes the context of handlers, once in a child; a function of a module
@@ -40,8 +40,8 @@ class Child:
         except OSError:
             self._died()
 
-    def listen(self, seconds: float) -> Progress | Done | None:
-        """Return progress, what was done at the end, or None when nothing was said for so long.
+    def listen(self, seconds: float) -> Progress | Done | Later | None:
+        """Return progress, what was done (or is to be done later) at the end, None when nothing was said for so long.
 
         Raises what the handler raised; FAULT when the process died, TOO_LARGE when a limit ended it.
         """
@@ -58,7 +58,7 @@ class Child:
         if isinstance(said, tuple):
             category, message, where = said
             raise AppError(category, message, where=where)
-        outcome: Progress | Done = said
+        outcome: Progress | Done | Later = said
         return outcome
 
     @property
@@ -113,7 +113,7 @@ def _done(run: Run, limits: Limits, task: Json, context: Any, report: Callable[[
     try:
         _limit(limits)
         done = run(task, context, report)
-        return done if isinstance(done, Done) else Done(done)
+        return done if isinstance(done, Done | Later) else Done(done)
     except AppError as error:
         return error.category, error.message, error.where
     except MemoryError:

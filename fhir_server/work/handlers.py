@@ -22,14 +22,28 @@ class Done:
     """What came of an order.
 
     outputs   Task.output
-    then      Tasks that follow from it, with ids; they are made in the same transaction that completes the order
+    then      Tasks that follow from it, with ids; they are made in the same transaction that ends the order
+    failure   why the order failed nevertheless, "" when it did not; the outputs tell what was done of it
     """
 
     outputs: list[Json]
     then: list[Json] = field(default_factory=list)
+    failure: str = ""
 
 
-Run = Callable[[Json, Any, Report], list[Json] | Done]  # (Task, context, report); a list is the outputs alone
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The order waits for something outside: it is looked at again after `seconds`, as often as its period lets it.
+
+    reason   what it waits for, shown in Task.businessStatus
+    """
+
+    seconds: float
+    reason: str
+
+
+# (Task, context, report); a list is the outputs alone
+Run = Callable[[Json, Any, Report], list[Json] | Done | Later]
 Admit = Callable[[Any, Any, Json], None]  # (server, principal, Task)
 
 

@@ -23,7 +23,7 @@ from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.repository import Repository
 from fhir_server.store.task_queue import LEASE, TaskQueue, Waiting
 from fhir_server.work.child import Child, Opening
-from fhir_server.work.handlers import TREATMENT, Done, Handler, Treatment
+from fhir_server.work.handlers import TREATMENT, Done, Handler, Later, Treatment
 from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
@@ -168,11 +168,10 @@ class Worker:
                 return True
             self._begin(task, handler, lease)
             done = self._outcome(handler, task, lease, stopping)
-            self._publish(
-                lease,
-                lambda now_is: tasks.complete(now_is, handler.kind, done.outputs, Role.SERVER, self._clock()),
-                then=done.then,
-            )
+            if isinstance(done, Later):
+                self._put_off(lease, done)
+            else:
+                self._publish(lease, lambda now_is: self._ended(now_is, handler.kind, done), then=done.then)
         except _LostError:
             self._leases.finish(lease)
         except _StoppedError:
@@ -186,7 +185,9 @@ class Worker:
         period = task.get("restriction", {}).get("period", {})
         now = self._clock()
         if "end" in period and interval(period["end"]).high <= now:
-            raise AppError(Category.INVALID, "the period of the order is over", where="Task.restriction.period")
+            waited_for = f"; it waited for this: {reason}" if (reason := tasks.waits_for(task)) else ""
+            message = f"the period of the order is over{waited_for}"
+            raise AppError(Category.INVALID, message, where="Task.restriction.period")
         early_s = (interval(period["start"]).low - now).total_seconds() if "start" in period else 0.0
         return early_s > 0 and self._leases.postpone(lease, early_s, 0)
 
@@ -195,9 +196,20 @@ class Worker:
         if lease.attempt > handler.limits.attempts:
             raise AppError(Category.TOO_LARGE, f"given up after {handler.limits.attempts} attempts")
         tasks.check_inputs(task, handler.kind)
-        self._write(lease, lambda now_is: tasks.start(now_is, Role.SERVER, self._clock()))
+        if not tasks.is_under_way(task):
+            self._write(lease, lambda now_is: tasks.start(now_is, Role.SERVER, self._clock()))
 
-    def _outcome(self, handler: Handler, task: Json, lease: Lease, stopping: threading.Event) -> Done:
+    def _ended(self, task: Json, kind: tasks.Kind, done: Done) -> Json:
+        completed = tasks.complete(task, kind, done.outputs, Role.SERVER, self._clock())
+        return tasks.as_failed(completed, done.failure) if done.failure else completed
+
+    def _put_off(self, lease: Lease, later: Later) -> None:
+        """Leave an order that waits for something outside, without a version of the Task while its reason stays."""
+        if tasks.waits_for(self._read(_id_of(lease)).json()) != later.reason:
+            self._write(lease, lambda now_is: tasks.waiting_for(now_is, later.reason, self._clock()))
+        self._leases.postpone(lease, later.seconds, 0)
+
+    def _outcome(self, handler: Handler, task: Json, lease: Lease, stopping: threading.Event) -> Done | Later:
         """Return what was done. Kills the child where the order is lost, too slow, or the worker stops."""
         self._child.begin(handler, task)
         started = beat = written = time.monotonic()
@@ -205,7 +217,7 @@ class Worker:
             while True:
                 said = self._child.listen(LISTEN_S)
                 now = time.monotonic()
-                if isinstance(said, Done):
+                if isinstance(said, Done | Later):
                     return said
                 if now - started > handler.limits.wall_s:
                     raise AppError(Category.TOO_LARGE, f"the order took longer than {handler.limits.wall_s:g} s")

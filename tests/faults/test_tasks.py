@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -182,3 +183,37 @@ def test_the_period_of_an_order_is_kept(own: Repository, db: Data) -> None:
         assert until(lambda: status(own, late) == "failed")
         time.sleep(0.5)
     assert status(own, early) == "requested"
+
+
+def test_an_order_that_waits_for_something_outside_makes_one_version_of_it_however_long_it_waits(
+    own: Repository, db: Data
+) -> None:
+    with working(db):
+        task = order(own, "wait", int(time.time()) + 3)
+        assert until(lambda: "businessStatus" in own.read("Task", task).json())
+        waiting = own.read("Task", task).json()
+        assert until(lambda: status(own, task) == "completed")
+
+    done = own.read("Task", task)
+    assert (waiting["status"], waiting["businessStatus"]["text"]) == ("in-progress", "a moment to come")
+    assert "businessStatus" not in done.json()
+    assert done.version == 4  # ordered, started, waiting, completed
+
+
+def test_the_period_ends_an_order_that_waits_and_the_reason_tells_for_what(own: Repository, db: Data) -> None:
+    end = datetime.now(UTC) + timedelta(seconds=2)
+    with working(db):
+        task = order(own, "wait", int(time.time()) + 60, restriction={"period": {"end": end.isoformat()}})
+        assert until(lambda: status(own, task) == "failed")
+
+    assert "a moment to come" in own.read("Task", task).json()["statusReason"]["text"]
+
+
+def test_an_order_that_failed_in_part_tells_in_its_outputs_what_was_done(own: Repository, db: Data) -> None:
+    with working(db):
+        task = order(own, "half")
+        assert until(lambda: status(own, task) == "failed")
+
+    failed = own.read("Task", task).json()
+    assert failed["statusReason"]["text"] == "only one half was done"
+    assert failed["output"][0]["valueInteger"] == 1

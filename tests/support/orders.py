@@ -15,7 +15,7 @@ from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
 from fhir_server.store.repository import Repository
 from fhir_server.store.task_queue import TaskQueue
-from fhir_server.work.handlers import Handler, Limits, Report
+from fhir_server.work.handlers import Done, Handler, Later, Limits, Report
 from fhir_server.work.tasks import Pace, Surroundings, Worker
 from imaging.errors import AppError, Category
 
@@ -29,6 +29,17 @@ def sleep(task: Json, context: Any, report: Report) -> list[Json]:
     report(Progress(0, "sleeping"))
     time.sleep(task["input"][0]["valueInteger"])
     return [{"type": {"text": "sum"}, "valueInteger": 1}]
+
+
+def wait(task: Json, context: Any, report: Report) -> list[Json] | Later:
+    """Wait until the moment of its input, in seconds of the epoch."""
+    if time.time() < task["input"][0]["valueInteger"]:
+        return Later(0.2, "a moment to come")
+    return [{"type": {"text": "sum"}, "valueInteger": 1}]
+
+
+def half(task: Json, context: Any, report: Report) -> Done:
+    return Done([{"type": {"text": "sum"}, "valueInteger": 1}], failure="only one half was done")
 
 
 def crash(task: Json, context: Any, report: Report) -> list[Json]:
@@ -53,7 +64,7 @@ def grow(task: Json, context: Any, report: Report) -> list[Json]:
 NUMBERS = (Parameter("number", "valueInteger", most=10),)
 SUM = (Parameter("sum", "valueInteger", least=1),)
 FEW = Limits(attempts=2, wall_s=30)
-RUNS = {"add": add, "sleep": sleep, "crash": crash, "refuse": refuse, "grow": grow}
+RUNS = {"add": add, "sleep": sleep, "crash": crash, "refuse": refuse, "grow": grow, "wait": wait, "half": half}
 HANDLERS = {code: Handler(Kind(code, NUMBERS, SUM), run, FEW) for code, run in RUNS.items()}
 HANDLERS["spin"] = Handler(Kind("spin"), spin, Limits(cpu_s=1, attempts=2))
 HANDLERS["slow"] = Handler(Kind("slow", NUMBERS, SUM), sleep, Limits(wall_s=0.5))
