@@ -19,7 +19,7 @@ from fhir_server.projection import Resource
 from fhir_server.projector import Place, Projector, read_or_none
 from fhir_server.store.lease import Leases
 from fhir_server.store.repository import Repository
-from imaging.archive import Archive, Outcome, Stored
+from imaging.archive import Archive, Instance, Outcome, Stored
 from imaging.blobs import Buffer
 from imaging.dataset import InstanceSummary
 from imaging.errors import AppError, Category
@@ -69,6 +69,11 @@ class Studies:
         require(principal, Right.REGISTER_IMAGES, "store images")
         return self._ingest(parts, principal, study_uid)
 
+    def register_results(self, parts: Iterable[Buffer], principal: Principal) -> Iterator[Outcome]:
+        """Store what processing made for a subscriber, as its own; see `ingest`. Raises FORBIDDEN."""
+        require(principal, Right.ORDER_PROCESSING, "have images processed")
+        return self._ingest(parts, principal, None)
+
     def _ingest(self, parts: Iterable[Buffer], principal: Principal, study_uid: str | None) -> Iterator[Outcome]:
         def admit(summary: InstanceSummary) -> None:
             if study_uid and summary.study_uid != study_uid:
@@ -108,6 +113,15 @@ class Studies:
             return False
         self.project(study_uid)
         return True
+
+    def require_reach(self, instances: Iterable[Instance], principal: Principal) -> None:
+        """Return when a principal may have these images worked on: it may read them, or registered them itself.
+
+        Raises FORBIDDEN, or NOT_FOUND as for what is not there.
+        """
+        others = {each.study_uid for each in instances if each.registered_by != principal.subscriber}
+        for study_uid in sorted(others):
+            self.authorise(study_uid, principal)
 
     # ---- projection
 
@@ -188,6 +202,22 @@ class Studies:
         self._audit.record(principal, Access.DELETE_IMAGES, studies={study_uid: deleted})
         self.project(study_uid)
         return deleted
+
+    def discard(self, instances: Iterable[Instance], principal: Principal) -> int:
+        """Delete images that an order of the subscriber said not to keep; return how many there were.
+
+        What others registered stays: it is not the subscriber's to give away.
+        """
+        studies: dict[str, int] = {}
+        for each in instances:
+            if each.registered_by == principal.subscriber:
+                gone = self._archive.delete(each.study_uid, each.series_uid, each.sop_uid)
+                studies[each.study_uid] = studies.get(each.study_uid, 0) + gone
+        for study_uid in studies:
+            self.project(study_uid)
+        if studies:
+            self._audit.record(principal, Access.DELETE_IMAGES, studies=studies)
+        return sum(studies.values())
 
     def delete_resource(
         self, resource_type: str, id: str, principal: Principal, *, if_match: int | None = None

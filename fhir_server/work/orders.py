@@ -4,7 +4,7 @@ Pure. Hides how a Task says all that in its inputs. What is wrong with an order 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,6 +18,7 @@ from imaging.parameters import Parameter as Declared
 MOST_NAMED = 10_000  # series or instances named one by one in an order
 MOST_RECIPIENTS = 20
 MOST_FRAMES = 100_000
+DEFINITION = "urn:fhir-imaging:algorithm:"  # canonical of an algorithm's ActivityDefinition, before its name
 _UCUM = "http://unitsofmeasure.org"
 _SEARCH = re.compile(r"ImagingStudy\?[^\s#]{1,2000}")
 _REFERENCE = {
@@ -75,7 +76,7 @@ def order_of(task: Mapping[str, Any]) -> Order:
         region=_region(given["region"][0]) if "region" in given else None,
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
         keep=Keep(given.get("keep", [Keep.BOTH])[0]),
-        deliver_to=tuple("/".join(str(each).split("/")[-2:]) for each in given.get("deliver-to", [])),
+        deliver_to=tuple("/".join(each["reference"].split("/")[-2:]) for each in given.get("deliver-to", [])),
     )
 
 
@@ -110,6 +111,9 @@ def check_order(task: Mapping[str, Any]) -> None:
         raise AppError(Category.INVALID, message, where="Task.input")
     if order.search and (order.studies or order.series or order.instances):
         raise AppError(Category.INVALID, "a search goes alone, without other images", where="Task.input")
+    if order.keep is Keep.AFTER and (order.frames or order.region):
+        message = "keep 'after' removes whole images; it does not go with frames or a region"
+        raise AppError(Category.INVALID, message, where="Task.input")
     if order.keep is Keep.BEFORE and not order.deliver_to:
         message = "keep 'before' drops the result after its delivery; name whom to deliver-to"
         raise AppError(Category.INVALID, message, where="Task.input")
@@ -125,17 +129,6 @@ def frames_from_text(text: str) -> tuple[int, ...]:
             raise AppError(Category.INVALID, "frame numbers such as 1,3-5 expected", where="frames")
         found += range(first, last + 1)
     return tuple(found)
-
-
-def check_images(order: Order) -> Iterator[str]:
-    """Yield each UID that an order names. Raises INVALID for what is none."""
-    for name, uids in (("series", order.series), ("instance", order.instances)):
-        for uid in uids:
-            check_uid(uid, name)
-            yield uid
-
-
-DEFINITION = "urn:fhir-imaging:algorithm:"  # canonical of an algorithm's ActivityDefinition, before its name
 
 
 def _is(pattern: re.Pattern[str], what: str) -> Any:
@@ -225,7 +218,14 @@ def _parameters(algorithm: type[Algorithm], given: Mapping[str, Sequence[Any]], 
 
 
 def _value_of(entry: Mapping[str, Any]) -> Any:
-    return next((value for name, value in entry.items() if name.startswith("value")), None)
+    return next((_plain(value) for name, value in entry.items() if name.startswith("value")), None)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: a FHIR decimal, which keeps its digits, as a float."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value if isinstance(value, str | bool | int) else float(value)
 
 
 def _one(given: Mapping[str, Sequence[Any]], name: str) -> Any:

@@ -1,0 +1,57 @@
+"""Deliveries that follow from finished work: one Task for each Endpoint that was named.
+
+Pure. The Task is addressed to nobody, so this server does it (`fhir_server/work/kinds/`). Ids follow from the order, so
+that work which is done twice asks for one delivery.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID, uuid5
+
+CODES = "urn:fhir-imaging:code:task"  # code system of Task.code
+_NAMESPACE = UUID("0f8a2f0e-5f0b-5d0e-8a55-0d2f5d0e6c11")
+
+
+def following_id(task: Mapping[str, Any], *parts: str) -> str:
+    """Return the id of a Task that follows from another one: the same for the same parts."""
+    return str(uuid5(_NAMESPACE, "\n".join((str(task["id"]), *parts))))
+
+
+def following(task: Mapping[str, Any], code: str, inputs: Sequence[Mapping[str, Any]], *parts: str) -> dict[str, Any]:
+    """Return a Task of a code that is part of another one, for the same requester and with its priority."""
+    return {
+        "resourceType": "Task",
+        "id": following_id(task, code, *parts),
+        "status": "requested",
+        "intent": "order",
+        **({"priority": task["priority"]} if "priority" in task else {}),
+        "code": {"coding": [{"system": CODES, "code": code}]},
+        "partOf": [{"reference": f"Task/{task['id']}"}],
+        "requester": task["requester"],
+        **({"authoredOn": task["authoredOn"]} if "authoredOn" in task else {}),
+        **({"restriction": task["restriction"]} if "restriction" in task else {}),
+        "input": [dict(each) for each in inputs],
+    }
+
+
+def value(name: str, element: str, content: Any) -> dict[str, Any]:
+    """Return an input or output of a Task."""
+    return {"type": {"coding": [{"code": name}]}, element: content}
+
+
+def orders(
+    task: Mapping[str, Any], *, studies: Iterable[str], series: Sequence[str], recipients: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Return the delivery Tasks of what a Task made.
+
+    studies      references of the ImagingStudies, "ImagingStudy/..."
+    series       UIDs of the series to deliver; none: all of the studies
+    recipients   "Endpoint/..." or "Organization/...", which stands for the Endpoints that it manages
+    """
+    what = [value("imaging-study", "valueReference", {"reference": each}) for each in studies]
+    what += [value("series", "valueId", uid) for uid in series]
+    made = []
+    for recipient in recipients:
+        inputs = [*what, value("endpoint", "valueReference", {"reference": recipient})]
+        made.append(following(task, "deliver", inputs, recipient))
+    return made

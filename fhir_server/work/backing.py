@@ -1,0 +1,52 @@
+"""What kinds of Tasks need of the server that they work in."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from fhir_server.access.principals import Principal, Principals
+from fhir_server.config import Config
+from fhir_server.model.criteria import Limits
+from fhir_server.store.repository import Repository
+from fhir_server.studies import Studies
+from imaging.archive import Archive
+
+
+class Backing(Protocol):
+    """The server as kinds of Tasks see it."""
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+
+    @property
+    def archive(self) -> Archive:
+        """The images."""
+
+    @property
+    def studies(self) -> Studies:
+        """Where DICOM meets FHIR."""
+
+    @property
+    def own(self) -> Repository:
+        """The server's own repository, unrestricted."""
+
+    @property
+    def repository_for(self) -> Callable[[Principal], Repository]:
+        """From who asks to a repository with what they may see."""
+
+    @property
+    def principals(self) -> Principals:
+        """The subscribers and their rights."""
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """Now, aware UTC."""
+
+    @property
+    def fhir_url(self) -> str:
+        """Base of the FHIR door."""
+
+    @property
+    def search_limits(self) -> Limits:
+        """Bounds on FHIR searches."""

@@ -1,0 +1,272 @@
+"""Processing of stored images: `process` Tasks, from the order to the stored result and what follows from it.
+
+A second run makes the same objects, which the archive recognises; so does the Provenance, whose id follows from the
+Task's. What an algorithm refuses fails the order with its reason, except where a whole study or a search was ordered:
+there a series that cannot be processed (a localizer, say) is told in an output and does not keep the others from it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import metadata
+from typing import Any
+
+import orjson
+from pydicom.dataset import Dataset
+
+from fhir_server import delivery
+from fhir_server.access.policy import require
+from fhir_server.access.principals import Principal, Right
+from fhir_server.delivery import value
+from fhir_server.model.dates import interval
+from fhir_server.model.task import Json, Kind, Parameter, Progress
+from fhir_server.projection import imaging_study_id
+from fhir_server.work.backing import Backing
+from fhir_server.work.handlers import Done, Handler, Report, handlers
+from fhir_server.work.orders import INPUTS, Keep, Order, algorithm_named, check_order, further_inputs, order_of
+from fhir_server.work.selection import OURS, Chosen, Loaded, choose, inputs_for, is_made_here
+from imaging.algorithm import Algorithm, Result, Takes
+from imaging.archive import Refused, Stored
+from imaging.errors import AppError, Category
+
+CODE = "process"
+PROCESSING = "urn:fhir-imaging:extension:processing"  # on Provenance: algorithm, version, parameters
+FIRST_SERIES_NUMBER = 1000  # of results, added to that of the source
+MOST_OUTPUTS = 10_000
+_DROPPED = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+OUTPUTS = (
+    Parameter("performed", "valueString", least=1),
+    Parameter("imaging-study", "valueReference", least=1, most=MOST_OUTPUTS),
+    Parameter("series", "valueId", most=MOST_OUTPUTS),
+    Parameter("provenance", "valueReference", least=1, most=MOST_OUTPUTS),
+    Parameter("refused", "valueString", most=MOST_OUTPUTS),
+)
+
+
+@dataclass
+class _Made:
+    """What has come of an order so far."""
+
+    performed: str = ""
+    studies: list[str] = field(default_factory=list)
+    series: list[str] = field(default_factory=list)
+    provenances: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)  # series that were processed
+
+
+def admit(server: Backing, principal: Principal, task: Json) -> None:
+    """Raise what keeps a principal from placing an order whose inputs are well formed. A search is done later."""
+    require(principal, Right.ORDER_PROCESSING, "order processing")
+    order = order_of(task)
+    for reference in order.deliver_to:
+        server.own.read(*reference.split("/", 1))
+    if order.keep is Keep.AFTER:
+        require(principal, Right.REGISTER_IMAGES, "have images replaced by what is made of them")
+    if order.search:
+        return
+    chosen = choose(server, principal, order)
+    if algorithm_named(order.algorithm, order.version).takes is Takes.PAIR and len(chosen) != 2:
+        raise AppError(Category.INVALID, f"two series are compared; {len(chosen)} are named", where="Task.input")
+    if order.keep is Keep.AFTER:
+        _require_own(chosen, principal)
+
+
+def run(task: Json, context: Any, report: Report) -> Done:
+    """Process what a Task orders."""
+    server: Backing = context
+    principal = server.principals.acting_for(task["requester"]["reference"])
+    require(principal, Right.ORDER_PROCESSING, "have images processed")
+    order = order_of(task)
+    algorithm = algorithm_named(order.algorithm, order.version)
+    chosen = choose(server, principal, order)
+    if order.keep is Keep.AFTER:
+        _require_own(chosen, principal)
+    groups = [chosen] if algorithm.takes is Takes.PAIR else [[each] for each in chosen]
+    is_lenient = not (order.series or order.instances)
+    made = _Made()
+    for number, group in enumerate(groups):
+        report(Progress(100 * number // len(groups), f"series {number + 1} of {len(groups)}"))
+        try:
+            _process(server, principal, task, order, algorithm, group, made, skips_results=is_lenient)
+        except AppError as error:
+            if not is_lenient or error.category not in (Category.INVALID, Category.UNSUPPORTED):
+                raise
+            made.refused.append(f"series {group[0].series_uid}: {error}")
+    if not made.provenances:
+        reasons = "; ".join(made.refused[:3]) or "all of the images are results of processing already"
+        raise AppError(Category.INVALID, f"nothing could be processed: {reasons}")
+    return Done(_outputs(made), _following(task, order, chosen, made))
+
+
+def _process(
+    server: Backing, principal: Principal, task: Json, order: Order, algorithm: type[Algorithm],
+    group: Sequence[Chosen], made: _Made, *, skips_results: bool,
+) -> None:  # fmt: skip
+    from imaging.volume import Tilt
+
+    loaded = [Loaded(server, each, _dataset) for each in group]
+    if skips_results and is_made_here(loaded[0].datasets):
+        return
+    ready = algorithm.build({**algorithm.presets(loaded[0].datasets[0]), **order.parameters})
+    tilt = Tilt.KEEP if algorithm.takes_tilted else Tilt.REFUSE
+    results = [ready(*inputs) for inputs in inputs_for(algorithm.takes, loaded, order, tilt)]
+    files = _files(_joined(results), [each.datasets for each in loaded], _work(task, order, ready, group))
+    series: dict[str, None] = {}
+    for outcome in server.studies.register_results(files, principal):
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        _note(series, outcome)
+    study = f"ImagingStudy/{imaging_study_id(group[0].study_uid)}"
+    server.studies.refresh(group[0].study_uid)
+    work = _work(task, order, ready, group)
+    made.performed = work.description
+    made.sources += [each.series_uid for each in group]
+    made.studies += [study] if study not in made.studies else []
+    made.series += list(series)
+    made.provenances.append(_provenance(server, task, work, group, study, list(series)))
+
+
+def _note(series: dict[str, None], outcome: Stored) -> None:
+    series[outcome.summary.series_uid] = None
+
+
+def _dataset(json: bytes) -> Dataset:
+    """Return a data set of the archive's DICOM JSON, without pixels and other bulk data."""
+    ds = Dataset.from_json(orjson.loads(json), bulk_data_uri_handler=lambda *_: None)
+    for keyword in _DROPPED:
+        if keyword in ds:
+            delattr(ds, keyword)
+    return ds
+
+
+def _joined(results: Sequence[Result]) -> Result:
+    """Return the results of images one by one as one, whose images make one series."""
+    if len(results) == 1:
+        return results[0]
+    return Result(
+        images=tuple(image for each in results for image in each.images),
+        volumes=tuple(volume for each in results for volume in each.volumes),
+        segmentations=tuple(each for result in results for each in result.segmentations),
+        measurements=tuple(each for result in results for each in result.measurements),
+        lost=sum(each.lost for each in results),
+    )
+
+
+def _files(result: Result, sources: Sequence[Sequence[Dataset]], work: Any) -> Iterator[bytes]:
+    """Yield the DICOM files of a result: images, segmentations, their measurements, the registration."""
+    from imaging.derive import derive_images, to_part10
+    from imaging.derive_regions import derive_report, derive_segmentations
+    from imaging.derive_registration import derive_registration
+
+    every = [ds for series in sources for ds in series]
+    number = FIRST_SERIES_NUMBER + 10 * int(every[0].get("SeriesNumber") or 0)
+    for ds in derive_images(result, every, work, series_number=number):
+        yield to_part10(ds)
+    regions = derive_segmentations(result, every, work, series_number=number + 7)
+    for ds in regions:
+        yield to_part10(ds)
+    if result.measurements:
+        yield to_part10(derive_report(result, every, regions, work, series_number=number + 8))
+    if result.transform is not None:
+        fixed, moving = sources
+        yield to_part10(derive_registration(result, fixed, moving, work, series_number=number + 9))
+
+
+def _work(task: Json, order: Order, ready: Algorithm, group: Sequence[Chosen]) -> Any:
+    from imaging.derive import Equipment, Work
+
+    parameters = {each.name: getattr(ready, each.name) for each in ready.parameters()}
+    parameters |= {"frames": list(order.frames)} if order.frames else {}
+    parameters |= {"region": list(order.region)} if order.region else {}
+    version = metadata.version("fhir-imaging-server")
+    return Work(
+        key=f"Task/{task['id']}",
+        algorithm=order.algorithm,
+        version=ready.version,
+        title=ready.title,
+        code=ready.performed(),
+        parameters=parameters,
+        input_digests=tuple(each.sha256_received for chosen in group for each in chosen.instances),
+        done_at=_ordered_at(task),
+        equipment=Equipment(OURS, "fhir-imaging-server", version),
+    )
+
+
+def _ordered_at(task: Json) -> datetime:
+    """Return when it was ordered: unlike the time of the work, the same in a second run."""
+    return interval(task["authoredOn"]).low
+
+
+def _provenance(
+    server: Backing, task: Json, work: Any, group: Sequence[Chosen], study: str, series: Sequence[str]
+) -> str:
+    """Write which processing was applied to what, and return the reference."""
+    identifier = delivery.following_id(task, "provenance", *(each.series_uid for each in group))
+    told = [{"url": "algorithm", "valueString": work.algorithm}, {"url": "version", "valueString": work.version}]
+    told += [
+        {"url": "parameter", "extension": [{"url": "name", "valueString": name}, {"url": "value", "valueString": text}]}
+        for name, text in ((name, orjson.dumps(each).decode()) for name, each in work.parameters.items())
+    ]
+    code = work.code
+    scheme = {"DCM": "http://dicom.nema.org/resources/ontology/DCM", "SCT": "http://snomed.info/sct"}
+    coding = {"code": code.value, "display": code.meaning}
+    if code.scheme in scheme:
+        coding["system"] = scheme[code.scheme]
+    resource = {
+        "resourceType": "Provenance",
+        "id": identifier,
+        "extension": [{"url": PROCESSING, "extension": told}],
+        "target": [{"reference": study}, *({"identifier": _series(uid)} for uid in series)],
+        "recorded": task["authoredOn"],
+        "activity": {"coding": [coding], "text": work.description},
+        "agent": [
+            {
+                "type": {"text": "performer"},
+                "who": {"reference": f"Device/algorithm-{work.algorithm}", "display": f"{work.title} {work.version}"},
+                "onBehalfOf": task["requester"],
+            }
+        ],
+        "entity": [
+            {"role": "source", "what": {"identifier": _series(each.series_uid)}} for each in group
+        ] + [{"role": "derivation", "what": {"reference": f"Task/{task['id']}"}}],
+    }  # fmt: skip
+    server.own.update(resource, create=True, if_changed=True)
+    return f"Provenance/{identifier}"
+
+
+def _series(uid: str) -> Json:
+    return {"system": "urn:dicom:uid", "value": f"urn:oid:{uid}"}
+
+
+def _outputs(made: _Made) -> list[Json]:
+    return [
+        value("performed", "valueString", made.performed),
+        *(value("imaging-study", "valueReference", {"reference": each}) for each in made.studies),
+        *(value("series", "valueId", each) for each in made.series),
+        *(value("provenance", "valueReference", {"reference": each}) for each in made.provenances),
+        *(value("refused", "valueString", each) for each in made.refused),
+    ]
+
+
+def _following(task: Json, order: Order, chosen: Sequence[Chosen], made: _Made) -> list[Json]:
+    """Return the deliveries, and the removal of what the order does not keep, which waits for them."""
+    then = delivery.orders(task, studies=made.studies, series=made.series, recipients=order.deliver_to)
+    if order.keep is Keep.BEFORE:
+        dropped = [value("series", "valueId", uid) for uid in made.series]
+    elif order.keep is Keep.AFTER:
+        done = [each for each in chosen if each.series_uid in made.sources]
+        dropped = [value("instance", "valueId", each.sop_uid) for one in done for each in one.instances]
+    else:
+        return then
+    return [*then, delivery.following(task, "discard", dropped)]
+
+
+def _require_own(chosen: Sequence[Chosen], principal: Principal) -> None:
+    if any(each.registered_by != principal.subscriber for one in chosen for each in one.instances):
+        message = "keep 'after' removes the images that were processed; only who registered all of them may order that"
+        raise AppError(Category.FORBIDDEN, message, where="keep")
+
+
+handlers.register(CODE)(Handler(Kind(CODE, INPUTS, OUTPUTS, further_inputs, check_order), run, admit=admit))

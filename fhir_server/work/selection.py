@@ -1,0 +1,216 @@
+"""From what an order names to the images that it gets, and to what an algorithm is called with.
+
+Hides searches, rights, the archive's rows and the decoding of frames. Each series is worked on by itself, except for
+algorithms that compare two.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from os import cpu_count
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from fhir_server.access.principals import Principal
+from fhir_server.model.query import parse
+from fhir_server.work.backing import Backing
+from fhir_server.work.orders import Order
+from imaging.algorithm import Takes
+from imaging.archive import Instance
+from imaging.errors import AppError, Category
+from imaging.geometry import Image, Volume
+from imaging.volume import Tilt, image_from, volume_from
+
+MOST_INSTANCES = 20_000  # in one order
+MOST_STUDIES = 500  # that a search of an order may find
+OURS = "FHIR imaging server"  # Manufacturer of what processing made here
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The images of one series that an order works on; frames 1-based, none for all of them."""
+
+    study_uid: str
+    series_uid: str
+    instances: tuple[Instance, ...]
+    frames: tuple[int, ...]
+
+
+def choose(server: Backing, principal: Principal, order: Order) -> list[Chosen]:
+    """Return the chosen images by series, in the order in which series were named, else in reading order.
+
+    Raises NOT_FOUND for what is not here or not within reach, INVALID where no image is left, TOO_LARGE for too many.
+    """
+    named = order.series or order.instances
+    found = _named(server, order) if named else _of_studies(server, principal, order)
+    server.studies.require_reach(found, principal)
+    images = [each for each in found if each.number_of_frames]
+    if not images:
+        raise AppError(Category.INVALID, "none of the chosen instances has pixels", where="Task.input")
+    by_series = [
+        Chosen(study, series, tuple(group), order.frames)
+        for (study, series), group in groupby(images, key=lambda each: (each.study_uid, each.series_uid))
+    ]
+    places = {uid: n for n, uid in enumerate(order.series)}
+    return sorted(by_series, key=lambda each: places.get(each.series_uid, len(places)))
+
+
+def _named(server: Backing, order: Order) -> list[Instance]:
+    found = server.archive.chosen(series=order.series, instances=order.instances, limit=MOST_INSTANCES)
+    here = {each.series_uid for each in found} | {each.sop_uid for each in found}
+    lacking = [uid for uid in (*order.series, *order.instances) if uid not in here]
+    if lacking:
+        raise AppError(Category.NOT_FOUND, "no such series or instance", where=lacking[0])
+    if order.studies:
+        outside = [each.sop_uid for each in found if each.study_uid not in order.studies]
+        if outside:
+            raise AppError(Category.INVALID, "an instance is of another study than the order names", where=outside[0])
+    return found
+
+
+def _of_studies(server: Backing, principal: Principal, order: Order) -> list[Instance]:
+    uids = order.studies or tuple(_searched(server, principal, order.search))
+    found: list[Instance] = []
+    for uid in uids:
+        found += server.archive.instances(uid)
+        if len(found) > MOST_INSTANCES:
+            raise AppError(Category.TOO_LARGE, f"more than {MOST_INSTANCES} instances; choose fewer", where="images")
+    return found
+
+
+def _searched(server: Backing, principal: Principal, search: str) -> list[str]:
+    """Return the ids, which are the UIDs, of the studies that a search finds for the principal."""
+    params = parse_qsl(search, keep_blank_values=True, max_num_fields=100)
+    query = parse("ImagingStudy", params, base_url=server.fhir_url, limits=server.search_limits)
+    server.studies.catch_up()
+    found: list[str] = []
+    while True:
+        page = server.repository_for(principal).search(query)
+        found += [each.id for each in page.matches]
+        if len(found) > MOST_STUDIES:
+            message = f"the search finds more than {MOST_STUDIES} studies; narrow it"
+            raise AppError(Category.TOO_LARGE, message, where="search")
+        if not page.next_cursor:
+            break
+        query = replace(query, cursor=page.next_cursor)
+    if not found:
+        raise AppError(Category.NOT_FOUND, "the search finds no study", where="search")
+    return found
+
+
+def is_made_here(datasets: Sequence[Dataset]) -> bool:
+    """Say whether images are results of processing by such a server."""
+    return all(ds.get("Manufacturer") == OURS for ds in datasets)
+
+
+class Loaded:
+    """The images of a series, read: data sets without pixels, and frames on demand."""
+
+    def __init__(self, server: Backing, chosen: Chosen, dataset: Callable[[bytes], Dataset]) -> None:
+        self._archive = server.archive
+        self._chosen = chosen
+        wanted = {each.sop_uid for each in chosen.instances}
+        found = server.archive.metadata(chosen.study_uid, chosen.series_uid)
+        by_uid = {uid: dataset(json) for (_, _, uid), json in found if uid in wanted}
+        self.datasets = [by_uid[each.sop_uid] for each in chosen.instances]
+
+    def images(self, region: tuple[int, int, int, int] | None) -> list[Image]:
+        """Return every chosen frame as an image, in reading order."""
+        places = [
+            (ds, instance, number)
+            for ds, instance in zip(self.datasets, self._chosen.instances, strict=True)
+            for number in self._numbers(instance)
+        ]
+        with _pool() as pool:
+            found = pool.map(lambda each: self._image(*each), places)
+            return [crop_image(each, region) for each in found]
+
+    def volume(self, region: tuple[int, int, int, int] | None, tilt: Tilt) -> Volume:
+        """Return the volume that the chosen frames make."""
+        with _pool() as pool:
+            frames = list(pool.map(self._stack, self._chosen.instances))
+        whole = volume_from(self.datasets, frames, tilt=tilt)
+        return crop_volume(_of_frames(whole, self._chosen.frames), region)
+
+    def _image(self, ds: Dataset, instance: Instance, number: int) -> Image:
+        return image_from(ds, self._archive.pixels(instance, number).pixels, frame=number)
+
+    def _stack(self, instance: Instance) -> Any:
+        frames = [self._archive.pixels(instance, n).pixels for n in range(1, instance.number_of_frames + 1)]
+        return frames[0] if len(frames) == 1 else np.stack(frames)
+
+    def _numbers(self, instance: Instance) -> Sequence[int]:
+        beyond = [n for n in self._chosen.frames if n > instance.number_of_frames]
+        if beyond:
+            message = f"frame {beyond[0]} asked, the instance has {instance.number_of_frames}"
+            raise AppError(Category.INVALID, message, where=instance.sop_uid)
+        return self._chosen.frames or range(1, instance.number_of_frames + 1)
+
+
+def inputs_for(takes: Takes, loaded: Sequence[Loaded], order: Order, tilt: Tilt) -> list[tuple[Any, ...]]:
+    """Return the arguments of each call of an algorithm that takes this. Raises INVALID for a pair that is none."""
+    if takes is Takes.PAIR:
+        if len(loaded) != 2:
+            message = f"two series are compared, the first one staying in place; {len(loaded)} were named"
+            raise AppError(Category.INVALID, message, where="series")
+        return [tuple(each.volume(order.region, tilt) for each in loaded)]
+    (one,) = loaded
+    if takes is Takes.VOLUME:
+        return [(one.volume(order.region, tilt),)]
+    images = one.images(order.region)
+    return [(tuple(images),)] if takes is Takes.IMAGES else [(each,) for each in images]
+
+
+def crop_image(image: Image, region: tuple[int, int, int, int] | None) -> Image:
+    """Return the part of an image within left, top, width, height. Raises INVALID where that is not inside."""
+    if region is None:
+        return image
+    array, (left, top) = _cut(image.array, region)
+    affine = None if image.affine is None else image.affine @ _shift(0, top, left)
+    return replace(image, array=array, affine=affine)
+
+
+def crop_volume(volume: Volume, region: tuple[int, int, int, int] | None) -> Volume:
+    """Return the part of every slice within left, top, width, height. Raises INVALID where that is not inside."""
+    if region is None:
+        return volume
+    array, (left, top) = _cut(volume.array, region)
+    return replace(volume, array=array, affine=volume.affine @ _shift(0, top, left))
+
+
+def _of_frames(volume: Volume, frames: tuple[int, ...]) -> Volume:
+    """Return the slices that come from these frames. Raises INVALID unless they are evenly spaced."""
+    if not frames:
+        return volume
+    places = [n for n, source in enumerate(volume.sources) if (source.frame or 1) in frames]
+    steps = set(np.diff(places).tolist())
+    if not places or len(steps) > 1:
+        raise AppError(Category.INVALID, "the chosen frames make no evenly spaced volume", where="frames")
+    step = steps.pop() if steps else 1
+    affine = volume.affine @ _shift(places[0], 0, 0)
+    affine[:3, 0] *= step
+    sources = tuple(volume.sources[n] for n in places)
+    return replace(volume, array=volume.array[places], affine=affine, sources=sources)
+
+
+def _cut(array: Any, region: tuple[int, int, int, int]) -> tuple[Any, tuple[int, int]]:
+    left, top, width, height = region
+    rows, columns = array.shape[-2:]
+    if left + width > columns or top + height > rows:
+        message = f"{left},{top},{width},{height} is not within {columns} columns and {rows} rows"
+        raise AppError(Category.INVALID, message, where="region")
+    return np.ascontiguousarray(array[..., top : top + height, left : left + width]), (left, top)
+
+
+def _shift(slices: int, rows: int, columns: int) -> Any:
+    shift = np.eye(4)
+    shift[:3, 3] = slices, rows, columns
+    return shift
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cpu_count() or 1, "order-frames")

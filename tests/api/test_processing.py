@@ -1,0 +1,383 @@
+"""Processing orders over REST: what may be ordered, what comes of it, and what is told about it."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from fhir_server.access.contracts import Right
+from fhir_server.delivery import value
+from fhir_server.model import task as tasks
+from fhir_server.work.kinds import handlers
+from imaging.archive import RECEIVED
+from imaging.derive import to_part10
+from tests.support.doors import Caller, Doors
+from tests.support.volumes import slice_dataset
+
+STUDY, SERIES = "1.2.3.4", "1.2.3.4.5"
+ORDERER = (Right.ORDER_PROCESSING, Right.RECEIVE_IMAGES)
+
+
+def ct(count: int = 6, study: str = STUDY, series: str = SERIES, **attributes: Any) -> list[bytes]:
+    """Return slices 2 mm apart; slice n is -1000 + 20 n HU everywhere."""
+    files = []
+    for n in range(count):
+        ds = slice_dataset(
+            (0, 0, 2.0 * n), n + 1, StudyInstanceUID=study, SeriesInstanceUID=series, SeriesNumber=3,
+            SOPInstanceUID=f"{series}.{n + 1}", PatientID="P1", **attributes,
+        )  # fmt: skip
+        ds.PixelData = np.full((4, 5), 10 * n, np.int16).tobytes()
+        ds["PixelData"].VR = "OW"
+        files.append(to_part10(ds))
+    return files
+
+
+def order(*inputs: dict[str, Any], **more: Any) -> dict[str, Any]:
+    code = {"coding": [{"system": "urn:fhir-imaging:code:task", "code": "process"}]}
+    return {
+        "resourceType": "Task",
+        "status": "requested",
+        "intent": "order",
+        "code": code,
+        "input": list(inputs),
+    } | more
+
+
+def mip(*more: dict[str, Any], study: bool = True) -> list[dict[str, Any]]:
+    images = [value("imaging-study", "valueReference", {"reference": f"ImagingStudy/{STUDY}"})] if study else []
+    return [value("algorithm", "valueString", "slab|1"), value("thickness_mm", "valueDecimal", 1000), *images, *more]
+
+
+def run(doors: Doors, task: dict[str, Any]) -> dict[str, Any]:
+    """Do what a worker does with a placed order, in this process; return the completed Task."""
+    handler = handlers.get(tasks.code_of(task))
+    done = handler.run(task, doors.server, lambda _: None)
+    now = doors.server.clock()
+    own = doors.server.own
+    started = tasks.start(own.read("Task", task["id"]).json(), tasks.Role.SERVER, now)
+    completed = tasks.complete(started, handler.kind, done.outputs, tasks.Role.SERVER, now)
+    return own.update(completed, guard=own.creating(done.then)).json()
+
+
+def outputs(task: dict[str, Any], name: str) -> list[Any]:
+    found = [each for each in task["output"] if tasks.name_of(each) == name]
+    return [next(content for key, content in each.items() if key.startswith("value")) for each in found]
+
+
+def placed(caller: Caller, *inputs: dict[str, Any], **more: Any) -> dict[str, Any]:
+    response = caller.post("/fhir/Task", order(*inputs, **more))
+    assert response.status_code == 201, response.text
+    return response.json
+
+
+@pytest.fixture
+def orderer(doors: Doors) -> Caller:
+    return doors.caller(*ORDERER, name="orderer")
+
+
+def refusal(response: Any) -> str:
+    return response.json["issue"][0]["diagnostics"]
+
+
+def series_of(doors: Doors, uid: str) -> Sequence[Any]:
+    found = doors.server.archive.chosen(series=[uid], limit=1000)
+    return [dcmread(BytesIO(b"".join(doors.server.archive.file(each, RECEIVED)))) for each in found]
+
+
+class TestResult:
+    def test_a_mip_of_a_study_is_a_new_series_of_it_with_the_known_values(self, doors, orderer):
+        doors.ingest(*ct())
+
+        done = run(doors, placed(orderer, *mip()))
+
+        (uid,) = outputs(done, "series")
+        (projected,) = series_of(doors, uid)
+        assert projected.StudyInstanceUID == STUDY
+        assert (projected.pixel_array * projected.RescaleSlope + projected.RescaleIntercept == -900).all()
+        study = orderer.get(f"/fhir/ImagingStudy/{STUDY}").json
+        assert {each["uid"] for each in study["series"]} == {SERIES, uid}
+        assert orderer.get(f"/dicom-web/studies/{STUDY}/series/{uid}").status_code == 200
+
+    def test_it_is_told_what_was_applied_to_what_with_version_and_parameters(self, doors, orderer):
+        doors.ingest(*ct())
+
+        done = run(doors, placed(orderer, *mip()))
+
+        assert outputs(done, "performed")[0].startswith("Slab projection (MIP, MinIP, mean) (slab 1: ")
+        (reference,) = outputs(done, "provenance")
+        told = orderer.get(f"/fhir/{reference['reference']}").json
+        extension = {each["url"]: each.get("valueString") for each in told["extension"][0]["extension"]}
+        assert (extension["algorithm"], extension["version"]) == ("slab", "1")
+        assert {"code": "113078", "system": "http://dicom.nema.org/resources/ontology/DCM"}.items() <= told["activity"][
+            "coding"
+        ][0].items()
+        assert told["target"][0]["reference"] == f"ImagingStudy/{STUDY}"
+        assert told["entity"][0]["what"]["identifier"]["value"] == f"urn:oid:{SERIES}"
+
+    def test_work_that_is_done_twice_makes_one_result(self, doors, orderer):
+        doors.ingest(*ct())
+        task = placed(orderer, *mip())
+
+        handlers.get("process").run(task, doors.server, lambda _: None)
+        first = doors.server.archive.count()
+        done = run(doors, task)
+
+        assert doors.server.archive.count() == first == 7
+        assert len(orderer.get(f"/fhir/Provenance?target=ImagingStudy/{STUDY}").json["entry"]) == 1
+        assert len(outputs(done, "series")) == 1
+
+    def test_images_one_by_one_make_one_series(self, doors, orderer):
+        doors.ingest(*ct())
+        smoothed = [value("algorithm", "valueString", "median"), value("series", "valueId", SERIES)]
+
+        done = run(doors, placed(orderer, *smoothed))
+
+        (uid,) = outputs(done, "series")
+        assert len(series_of(doors, uid)) == 6
+
+    def test_a_part_is_instances_frames_and_a_region(self, doors, orderer):
+        doors.ingest(*ct())
+        part = [
+            value("algorithm", "valueString", "median"), value("region", "valueString", "1,0,3,2"),
+            value("instance", "valueId", f"{SERIES}.2"), value("instance", "valueId", f"{SERIES}.3"),
+            value("frames", "valueString", "1"),
+        ]  # fmt: skip
+
+        done = run(doors, placed(orderer, *part))
+
+        made = series_of(doors, outputs(done, "series")[0])
+        assert [(ds.Rows, ds.Columns) for ds in made] == [(2, 3), (2, 3)]
+        assert [float(each) for each in made[0].ImagePositionPatient] == [0.25, 0.0, 2.0]
+
+    def test_everything_that_a_search_finds_is_processed(self, doors, orderer):
+        doors.ingest(*ct(), *ct(4, "1.2.3.9", "1.2.3.9.1"))
+
+        done = run(
+            doors, placed(orderer, *mip(value("search", "valueString", "ImagingStudy?modality=CT"), study=False))
+        )
+
+        assert len(outputs(done, "series")) == 2
+        assert len(outputs(done, "imaging-study")) == 2
+
+    def test_results_of_processing_are_not_processed_again_with_their_study(self, doors, orderer):
+        doors.ingest(*ct())
+        run(doors, placed(orderer, *mip()))
+
+        done = run(doors, placed(orderer, *mip()))
+
+        assert len(outputs(done, "series")) == 1
+
+    def test_a_series_of_a_study_that_cannot_be_processed_is_told_and_stops_nobody(self, doors, orderer):
+        doors.ingest(*ct(), *ct(1, series="1.2.3.4.6", ImagePositionPatient=None))
+
+        done = run(doors, placed(orderer, *mip()))
+
+        assert len(outputs(done, "series")) == 1
+        (told,) = outputs(done, "refused")
+        assert "1.2.3.4.6" in told
+
+    def test_a_segmentation_and_its_measurements_are_stored(self, doors, orderer):
+        doors.ingest(*ct())
+        region = [value("center_mm", "valueDecimal", each) for each in (0.5, 0.75, 4)]
+        half = [value("half_size_mm", "valueDecimal", each) for each in (0.6, 0.8, 2.5)]
+        images = [value("algorithm", "valueString", "roi-measure"), value("series", "valueId", SERIES)]
+
+        done = run(doors, placed(orderer, *images, *region, *half))
+
+        kinds = {str(ds.Modality) for uid in outputs(done, "series") for ds in series_of(doors, uid)}
+        assert kinds == {"SEG", "SR"}
+
+    def test_two_registered_series_give_images_and_a_registration(self, doors, orderer):
+        rng = np.random.default_rng(1)
+        pixels = rng.integers(0, 1000, (12, 16, 16)).astype(np.int16)
+        files = []
+        for series in ("1.2.3.4.7", "1.2.3.4.8"):
+            for n, plane in enumerate(pixels):
+                ds = slice_dataset(
+                    (0, 0, 2.0 * n), n + 1, StudyInstanceUID=STUDY, SeriesInstanceUID=series, PixelSpacing=[2, 2],
+                    SOPInstanceUID=f"{series}.{n + 1}", Rows=16, Columns=16, SliceThickness=2,
+                )  # fmt: skip
+                ds.PixelData = plane.tobytes()
+                ds["PixelData"].VR = "OW"
+                files.append(to_part10(ds))
+        doors.ingest(*files)
+        both = [value("series", "valueId", uid) for uid in ("1.2.3.4.8", "1.2.3.4.7")]
+
+        done = run(doors, placed(orderer, value("algorithm", "valueString", "rigid-registration"), *both))
+
+        kinds = sorted({str(ds.Modality) for uid in outputs(done, "series") for ds in series_of(doors, uid)})
+        assert kinds == ["CT", "REG"]
+
+
+class TestWhatIsKept:
+    def test_after_removes_the_originals_once_the_result_is_there(self, doors):
+        owner = doors.caller(*Right, name="owner")
+        doors.ingest(*ct(), name="owner")
+
+        done = run(doors, placed(owner, *mip(value("keep", "valueCode", "after"))))
+        (discard,) = doors.server.own.search(_part_of(done)).matches
+        assert doors.server.archive.count() == 7
+        removed = run(doors, discard.json())
+
+        assert outputs(removed, "removed") == [6]
+        assert [each["uid"] for each in owner.get(f"/fhir/ImagingStudy/{STUDY}").json["series"]] == outputs(
+            done, "series"
+        )
+
+    def test_before_removes_the_result_only_after_its_delivery(self, doors):
+        owner = doors.caller(*Right, name="owner")
+        doors.ingest(*ct(), name="owner")
+        endpoint = doors.server.own.create(ENDPOINT).key
+        inputs = mip(
+            value("keep", "valueCode", "before"), value("deliver-to", "valueReference", {"reference": endpoint})
+        )
+
+        done = run(doors, placed(owner, *inputs))
+
+        follow = {tasks.code_of(each.json()): each.json() for each in doors.server.own.search(_part_of(done)).matches}
+        assert set(follow) == {"deliver", "discard"}
+        with pytest.raises(Exception, match="under way"):
+            handlers.get("discard").run(follow["discard"], doors.server, lambda _: None)
+        doors.server.own.update(follow["deliver"] | {"status": "completed"})
+        removed = run(doors, follow["discard"])
+        assert outputs(removed, "removed") == [1]
+        assert doors.server.archive.count() == 6
+
+    def test_nothing_is_removed_when_a_delivery_failed(self, doors):
+        owner = doors.caller(*Right, name="owner")
+        doors.ingest(*ct(), name="owner")
+        endpoint = doors.server.own.create(ENDPOINT).key
+        inputs = mip(
+            value("keep", "valueCode", "after"), value("deliver-to", "valueReference", {"reference": endpoint})
+        )
+        done = run(doors, placed(owner, *inputs))
+        follow = {tasks.code_of(each.json()): each.json() for each in doors.server.own.search(_part_of(done)).matches}
+
+        doors.server.own.update(follow["deliver"] | {"status": "failed"})
+        kept = run(doors, follow["discard"])
+
+        assert outputs(kept, "removed") == [0]
+        assert doors.server.archive.count() == 7
+
+    def test_nobody_has_images_of_others_removed(self, doors):
+        doors.ingest(*ct())
+        other = doors.caller(*Right, name="other")
+
+        response = other.post("/fhir/Task", order(*mip(value("keep", "valueCode", "after"))))
+
+        assert response.status_code == 403
+        assert "registered all of them" in refusal(response)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("inputs", "words"),
+        [
+            ([value("keep", "valueCode", "both")], "'algorithm' comes 0 times"),
+            ([value("algorithm", "valueString", "slab")], "name images"),
+            ([value("algorithm", "valueString", "magic")], "there are: bilateral"),
+            ([value("algorithm", "valueString", "slab|99")], "version 1 only"),
+            ([value("algorithm", "valueInteger", 1)], "valueString or a valueUri"),
+            (mip(value("thicknes", "valueDecimal", 1)), "'thicknes' is not known"),
+            (mip(value("step_mm", "valueDecimal", -5)), "step_mm"),
+            (mip(value("step_mm", "valueString", "5")), "valueDecimal or a valueInteger or a valueQuantity"),
+            (mip(value("step_mm", "valueQuantity", {"value": 5, "code": "cm"})), "the unit has to be mm"),
+            (mip(value("projection", "valueCode", "median")), "maximum, minimum, mean"),
+            (mip(value("keep", "valueCode", "none")), "before, after, both"),
+            (mip(value("keep", "valueCode", "before")), "deliver-to"),
+            (mip(value("frames", "valueString", "3-1")), "frame numbers"),
+            (mip(value("region", "valueString", "1,2,3")), "left,top,width,height"),
+            (mip(value("search", "valueString", "ImagingStudy?modality=CT")), "a search goes alone"),
+            (mip(value("search", "valueString", "Patient?name=x")), "a search such as"),
+            (mip(value("series", "valueId", "no-uid")), "a UID expected"),
+            (mip(value("imaging-study", "valueReference", {"reference": "Patient/1"})), "ImagingStudy expected"),
+            (
+                mip(value("keep", "valueCode", "after"), value("frames", "valueString", "1")),
+                "does not go with frames or a region",
+            ),
+        ],
+    )
+    def test_a_wrong_input_is_named_when_the_order_is_placed(self, doors, orderer, inputs, words):
+        doors.ingest(*ct())
+
+        response = orderer.post("/fhir/Task", order(*inputs))
+
+        assert response.status_code == 400, response.text
+        assert words in refusal(response)
+
+    @pytest.mark.parametrize(
+        "images",
+        [
+            value("imaging-study", "valueReference", {"reference": "ImagingStudy/9.9"}),
+            value("series", "valueId", "9.9.9"),
+            value("instance", "valueId", "9.9.9.9"),
+        ],
+    )
+    def test_images_that_are_not_here_are_not_found(self, doors, orderer, images):
+        response = orderer.post("/fhir/Task", order(value("algorithm", "valueString", "median"), images))
+
+        assert response.status_code == 404
+
+    def test_a_quantity_in_its_own_unit_is_welcome(self, doors, orderer):
+        doors.ingest(*ct())
+
+        placed(orderer, *mip(value("step_mm", "valueQuantity", {"value": 5, "code": "mm"})))
+
+    def test_what_an_algorithm_cannot_do_fails_the_order_with_the_reason(self, doors, orderer):
+        uneven = ct()
+        doors.ingest(*[each for n, each in enumerate(uneven) if n != 3])
+        task = placed(orderer, *mip(value("series", "valueId", SERIES), study=False))
+
+        with pytest.raises(Exception, match="1 of 6 slices are missing"):
+            handlers.get("process").run(task, doors.server, lambda _: None)
+
+    def test_without_the_right_nothing_is_ordered(self, doors):
+        doors.ingest(*ct())
+        sender = doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="no orders")
+
+        response = sender.post("/fhir/Task", order(*mip()))
+
+        assert response.status_code == 403
+        assert "order-processing" in refusal(response)
+
+    def test_who_only_orders_reaches_its_own_images_and_no_others(self, doors):
+        doors.ingest(*ct(), name="sender")
+        rights = (Right.REGISTER_IMAGES, Right.ORDER_PROCESSING)
+        mine, others = doors.caller(*rights, name="sender"), doors.caller(*rights, name="stranger")
+
+        assert mine.post("/fhir/Task", order(*mip())).status_code == 201
+        response = others.post("/fhir/Task", order(*mip()))
+
+        assert response.status_code in (403, 404)
+
+    def test_an_order_of_a_subscriber_that_was_suspended_is_not_done(self, doors, orderer):
+        doors.ingest(*ct())
+        task = placed(orderer, *mip())
+        doors.server.principals.suspend("orderer")
+
+        with pytest.raises(Exception, match="suspended"):
+            handlers.get("process").run(task, doors.server, lambda _: None)
+
+    def test_clients_place_no_removals(self, doors):
+        everything = doors.caller(*Right, name="all")
+        task = order(value("series", "valueId", SERIES)) | {"code": {"coding": [{"code": "discard"}]}}
+
+        assert everything.post("/fhir/Task", task).status_code == 403
+
+
+ENDPOINT = {
+    "resourceType": "Endpoint",
+    "status": "active",
+    "connectionType": {"code": "dicom-stow-rs"},
+    "payloadType": [{"text": "DICOM"}],
+    "address": "https://receiver.example/dicom-web",
+}
+
+
+def _part_of(task: dict[str, Any]) -> Any:
+    from fhir_server.model.query import parse
+
+    return parse("Task", [("part-of", f"Task/{task['id']}")])
