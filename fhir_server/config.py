@@ -288,6 +288,10 @@ SETTINGS: tuple[Setting, ...] = (
         "A web process that shows no sign of life for so long is replaced.",
     ),
     Setting(
+        "web.client_timeout_s", "60", _number(1, 3_600), "s",
+        "A client that sends or takes nothing for so long, or less than 1 KiB for each of these seconds, is given up.",
+    ),
+    Setting(
         "web.stop_s", "30", _integer(1, 3_600), "s",
         "On stop, how long requests that are being answered may take to end.",
     ),

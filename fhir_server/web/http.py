@@ -26,6 +26,8 @@ from fhir_server.model.criteria import ID_FORM
 from fhir_server.model.outcome import outcome
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.validation import MAX_DEPTH
+from fhir_server.store.failures import unavailable
+from fhir_server.web.pace import TooSlow
 from imaging.errors import AppError, Category
 
 if TYPE_CHECKING:
@@ -48,11 +50,12 @@ STATUS: dict[Category, HTTPStatus] = {
     Category.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
     Category.FAULT: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-# Where a thing is not supported decides what HTTP calls it.
-UNSUPPORTED_AT: dict[str | None, HTTPStatus] = {
-    "Accept": HTTPStatus.NOT_ACCEPTABLE,
-    "Content-Type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "method": HTTPStatus.METHOD_NOT_ALLOWED,
+# Where a thing is not supported, or wrong, decides what HTTP calls it.
+STATUS_AT: dict[tuple[Category, str | None], HTTPStatus] = {
+    (Category.UNSUPPORTED, "Accept"): HTTPStatus.NOT_ACCEPTABLE,
+    (Category.UNSUPPORTED, "Content-Type"): HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    (Category.UNSUPPORTED, "method"): HTTPStatus.METHOD_NOT_ALLOWED,
+    (Category.INVALID, "slow body"): HTTPStatus.REQUEST_TIMEOUT,
 }
 # What Flask and Werkzeug raise by themselves, in our vocabulary.
 CATEGORY_OF_STATUS: dict[int, tuple[Category, str | None]] = {
@@ -153,9 +156,7 @@ def error_response(error: AppError) -> Response:
 
 def status_of(error: AppError) -> HTTPStatus:
     """Return the HTTP status of an error."""
-    if error.category is Category.UNSUPPORTED:
-        return UNSUPPORTED_AT.get(error.where, STATUS[Category.UNSUPPORTED])
-    return STATUS[error.category]
+    return STATUS_AT.get((error.category, error.where), STATUS[error.category])
 
 
 def fhir_response(body: bytes | Iterable[bytes], status: int = HTTPStatus.OK) -> Response:
@@ -215,7 +216,7 @@ class RequestLog:
         given = environ.get("HTTP_X_REQUEST_ID", "")
         environ["fhir_imaging.request_id"] = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         environ["fhir_imaging.address"] = client_address(environ, self._proxies)
-        environ["wsgi.input"] = Body(environ["wsgi.input"])
+        environ["wsgi.input"] = Body(environ["wsgi.input"], environ.get("CONTENT_LENGTH", ""))
         begun = time.perf_counter()
         status = ["000"]
 
@@ -233,14 +234,23 @@ class RequestLog:
 
 
 class Body:
-    """A request's body as it arrives; what breaks off or is chunked wrongly is the sender's mistake, not a fault."""
+    """A request's body as it arrives; what breaks off or is chunked wrongly is the sender's mistake, not a fault.
 
-    def __init__(self, arriving: Any) -> None:
+    announced   the Content-Length, "" without one. A body that ends before it is not taken for a whole one
+    """
+
+    def __init__(self, arriving: Any, announced: str = "") -> None:
         self._arriving = arriving
+        self._missing = int(announced) if announced.isdecimal() else 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes, all for -1. Raises INVALID."""
-        return self._tried(self._arriving.read, size)
+        """Return up to `size` bytes, all for -1. Raises INVALID, also where the end is that comes too early."""
+        data = self._tried(self._arriving.read, size)
+        self._missing -= len(data)
+        # Not before the end is read: what came until then may hold whole images.
+        if not data and size and self._missing > 0:
+            raise AppError(Category.INVALID, "the body ends before its Content-Length", where="body")
+        return data
 
     def readline(self, size: int = -1) -> bytes:
         """Return the next line. Raises INVALID."""
@@ -252,6 +262,8 @@ class Body:
     def _tried(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
             return read(size)
+        except TooSlow as error:
+            raise AppError(Category.INVALID, "the body did not come in time", where="slow body") from error
         # Each web server has errors of its own for this.
         except Exception as error:
             raise AppError(Category.INVALID, "the body cannot be read to its end", where="body") from error
@@ -340,6 +352,9 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _fault(error: Exception) -> Response:
+    if message := unavailable(error):
+        _faults.warning("the database is not available", extra={"kind": type(error).__name__})
+        return error_response(AppError(Category.BUSY, message))
     fault = AppError(Category.FAULT, type(error).__name__)
     fault.__cause__ = error
     return error_response(fault)

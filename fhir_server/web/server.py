@@ -42,6 +42,7 @@ class WebServer(BaseApplication):  # type: ignore[misc] # gunicorn is untyped
     def __init__(self, config: Config, make_app: Callable[[Config], Any], *, fd: int | None = None) -> None:
         self._config = config
         self._make_app = make_app
+        self.patience_s: float = config["web.client_timeout_s"]
         self._bind = f"fd://{fd}" if fd is not None else _address(config["web.host"], config["web.port"])
         super().__init__()
 

@@ -16,6 +16,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from fhir_server.model import json
 from fhir_server.model.outcome import Issue, outcome
+from fhir_server.web.pace import PacedSocket
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,12 @@ class Refusal(NamedTuple):
     text: str
 
 
+TOO_SLOW = Refusal(HTTPStatus.REQUEST_TIMEOUT, "timeout", "the request did not come in time")
 UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "invalid", "the request is not well-formed HTTP/1.1")
 FAULT = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "exception", "the server could not do this")
 # gunicorn's error -> answer; any other error of reading is UNREADABLE, any other at all FAULT
 REFUSALS = {
+    "TooSlow": TOO_SLOW,
     "LimitRequestLine": Refusal(
         HTTPStatus.REQUEST_URI_TOO_LONG, "too-long", "the address is too long; POST a long search to _search"
     ),
@@ -64,6 +67,22 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn is untyped
         if busy > 0:
             time.sleep(STEP_ASIDE_S * min(busy, MOST_STEPS))
         super().accept(listener)
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Have a thread serve a connection, which is given up when its client is too slow."""
+        if not isinstance(conn.sock, PacedSocket):
+            conn.sock = PacedSocket.adopt(conn.sock, self.app.patience_s)
+        super().enqueue_req(conn)
+
+    def handle(self, conn: Any) -> Any:
+        """Serve a request; whether the connection stays open. One that does not is closed here.
+
+        gunicorn lingers for two seconds over a connection that it closes, in the thread that accepts all others.
+        """
+        stays = super().handle(conn)
+        if stays is False:
+            conn.close(graceful=True)
+        return stays
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that failed outside of the application."""
