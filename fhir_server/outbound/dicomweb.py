@@ -1,0 +1,155 @@
+"""DICOMweb as a client: store, search page by page, retrieve as a stream.
+
+Hides multipart bodies, the response module of STOW-RS and how servers differ in paging. Sources: PS3.18 10.4 to 10.6
+and annex I.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+
+from fhir_server.outbound.remote import Answer, Remote, require_good
+from imaging.blobs import Buffer
+from imaging.dicomweb import MultipartLimits, iter_parts, multipart_related, parse_content_type, read_body
+from imaging.errors import AppError, Category
+
+DICOM, DICOM_JSON = "application/dicom", "application/dicom+json"
+MOST_ANSWER_BYTES = 64 << 20
+PAGE = 500  # results asked for at a time
+NOT_MENTIONED = 0  # in place of a Failure Reason
+DUPLICATE = 0x0111  # PS3.7 C.5.6: an instance of this UID is there already
+TEMPORARY = frozenset({0xA700, 0x0213})  # out of resources, resource limitation: PS3.18 I.2.2, PS3.7 C.5.14
+SYNTAX_REFUSED = frozenset({0xC122, 0x0122})  # transfer syntax, SOP class not supported: PS3.18 I.2.2, PS3.7 C.5.18
+_SOP_UID, _REASON, _FAILED, _STORED = "00081155", "00081197", "00081198", "00081199"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a receiver says of the instances that it was sent: UIDs that it has, and why it has not the others.
+
+    refused   SOP Instance UID -> Failure Reason, NOT_MENTIONED where it says nothing
+    """
+
+    stored: frozenset[str]
+    refused: Mapping[str, int]
+
+
+def store(remote: Remote, files: Iterable[Iterable[bytes]], sop_uids: Sequence[str]) -> Receipt:
+    """Send files by STOW-RS while they are made; `sop_uids` are theirs. Raises BUSY and what `require_good` raises."""
+    boundary = secrets.token_hex(16)
+    parts = (({"Content-Type": DICOM}, chunks) for chunks in files)
+    kind = f'multipart/related; type="{DICOM}"; boundary={boundary}'
+    answer = remote.exchange(
+        "POST",
+        "/studies",
+        headers={"Content-Type": kind, "Accept": DICOM_JSON},
+        body=(chunk for chunk in multipart_related(parts, boundary) if chunk),
+        most_bytes=MOST_ANSWER_BYTES,
+    )
+    return receipt(answer, sop_uids, remote.name)
+
+
+def receipt(answer: Answer, sop_uids: Sequence[str], name: str) -> Receipt:
+    """Return what a STOW-RS answer says: 200 all, 202 some, 409 none, and the instances one by one.
+
+    Raises BUSY for an answer that cannot be one: a repetition does no harm, and may be answered better.
+    """
+    document = _document(answer.body)
+    if document is None or not ({_FAILED, _STORED} & document.keys() or answer.status in (200, 202, 409)):
+        require_good(answer.status, name)
+        raise AppError(Category.BUSY, "the answer is not one of STOW-RS", where=name)
+    stored = {uid for uid, _ in _items(document, _STORED)}
+    told = dict(_items(document, _FAILED))
+    sent = set(sop_uids)
+    refused = {uid: told.get(uid, NOT_MENTIONED) for uid in sop_uids if uid not in stored}
+    if not (stored & sent) and not (told.keys() & sent):
+        if answer.status not in (200, 202, 409):
+            require_good(answer.status, name)
+        raise AppError(Category.BUSY, "the answer names none of the instances", where=name)
+    return Receipt(frozenset(stored & sent), refused)
+
+
+def search(remote: Remote, path: str, params: Sequence[tuple[str, str]], key: str) -> Iterator[dict[str, Any]]:
+    """Yield the matches of a QIDO-RS search, each once, page by page; `key` is the tag of the UID that names them.
+
+    A page shorter than asked ends it, unless the server says by a Warning that there is more (PS3.18 8.3.4.4). Raises
+    BUSY, and UNSUPPORTED for a server that gives the same page again and again.
+    """
+    seen: set[str] = set()
+    offset = 0
+    while True:
+        query = urlencode([*params, ("limit", str(PAGE)), ("offset", str(offset))])
+        answer = remote.exchange("GET", f"{path}?{query}", headers={"Accept": DICOM_JSON}, most_bytes=MOST_ANSWER_BYTES)
+        require_good(answer.status, remote.name)
+        page = [] if answer.status == 204 or not answer.body else _matches(answer.body, remote.name)
+        new = [each for each in page if text(each, key) and text(each, key) not in seen]
+        yield from new
+        seen.update(text(each, key) for each in new)
+        if not page or (len(page) < PAGE and "299" not in answer.headers.get("warning", "")):
+            return
+        if not new:
+            raise AppError(Category.UNSUPPORTED, "the search knows no `offset`: its pages repeat", where=remote.name)
+        offset += len(page)
+
+
+def retrieve(remote: Remote, path: str, limits: MultipartLimits) -> Iterator[Buffer]:
+    """Yield the files below an address as they come, in the syntax in which they are kept there."""
+    accept = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
+    with remote.incoming(path, {"Accept": accept}) as (headers, blocks):
+        read = _reader(blocks)
+        kind = parse_content_type(headers.get("content-type", ""))
+        if kind.media_type == DICOM:
+            yield read_body(read, limits.part_bytes)
+            return
+        if kind.media_type != "multipart/related":
+            raise AppError(Category.UNSUPPORTED, "the answer is not one of WADO-RS", where=remote.name)
+        for part in iter_parts(read, kind.parameters.get("boundary", ""), limits):
+            yield part.body
+
+
+def text(match: Mapping[str, Any], tag: str) -> str:
+    """Return the first value of an element of DICOM JSON as text, "" without one."""
+    element = match.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    first = values[0] if isinstance(values, list) and values else None
+    return str(first) if isinstance(first, str | int) else ""
+
+
+def count(match: Mapping[str, Any], tag: str) -> int:
+    """Return the first value of an element as a number, 0 without one."""
+    found = text(match, tag)
+    return int(found) if found.isascii() and found.isdigit() and len(found) < 10 else 0
+
+
+def _reader(blocks: Iterator[bytes]) -> Any:
+    """Return `read(n)`; a block is given as it came, which may be more than n: nobody here minds."""
+    return lambda _: next((block for block in blocks if block), b"")
+
+
+def _document(body: bytes) -> dict[str, Any] | None:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _matches(body: bytes, name: str) -> list[dict[str, Any]]:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise AppError(Category.BUSY, "the answer is not one of QIDO-RS", where=name)
+    return found
+
+
+def _items(document: Mapping[str, Any], tag: str) -> Iterator[tuple[str, int]]:
+    element = document.get(tag)
+    for item in (element.get("Value") or []) if isinstance(element, dict) else []:
+        if isinstance(item, dict) and (uid := text(item, _SOP_UID)):
+            yield uid, count(item, _REASON)

@@ -1,0 +1,267 @@
+"""One address of another server, and requests below it, with bounds on every wait and every size.
+
+Hides urllib3, name resolution and TLS. The host is resolved once, what it resolves to is checked, and that very address
+is connected to, so that a name which changes its mind leads nowhere else. Redirects are not followed, proxies of the
+environment not used. Messages hold nothing of what the other side says but its status.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from urllib.parse import quote, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from imaging.errors import AppError, Category
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Headers = Mapping[str, str]
+
+ANSWER_WITHIN_S = 600.0  # from the first to the last byte of an answer that is held as a whole
+BLOCK_BYTES = 1 << 18
+AGENT = "fhir-imaging"
+_PORTS = {"http": 80, "https": 443}
+# Global by their form, but they carry another address inside: NAT64, 6to4, Teredo. RFC 6052, RFC 3056, RFC 4380.
+_DISGUISES = tuple(ipaddress.ip_network(each) for each in ("64:ff9b::/96", "2002::/16", "2001::/32"))
+_STATUS = {
+    # status     category                what it means for a request that is not to be changed
+    401: Category.FORBIDDEN,
+    403: Category.FORBIDDEN,
+    404: Category.NOT_FOUND,
+    408: Category.BUSY,
+    410: Category.NOT_FOUND,
+    413: Category.TOO_LARGE,
+    425: Category.BUSY,
+    429: Category.BUSY,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for all requests.
+
+    private_networks   that may be reached although they are not public, and without TLS
+    ca_file            PEM file of further certificate authorities; "" for those of the system alone
+    connect_s          longest wait for a connection
+    silence_s          longest wait for the next bytes, in either direction
+    """
+
+    private_networks: tuple[Network, ...] = ()
+    ca_file: str = ""
+    connect_s: float = 10.0
+    silence_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that was read to its end; names of headers in lower case."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parsed address. `path` has no slash at its end."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """The value of the header Host."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def target_of(address: str) -> Target:
+    """Return what an http(s) address says. Raises INVALID for anything beside scheme, host, port and path."""
+    wanted = "http:// or https://, a host, perhaps a port and a path expected"
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        raise AppError(Category.INVALID, wanted, where="address") from None
+    if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
+        raise AppError(Category.INVALID, wanted, where="address")
+    path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._")
+    return Target(parts.scheme, parts.hostname, port or _PORTS[parts.scheme], path)
+
+
+def is_permitted(address: Address, scheme: str, private_networks: Iterable[Network]) -> bool:
+    """Say whether a connection may be made: to a public address by TLS, to a private one where that was allowed."""
+    plain = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped else address
+    if any(plain in network for network in private_networks if network.version == plain.version):
+        return True
+    if any(plain in network for network in _DISGUISES if network.version == plain.version):
+        return False
+    return scheme == "https" and plain.is_global and not plain.is_multicast
+
+
+class Remote:
+    """The server behind one address, as a context manager; one request at a time.
+
+    name            by which messages call it
+    authorization   value of the header Authorization, "" for none; it never appears in a message
+    """
+
+    def __init__(self, address: str, rules: Rules, *, name: str, authorization: str = "") -> None:
+        """Resolve and connect. Raises INVALID, FORBIDDEN for an address that is not allowed, BUSY when it is silent."""
+        self._rules = rules
+        self.name = name
+        self._target = target_of(address)
+        self._headers = {"Host": self._target.authority, "User-Agent": AGENT, "Accept-Encoding": "identity"}
+        if authorization:
+            self._headers["Authorization"] = authorization
+        self._pool = self._opened()
+
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.close()
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        most_bytes: int,
+        headers: Headers | None = None,
+        body: bytes | Iterable[bytes] | None = None,
+    ) -> Answer:
+        """Send a request below the address and return the whole answer, whatever its status.
+
+        An iterable body is sent as it comes, in chunks. Raises BUSY when the other side is silent or breaks off,
+        TOO_LARGE when its answer is beyond `most_bytes`.
+        """
+        end = time.monotonic() + ANSWER_WITHIN_S
+        with self._answered(method, path, headers or {}, body) as response:
+            held = bytearray()
+            for block in response.stream(BLOCK_BYTES):
+                held += block
+                if len(held) > most_bytes:
+                    message = f"the answer is beyond the limit of {most_bytes} bytes"
+                    raise AppError(Category.TOO_LARGE, message, where=self.name)
+                if time.monotonic() > end:
+                    raise self._silent("the answer takes too long")
+            return Answer(response.status, _lower(response.headers), bytes(held))
+
+    @contextmanager
+    def incoming(self, path: str, headers: Headers) -> Iterator[tuple[Headers, Iterator[bytes]]]:
+        """GET something large: give the headers and the blocks of a good answer. Raises what `require_good` raises."""
+        with self._answered("GET", path, headers, None) as response:
+            require_good(response.status, self.name)
+            yield _lower(response.headers), self._blocks(response)
+
+    def _blocks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        try:
+            yield from response.stream(BLOCK_BYTES)
+        except (HTTPError, OSError, http.client.HTTPException) as error:
+            raise self._silent(f"it broke off ({type(error).__name__})") from None
+
+    @contextmanager
+    def _answered(
+        self, method: str, path: str, headers: Headers, body: bytes | Iterable[bytes] | None
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        silence_s = self._rules.silence_s
+        try:
+            response = self._pool.urlopen(
+                method,
+                self._target.path + path,
+                body=body,
+                headers={**self._headers, **headers},
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                chunked=body is not None and not isinstance(body, bytes),
+                # The first of the two also bounds each wait while sending; the connection itself stands already.
+                timeout=urllib3.Timeout(connect=silence_s, read=silence_s),
+            )
+            try:
+                yield response
+            finally:
+                # What was not read to its end cannot be used again.
+                response.close()
+        except (HTTPError, OSError, http.client.HTTPException) as error:
+            raise self._silent(f"no answer ({type(error).__name__})") from None
+
+    def _opened(self) -> urllib3.HTTPConnectionPool:
+        ip, target = self._reachable(), self._target
+        if target.scheme == "http":
+            return urllib3.HTTPConnectionPool(ip, target.port, maxsize=1)
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self._rules.ca_file:
+            try:
+                context.load_verify_locations(cafile=self._rules.ca_file)
+            except OSError as error:  # ssl.SSLError is one
+                message = f"the file of certificate authorities cannot be read ({type(error).__name__})"
+                raise AppError(Category.FAULT, message, where="outbound.ca_file") from None
+        return urllib3.HTTPSConnectionPool(
+            ip,
+            target.port,
+            maxsize=1,
+            ssl_context=context,
+            server_hostname=target.host,
+            assert_hostname=target.host,
+        )
+
+    def _reachable(self) -> str:
+        """Return the first permitted address that takes a connection."""
+        target = self._target
+        try:
+            found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise self._silent("its host has no address") from None
+        addresses = [str(each[4][0]).partition("%")[0] for each in found]
+        networks = self._rules.private_networks
+        permitted = [
+            each
+            for each in dict.fromkeys(addresses)
+            if is_permitted(ipaddress.ip_address(each), target.scheme, networks)
+        ]
+        if not permitted:
+            message = (
+                "its address is not public, or would be reached without TLS; outbound.private_networks may allow it"
+            )
+            raise AppError(Category.FORBIDDEN, message, where=self.name)
+        for each in permitted:
+            try:
+                socket.create_connection((each, target.port), self._rules.connect_s).close()
+            except OSError:
+                continue
+            return each
+        raise self._silent("no connection")
+
+    def _silent(self, what: str) -> AppError:
+        return AppError(Category.BUSY, f"the other server does not answer: {what}", where=self.name)
+
+
+def require_good(status: int, name: str) -> None:
+    """Return for a status that says "done". Raises BUSY where a repetition may help, otherwise why it would not."""
+    if 200 <= status < 300:
+        return
+    if 300 <= status < 400:
+        message = f"the other server answers with a redirect (HTTP {status}); register the address that it leads to"
+        raise AppError(Category.UNSUPPORTED, message, where=name)
+    category = Category.BUSY if status >= 500 and status != 501 else _STATUS.get(status, Category.UNSUPPORTED)
+    raise AppError(category, f"the other server refuses the request (HTTP {status})", where=name)
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}

@@ -1,0 +1,125 @@
+"""The register of peers on MongoDB, and what was exchanged with them, so that nothing is sent or fetched twice.
+
+* `peers`      `_id` name; the peer with its credentials, which are nowhere else
+* `delivered`  `_id` id of the delivery's Task and the Endpoint; SOP Instance UIDs that the receiver has acknowledged
+* `collected`  `_id` peer and study, instance or file; what was found there when it was last looked at
+
+What `delivered` and `collected` say only saves work: an instance that is sent or fetched again is recognised by its UID.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, IndexModel, ReplaceOne
+from pymongo.database import Database
+from pymongo.write_concern import WriteConcern
+
+from fhir_server.model.peer import Peer, from_document, to_document
+from imaging.errors import AppError, Category
+
+KEPT_S = 400 * 86_400  # a note of a delivery or a collection is forgotten after this
+INDEXES: dict[str, list[IndexModel]] = {
+    "peers": [IndexModel([("subscriber", ASCENDING)], name="subscriber")],
+    "delivered": [IndexModel([("at", ASCENDING)], name="forget", expireAfterSeconds=KEPT_S)],
+    "collected": [
+        IndexModel([("at", ASCENDING)], name="forget", expireAfterSeconds=KEPT_S),
+        IndexModel([("peer", ASCENDING), ("kind", ASCENDING)], name="peer"),
+    ],
+}
+REFUSED, SEEN, FILE = "refused", "seen", "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is remembered of one thing at a source.
+
+    kind    REFUSED: an instance that is not to be fetched again; SEEN: a study or series; FILE
+    key     its UID or relative path
+    value   what it looked like: a number of instances, a size and time of change, a reason
+    """
+
+    kind: str
+    key: str
+    value: str
+
+
+class Peers:
+    """The register and the notes of exchanges."""
+
+    def __init__(self, database: Database[Any]) -> None:
+        durable = WriteConcern("majority", j=True)
+        self._peers = database.get_collection("peers", write_concern=durable)
+        self._delivered = database.get_collection("delivered", write_concern=durable)
+        self._collected = database.get_collection("collected", write_concern=durable)
+        self._marks = database.get_collection("collection_marks", write_concern=durable)
+
+    def ensure_indexes(self) -> None:
+        """Create the indexes; those that exist are left alone."""
+        for name, indexes in INDEXES.items():
+            self._peers.database[name].create_indexes(indexes)
+
+    def put(self, peer: Peer) -> None:
+        """Register a peer, or replace the one of the same name."""
+        document = to_document(peer)
+        self._peers.replace_one({"_id": peer.name}, document, upsert=True)
+
+    def get(self, name: str) -> Peer:
+        """Return a peer. Raises NOT_FOUND."""
+        found = self._peers.find_one({"_id": name})
+        if found is None:
+            message = f"no endpoint {name[:64]!r} was registered; `fhir-imaging endpoint list` shows all"
+            raise AppError(Category.NOT_FOUND, message, where="endpoint")
+        return from_document(found)
+
+    def all(self, subscriber: str | None = None) -> list[Peer]:
+        """Return the peers of one subscriber, or all of them, by name."""
+        found = self._peers.find({"subscriber": subscriber} if subscriber else {}).sort("_id")
+        return [from_document(each) for each in found]
+
+    def remove(self, name: str) -> None:
+        """Forget a peer, its credentials and what is known of it; one that is not there is forgotten already."""
+        self._peers.delete_one({"_id": name})
+        self._collected.delete_many({"peer": name})
+        self._marks.delete_one({"_id": name})
+
+    # ---- deliveries
+
+    def acknowledged(self, delivery: str) -> set[str]:
+        """Return the SOP Instance UIDs that the receiver of a delivery is known to have."""
+        return {uid for row in self._delivered.find({"_id.delivery": delivery}) for uid in row["sop_uids"]}
+
+    def acknowledge(self, delivery: str, batch: int, sop_uids: Iterable[str], at: datetime) -> None:
+        """Note what the receiver has acknowledged of one batch."""
+        key = {"delivery": delivery, "batch": batch}
+        change = {"$addToSet": {"sop_uids": {"$each": sorted(sop_uids)}}, "$set": {"at": at}}
+        self._delivered.update_one({"_id": key}, change, upsert=True)
+
+    # ---- collections
+
+    def notes(self, peer: str, kind: str, keys: Sequence[str]) -> dict[str, str]:
+        """Return what is remembered of these things, by key."""
+        wanted = [_key(peer, kind, each) for each in keys]
+        return {row["key"]: row["value"] for row in self._collected.find({"_id": {"$in": wanted}})}
+
+    def note(self, peer: str, notes: Sequence[Note], at: datetime) -> None:
+        """Remember things; later words replace earlier ones."""
+        rows = [
+            {"_id": _key(peer, n.kind, n.key), "peer": peer, "kind": n.kind, "key": n.key, "value": n.value, "at": at}
+            for n in notes
+        ]
+        if rows:
+            self._collected.bulk_write([ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in rows])
+
+    def mark(self, peer: str) -> dict[str, Any]:
+        """Return the high-water mark of a source and how the last round went; empty before the first."""
+        return self._marks.find_one({"_id": peer}, {"_id": 0}) or {}
+
+    def set_mark(self, peer: str, **values: Any) -> None:
+        """Change parts of the mark."""
+        self._marks.update_one({"_id": peer}, {"$set": values}, upsert=True)
+
+
+def _key(peer: str, kind: str, key: str) -> dict[str, str]:
+    return {"peer": peer, "kind": kind, "key": key}
