@@ -107,8 +107,10 @@ class Server:
 
 def build(config: Config, uri: str) -> Server:
     """Return the server on the database at `uri`, whose collections and indexes are brought up to date first."""
+    timeout_ms = int(config["mongodb.timeout_s"] * 1000)
+    # The second of the two is also how long the driver waits for a heartbeat: a database that hangs is given up.
     client: MongoClient[dict[str, Any]] = MongoClient(
-        uri, tz_aware=True, serverSelectionTimeoutMS=int(config["mongodb.timeout_s"] * 1000), appname="fhir-imaging"
+        uri, tz_aware=True, serverSelectionTimeoutMS=timeout_ms, connectTimeoutMS=timeout_ms, appname="fhir-imaging"
     )
     return assemble(config, client[config["mongodb.database"]])
 
