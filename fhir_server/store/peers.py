@@ -4,7 +4,7 @@
 * `delivered`  `_id` id of the delivery's Task and the Endpoint; SOP Instance UIDs that the receiver has acknowledged
 * `collected`  `_id` peer and study, instance or file; what was found there when it was last looked at
 
-What `delivered` and `collected` say only saves work: an instance that is sent or fetched again is recognised by its UID.
+What `delivered` and `collected` say only saves work: an instance sent or fetched again is recognised by its UID.
 """
 
 from collections.abc import Iterable, Sequence
