@@ -1,7 +1,8 @@
 """Typed parameters: a frozen dataclass declares them once; they are described, checked and built from named values.
 
-A field is `name: Annotated[type, Says(...)]`, its type one of float, int, bool, a StrEnum, or a tuple of one number
-type with a fixed length. Values come from outside, as JSON has them; an error names the parameter.
+A field is `name: Annotated[type, Says(...)]`, its type one of float, int, bool, str, a StrEnum, or a tuple of one of
+them: `tuple[float, float]` has a fixed length, `tuple[str, ...]` up to MOST_VALUES. Values come from outside, as JSON
+has them; an error names the parameter.
 """
 
 import sys
@@ -14,26 +15,32 @@ from imaging.errors import AppError, Category
 
 T = TypeVar("T")
 
+MOST_VALUES = 100  # in a list without fixed length
+MOST_TEXT = 1_000  # characters of a text for which no highest length is said
+
 
 @dataclass(frozen=True, slots=True)
 class Says:
     """What a parameter means, its unit and its range, ends included.
 
-    unit  UCUM code; "1" for a ratio or a count, "" for the unit of the image
+    unit       UCUM code; "1" for a ratio or a count, "" for the unit of the image
+    low, high  of a text, its length in characters
+    is_secret  it is never shown again
     """
 
     help: str
     unit: str = "1"
     low: float | None = None
     high: float | None = None
+    is_secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter as it is told to others.
 
-    kind      "number", "integer", "boolean" or "choice"
-    length    how many values it has; None for a single one that is not in a list
+    kind      "number", "integer", "boolean", "choice" or "text"
+    length    how many values it has; None for a single one that is not in a list, 0 for a list of any length
     default   None when it must be given
     """
 
@@ -47,6 +54,7 @@ class Parameter:
     length: int | None
     is_required: bool
     default: Any
+    is_secret: bool = False
 
 
 def describe(declaring: type[Any]) -> tuple[Parameter, ...]:
@@ -73,7 +81,7 @@ def build(declaring: type[T], values: Mapping[str, Any]) -> T:
     return declaring(**arguments)
 
 
-_KINDS = {float: "number", int: "integer", bool: "boolean"}
+_KINDS = {float: "number", int: "integer", bool: "boolean", str: "text"}
 
 
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
@@ -87,20 +95,25 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         name=name,
         kind="choice" if is_choice else _KINDS[element],
         help=says.help,
-        unit="" if is_choice or element is bool else says.unit,
+        unit="" if is_choice or element in (bool, str) else says.unit,
         low=says.low,
         high=says.high,
         choices=tuple(str(each) for each in element) if is_choice else (),
-        length=len(get_args(kind)) if is_list else None,
+        length=(0 if Ellipsis in get_args(kind) else len(get_args(kind))) if is_list else None,
         is_required=default is MISSING,
         default=None if default is MISSING else default,
+        is_secret=says.is_secret,
     )
 
 
 def _converted(value: Any, parameter: Parameter, kind: Any) -> Any:
     if parameter.length is None:
         return _one(value, parameter, kind)
-    if not isinstance(value, list | tuple) or len(value) != parameter.length:
+    is_list = isinstance(value, list | tuple)
+    if parameter.length == 0:
+        if not is_list or len(value) > MOST_VALUES:
+            raise AppError(Category.INVALID, f"a list of at most {MOST_VALUES} values expected", where=parameter.name)
+    elif not is_list or len(value) != parameter.length:
         raise AppError(Category.INVALID, f"{parameter.length} values expected", where=parameter.name)
     return tuple(_one(each, parameter, get_args(kind)[0]) for each in value)
 
@@ -114,7 +127,16 @@ def _one(value: Any, parameter: Parameter, kind: Any) -> Any:
         if value not in parameter.choices:
             raise AppError(Category.INVALID, f"one of {', '.join(parameter.choices)} expected", where=parameter.name)
         return kind(value)
+    if parameter.kind == "text":
+        return _text(value, parameter)
     return _number(value, parameter)
+
+
+def _text(value: Any, parameter: Parameter) -> str:
+    low, high = int(parameter.low or 0), int(parameter.high or MOST_TEXT)
+    if not isinstance(value, str) or not low <= len(value) <= high or not value.isprintable():
+        raise AppError(Category.INVALID, f"a line of {low} to {high} characters expected", where=parameter.name)
+    return value
 
 
 def _number(value: Any, parameter: Parameter) -> float | int:

@@ -143,18 +143,24 @@ class Page:
     placements: tuple[tuple[int, int, Placement], ...]
 
 
-def pages(sheets: Sheets, pictures: Sequence[Callable[[], Picture]]) -> Iterator[Page]:
-    """Yield the pages; each picture is loaded when its turn comes and let go after it was drawn.
+def page_count(sheets: Sheets, pictures: int) -> int:
+    """Return how many pages that many pictures fill. Raises INVALID for none, TOO_LARGE for too many pages."""
+    if not pictures:
+        raise AppError(Category.INVALID, "there is nothing to print", where="images")
+    of = -(-pictures // len(sheets.image_boxes()))
+    if of > MOST_PAGES:
+        raise AppError(Category.TOO_LARGE, f"{of} pages; at most {MOST_PAGES} are allowed", where="images")
+    return of
+
+
+def pages(sheets: Sheets, pictures: Sequence[Callable[[], Picture]], *, first: int = 1) -> Iterator[Page]:
+    """Yield the pages from number `first` on; each picture is loaded when its turn comes and let go after it was drawn.
 
     Raises INVALID for no pictures and what cannot be placed, TOO_LARGE for too many pages.
     """
-    if not pictures:
-        raise AppError(Category.INVALID, "there is nothing to print", where="images")
+    of = page_count(sheets, len(pictures))
     places = sheets.image_boxes()
-    of = -(-len(pictures) // len(places))
-    if of > MOST_PAGES:
-        raise AppError(Category.TOO_LARGE, f"{of} pages; at most {MOST_PAGES} are allowed", where="images")
-    for number in range(1, of + 1):
+    for number in range(first, of + 1):
         there = pictures[(number - 1) * len(places) : number * len(places)]
         yield _Drawing(sheets, number, of).page(places, there)
 

@@ -22,10 +22,13 @@ class Example:
     mode: Annotated[Mode, Says("how")] = Mode.FAST
     shift: Annotated[tuple[float, float], Says("where to", unit="mm", high=5)] = (0.0, 0.0)
     both: Annotated[bool, Says("whether both")] = False
+    name: Annotated[str, Says("what it is called", low=1, high=5)] = "x"
+    word: Annotated[str, Says("how to get in", is_secret=True)] = ""
+    modes: Annotated[tuple[Mode, ...], Says("all of them")] = ()
 
 
 def test_parameters_are_described_in_their_order():
-    width, count, mode, shift, both = describe(Example)
+    width, count, mode, shift, both, name, word, modes = describe(Example)
 
     assert (width.name, width.kind, width.unit, width.low, width.high, width.is_required) == (
         "width", "number", "mm", 1, 10, True,
@@ -34,12 +37,17 @@ def test_parameters_are_described_in_their_order():
     assert (mode.kind, mode.choices, mode.unit) == ("choice", ("fast", "exact"), "")
     assert (shift.kind, shift.length) == ("number", 2)
     assert (both.kind, both.is_required) == ("boolean", False)
+    assert (name.kind, name.low, name.high, name.unit, name.is_secret) == ("text", 1, 5, "", False)
+    assert (word.is_secret, word.length) == (True, None)
+    assert (modes.kind, modes.choices, modes.length) == ("choice", ("fast", "exact"), 0)
 
 
 def test_values_as_json_has_them_become_typed():
-    built = build(Example, {"width": 2, "count": 4.0, "mode": "exact", "shift": [1, 2.5], "both": True})
+    values = {"width": 2, "count": 4.0, "mode": "exact", "shift": [1, 2.5], "both": True}
 
-    assert built == Example(2.0, 4, Mode.EXACT, (1.0, 2.5), True)
+    built = build(Example, {**values, "name": "a b", "modes": ["exact", "fast"]})
+
+    assert built == Example(2.0, 4, Mode.EXACT, (1.0, 2.5), True, "a b", "", (Mode.EXACT, Mode.FAST))
     assert isinstance(built.width, float)
     assert isinstance(built.count, int)
 
@@ -60,7 +68,19 @@ def test_values_as_json_has_them_become_typed():
         ({"width": 2, "shift": [1]}, "shift", "2 values expected"),
         ({"width": 2, "shift": [1, 6]}, "shift", "a value at most 5 mm expected"),
         ({"width": 2, "both": 1}, "both", "true or false expected"),
-        ({"width": 2, "depth": 1}, "depth", "there is no such parameter; known: width, count, mode, shift, both"),
+        ({"width": 2, "name": ""}, "name", "a line of 1 to 5 characters expected"),
+        ({"width": 2, "name": "abcdef"}, "name", "a line of 1 to 5 characters expected"),
+        ({"width": 2, "name": "a\n"}, "name", "a line of 1 to 5 characters expected"),
+        ({"width": 2, "name": 1}, "name", "a line of 1 to 5 characters expected"),
+        ({"width": 2, "word": "x" * 1001}, "word", "a line of 0 to 1000 characters expected"),
+        ({"width": 2, "modes": "fast"}, "modes", "a list of at most 100 values expected"),
+        ({"width": 2, "modes": ["fast"] * 101}, "modes", "a list of at most 100 values expected"),
+        ({"width": 2, "modes": ["slow"]}, "modes", "one of fast, exact expected"),
+        (
+            {"width": 2, "depth": 1},
+            "depth",
+            "there is no such parameter; known: width, count, mode, shift, both, name, word, modes",
+        ),
     ],
 )
 def test_an_error_names_the_parameter(values: dict[str, Any], where: str, words: str):
