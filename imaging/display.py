@@ -87,6 +87,7 @@ class DisplayAttributes:
     modality_lut: LookupTable | None = None
     windows: tuple[Window, ...] = ()
     voi_lut: LookupTable | None = None
+    presentation_lut: LookupTable | None = None
     is_inverse: bool = False
     palette: tuple[LookupTable, LookupTable, LookupTable] | None = None
     pixel_size: tuple[float, float] = (1.0, 1.0)
@@ -106,7 +107,7 @@ class DisplayAttributes:
         A table that is a BulkDataURI is fetched with `bulkdata(uri)`, and only if rendering needs it. Nonsense, such as
         a window of width 0, counts as absent. Raises INVALID when rows, columns or a needed table are broken.
         """
-        source = _Source(document, frame, bulkdata)
+        source = FrameSource(document, frame, bulkdata)
         rows, columns = source.integer("00280010"), source.integer("00280011")
         if not rows or not columns or rows < 0 or columns < 0:
             raise AppError(Category.INVALID, "the instance has no Rows and Columns", where="(0028,0010)")
@@ -133,48 +134,64 @@ class DisplayAttributes:
         )
 
 
-class _Source:
-    """Reads values of a DICOM JSON object, of functional groups first where the attribute lives in one."""
+class FrameSource:
+    """Reads values of a DICOM JSON object, of functional groups first where the attribute lives in one.
+
+    What is absent is None, an empty text or nothing; so is nonsense. A table that is broken raises INVALID.
+    """
 
     def __init__(self, document: Mapping[str, Any], frame: int, bulkdata: BulkData | None) -> None:
         self._document = document
         self._bulkdata = bulkdata
-        per_frame = _items(document, "52009230")
-        self._groups = [*per_frame[frame - 1 : frame], *_items(document, "52009229")[:1]]
+        per_frame = items_of(document, "52009230")
+        self._groups = [*per_frame[frame - 1 : frame], *items_of(document, "52009229")[:1]]
 
     def integer(self, tag: str) -> int | None:
-        number = _number(self._document, tag)
+        """Return a whole number of the top level."""
+        number = number_of(self._document, tag)
         return None if number is None else int(number)
 
     def text(self, tag: str) -> str:
-        values = _values(self._document, tag)
+        """Return the first value of the top level as text."""
+        values = values_of(self._document, tag)
         return str(values[0]).strip() if values and values[0] is not None else ""
 
     def grouped_number(self, group: str, tag: str) -> float | None:
-        found = (_number(item, tag) for item in self._items_of(group))
+        """Return a number of a functional group, else of the top level."""
+        found = (number_of(item, tag) for item in self.items_of_group(group))
         return next((number for number in found if number is not None), None)
 
     def windows(self) -> Iterator[Window]:
-        for item in self._items_of("00289132"):
-            name = "".join(str(value).strip() for value in _values(item, "00281056")[:1])
+        """Yield the windows of the frame."""
+        for item in self.items_of_group("00289132"):
+            name = "".join(str(value).strip() for value in values_of(item, "00281056")[:1])
             function = VoiFunction.__members__.get(name, VoiFunction.LINEAR)
-            pairs = zip(_values(item, "00281050"), _values(item, "00281051"), strict=False)
+            pairs = zip(values_of(item, "00281050"), values_of(item, "00281051"), strict=False)
             found = [(_finite(center), _finite(width)) for center, width in pairs]
             usable = [Window(c, w, function) for c, w in found if c is not None and w is not None and w > 0]
             if usable:
                 yield from usable
                 return
 
+    def grouped_numbers(self, group: str, tag: str, count: int) -> tuple[float, ...] | None:
+        """Return so many numbers of a functional group, else of the top level."""
+        for item in self.items_of_group(group):
+            if (found := numbers_of(item, tag, count)) is not None:
+                return found
+        return None
+
     def pixel_size(self) -> tuple[float, float]:
-        spacings = [(item, "00280030") for item in self._items_of("00289110")]  # Pixel Spacing
+        """Return height and width of a pixel in one unit, 1 and 1 where nothing is said."""
+        spacings = [(item, "00280030") for item in self.items_of_group("00289110")]  # Pixel Spacing
         more = ("00181164", "00182010", "00280034")  # Imager Pixel, Nominal Scanned Pixel Spacing, Pixel Aspect Ratio
         for item, tag in spacings + [(self._document, tag) for tag in more]:
-            numbers = [_finite(value) for value in _values(item, tag)]
+            numbers = [_finite(value) for value in values_of(item, tag)]
             if len(numbers) == 2 and all(number and 1e-6 < number < 1e6 for number in numbers):
                 return numbers[0] or 1.0, numbers[1] or 1.0
         return 1.0, 1.0
 
     def padding(self, is_signed: bool) -> tuple[int, int] | None:
+        """Return the lowest and highest stored value that is padding."""
         first, last = self.integer("00280120"), self.integer("00280121")
         if first is None:
             return None
@@ -182,12 +199,14 @@ class _Source:
         return min(bounds), max(bounds)
 
     def sequence_table(self, sequence: str, group: str | None = None) -> LookupTable | None:
-        for holder in self._items_of(group) if group else [self._document]:
-            for item in _items(holder, sequence)[:1]:
+        """Return the table in the first item of a sequence, which may lie in a functional group."""
+        for holder in self.items_of_group(group) if group else [self._document]:
+            for item in items_of(holder, sequence)[:1]:
                 return self._table(item, "00283002", "00283006")
         return None
 
     def palette(self) -> tuple[LookupTable, LookupTable, LookupTable]:
+        """Return the tables of red, green and blue."""
         red, green, blue = (self._palette_table(number) for number in (1, 2, 3))
         return red, green, blue
 
@@ -208,7 +227,7 @@ class _Source:
 
     def _descriptor(self, item: Mapping[str, Any], tag: str) -> tuple[int, int, int]:
         """Return the first value mapped, the bits of an entry and the number of entries. Source: PS3.3 C.11.1.1."""
-        numbers = [_finite(value) for value in _values(item, tag)]
+        numbers = [_finite(value) for value in values_of(item, tag)]
         if len(numbers) != 3 or None in numbers:
             raise AppError(Category.INVALID, "a lookup table has no descriptor", where=_shown(tag))
         count, first, bits = (int(number or 0) for number in numbers)
@@ -238,8 +257,9 @@ class _Source:
         uri = element.get("BulkDataURI")
         return self._bulkdata(str(uri)) if uri and self._bulkdata else b""
 
-    def _items_of(self, group: str) -> list[Mapping[str, Any]]:
-        return [item for holder in self._groups for item in _items(holder, group)[:1]] + [self._document]
+    def items_of_group(self, group: str) -> list[Mapping[str, Any]]:
+        """Return where an attribute of a group may stand: for the frame, for all frames, at the top level."""
+        return [item for holder in self._groups for item in items_of(holder, group)[:1]] + [self._document]
 
 
 def expand_segments(words: NDArray[np.uint16], count: int) -> NDArray[np.uint16]:
@@ -296,17 +316,28 @@ def _broken_segments() -> AppError:
     return AppError(Category.INVALID, "segmented palette data is empty or broken", where="(0028,1221)")
 
 
-def _items(document: Mapping[str, Any], tag: str) -> list[Mapping[str, Any]]:
-    return [item for item in _values(document, tag) if isinstance(item, Mapping)]
+def items_of(document: Mapping[str, Any], tag: str) -> list[Mapping[str, Any]]:
+    """Return the items of a sequence, none where it is absent."""
+    return [item for item in values_of(document, tag) if isinstance(item, Mapping)]
 
 
-def _values(document: Mapping[str, Any], tag: str) -> list[Any]:
+def values_of(document: Mapping[str, Any], tag: str) -> list[Any]:
+    """Return the values of an element, none where it is absent."""
     values = document.get(tag, {}).get("Value", [])
     return values if isinstance(values, list) else []
 
 
-def _number(document: Mapping[str, Any], tag: str) -> float | None:
-    values = _values(document, tag)
+def numbers_of(document: Mapping[str, Any], tag: str, count: int) -> tuple[float, ...] | None:
+    """Return the numbers of an element that has so many and nothing else, else None."""
+    found = [_finite(value) for value in values_of(document, tag)]
+    if len(found) != count or None in found:
+        return None
+    return tuple(number for number in found if number is not None)
+
+
+def number_of(document: Mapping[str, Any], tag: str) -> float | None:
+    """Return the first value of an element as a number, None where that is none."""
+    values = values_of(document, tag)
     return _finite(values[0]) if values else None
 
 

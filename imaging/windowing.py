@@ -1,12 +1,14 @@
 """Stored grey values -> display values: modality LUT, VOI LUT or window, inversion.
 
 Integer pixels of up to 16 bits go through one table of all values that occur; others are computed pixel by pixel.
-Display values are uint8, 0 = black ... 255 = white. Sources: PS3.3 C.7.5.1.1.2, C.11.1, C.11.2, C.11.6.
+Display values are uint8, 0 = black ... 255 = white, or levels from 0 to 1. Sources: PS3.3 C.7.5.1.1.2, C.11.1, C.11.2,
+C.11.6.
 
 Default where neither a window nor a VOI LUT is given: data of up to 8 bits and the output of a modality LUT over their
 whole range, all else from the 0.5th to the 99.5th percentile of the frame without padding.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,21 @@ def grey_values(
     A frame smaller than Rows x Columns was decoded at reduced resolution: its values may overshoot what Bits Stored can
     say and are clipped to it, whereas of a full frame the bits above High Bit are taken to be no pixel data.
     """
+    shades: NDArray[np.uint8] = _mapped(pixels, attributes, window, _as_bytes)
+    return shades
+
+
+def grey_levels(
+    pixels: NDArray[Any], attributes: DisplayAttributes, *, window: Window | None = None
+) -> NDArray[np.float32]:
+    """Return what `grey_values` does as levels from 0 (black) to 1 (white), as finely as the pixels have them."""
+    levels: NDArray[np.float32] = _mapped(pixels, attributes, window, _as_levels)
+    return levels
+
+
+def _mapped(
+    pixels: NDArray[Any], attributes: DisplayAttributes, window: Window | None, finish: Callable[[Real], NDArray[Any]]
+) -> NDArray[Any]:
     chosen = window or next(iter(attributes.windows), None)
     is_reduced = pixels.shape[:2] != (attributes.rows, attributes.columns)
     if chosen is None and attributes.voi_lut is None:
@@ -37,11 +54,19 @@ def grey_values(
         native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         unsigned = np.dtype(f"u{native.dtype.itemsize}")
         lowest, highest = native.min(), native.max()
-        table = _shades(np.arange(int(lowest), int(highest) + 1), attributes, chosen, is_reduced)
+        table = finish(_levels(np.arange(int(lowest), int(highest) + 1), attributes, chosen, is_reduced))
         # The difference is right modulo 2**16 also where it does not fit into a signed word.
-        shades: NDArray[np.uint8] = table[(native - lowest).view(unsigned)]
-        return shades
-    return _shades(pixels, attributes, chosen, is_reduced)
+        mapped: NDArray[Any] = table[(native - lowest).view(unsigned)]
+        return mapped
+    return finish(_levels(pixels, attributes, chosen, is_reduced))
+
+
+def _as_bytes(levels: Real) -> NDArray[np.uint8]:
+    return (levels * WHITE + 0.5).astype(np.uint8)
+
+
+def _as_levels(levels: Real) -> NDArray[np.float32]:
+    return levels.astype(np.float32)
 
 
 def apply_window(values: Real, window: Window) -> Real:
@@ -73,21 +98,23 @@ def full_scale(table: LookupTable) -> int:
     return int((1 << bits) - 1)
 
 
-def _shades(
-    stored: NDArray[Any], attributes: DisplayAttributes, window: Window | None, is_reduced: bool
-) -> NDArray[np.uint8]:
+def _levels(stored: NDArray[Any], attributes: DisplayAttributes, window: Window | None, is_reduced: bool) -> Real:
     values = _modality_values(_sample_values(stored, attributes, is_reduced), attributes)
     if window is not None:
         grey = apply_window(values, window)
     else:
         assert attributes.voi_lut is not None  # noqa: S101 -- grey_values finds a window where there is no table
         grey = apply_table(values, attributes.voi_lut) / full_scale(attributes.voi_lut)
+    if attributes.presentation_lut is not None:
+        # Its input is the output of the stage before, over the whole of its range.   Source: PS3.3 C.11.6.1.1
+        table = attributes.presentation_lut
+        grey = apply_table(grey * (len(table.entries) - 1) + table.first, table) / full_scale(table)
     if attributes.is_inverse:
         grey = 1 - grey
     if attributes.padding:
         low, high = attributes.padding
         grey = np.where((stored >= low) & (stored <= high), 0, grey)
-    return (grey * WHITE + 0.5).astype(np.uint8)
+    return grey
 
 
 def _sample_values(stored: NDArray[Any], attributes: DisplayAttributes, is_reduced: bool) -> NDArray[Any]:

@@ -7,6 +7,7 @@ an order asks for it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from imaging.errors import AppError, Category
 from imaging.film import lettering
 from imaging.film.layout import Box, Medium, Orientation, boxes, custom, sheet
-from imaging.film.placing import Fit, Greys, Magnification, Placement, Spacing, place, resample
+from imaging.film.marks import Mark, coverage
+from imaging.film.placing import Fit, Greys, Magnification, Placement, Spacing, SpacingOrigin, place, resample
 
 MOST_PIXELS = 200_000_000  # of a page: 14 x 17 inch at 600 dpi is 86 million
 MOST_PAGES = 500
 DOTS_PER_INCH = (72, 1_200)
-PEN = 0.25  # mm, width of a trim line
+PEN = 0.25  # mm, width of a trim line and of graphics
+WIDEST_LOGO = 3.0  # times its height
 _STEP = 1e-3
 
 
@@ -31,12 +34,33 @@ class Picture:
     greys      P-Values 0 ... 1, [rows, columns] or RGB [rows, columns, 3], before the order's polarity
     caption    lines under the image
     letters    of the patient's directions at the top, right, bottom and left edge; "" for none
+    marks      graphics that belong on the image
+    fit        in place of what the sheets say
     """
 
     greys: Greys
     spacing: Spacing | None = None
     caption: tuple[str, ...] = ()
     letters: tuple[str, str, str, str] = ("", "", "", "")
+    marks: tuple[Mark, ...] = ()
+    fit: Fit | None = None
+
+    @property
+    def outline(self) -> "Outline":
+        """What decides about its place."""
+        rows, columns = self.greys.shape[:2]
+        return Outline((rows, columns), self.spacing, self.caption, self.letters, self.fit)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What decides about the place of a picture, without its pixels. `shape` is its rows and columns."""
+
+    shape: tuple[int, int]
+    spacing: Spacing | None = None
+    caption: tuple[str, ...] = ()
+    letters: tuple[str, str, str, str] = ("", "", "", "")
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +72,7 @@ class Sheets:
     banner           lines at the top of every page; identity of the patient belongs here
     footer           at the bottom left of every page; page n of m is added at its right
     code             content of a QR code at the top right of every page, "" for none
+    logo             P-Values [rows, columns] of an institution's sign at its left, as high as the code
     over_images      letters and scale bars lie on the image instead of beside it
     """
 
@@ -75,6 +100,7 @@ class Sheets:
     letters: bool = True
     scale_bar: bool = True
     over_images: bool = False
+    logo: Greys | None = field(default=None, compare=False)
     font: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -121,7 +147,7 @@ class Sheets:
     def _area(self) -> Box:
         line = self.letter_height * lettering.LINE
         top = len(self.banner) * line
-        if self.code:
+        if self.code or self.logo is not None:
             top = max(top, self.code_side)
         bottom = line
         inside = sheet(self.film_size, self.orientation).inner(self.margin, self.margin, self.margin, self.margin)
@@ -165,6 +191,24 @@ def pages(sheets: Sheets, pictures: Sequence[Callable[[], Picture]], *, first: i
         yield _Drawing(sheets, number, of).page(places, there)
 
 
+def placed(sheets: Sheets, box: Box, outline: Outline) -> tuple[int, int, Placement]:
+    """Return where a picture lies in its box: left and top of what text leaves of it, and the placement there.
+
+    Raises INVALID where it cannot be placed as asked.
+    """
+    line = sheets.letter_height * lettering.LINE
+    side = line if sheets.letters and any(outline.letters) and not sheets.over_images else 0.0
+    bar_line = line if sheets.scale_bar and _has_scale(outline.spacing) and not sheets.over_images else 0.0
+    below = len(outline.caption) * line + bar_line
+    inner = box.inner(side, side, side, side + below) if side or below else box
+    left, top, width, height = _pixels(inner, sheets.pixels_per_mm)
+    placement = place(
+        outline.shape, outline.spacing, (width, height), fit=outline.fit or sheets.fit,
+        magnification=sheets.magnification, pixels_per_mm=sheets.pixels_per_mm,
+    )  # fmt: skip
+    return left, top, placement
+
+
 class _Drawing:
     """A page that is being drawn, in P-Values 0 ... 1 (float32)."""
 
@@ -202,6 +246,10 @@ class _Drawing:
             self._code(
                 Box(inside.left + inside.width - sheets.code_side, inside.top, sheets.code_side, sheets.code_side)
             )
+        if sheets.logo is not None:
+            width = sheets.code_side * min(sheets.logo.shape[1] / sheets.logo.shape[0], WIDEST_LOGO)
+            room -= width + sheets.gap
+            self._logo(sheets.logo, Box(inside.left + room + sheets.gap, inside.top, width, sheets.code_side))
         for n, words in enumerate(sheets.banner):
             self._text(words, Box(inside.left, inside.top + n * line, room, line))
         count = f"{self._number} / {self._of}"
@@ -220,6 +268,18 @@ class _Drawing:
         part = self._canvas[top : top + grey.shape[0], left : left + grey.shape[1]]
         part[...] = grey[..., None] if self._sheets.colour else grey
 
+    def _logo(self, logo: Greys, box: Box) -> None:
+        left, top, width, height = self._pixels(box)
+        placement = place(
+            logo.shape[:2], None, (width, height), fit=Fit.FIT, magnification=Magnification.CUBIC,
+            pixels_per_mm=self._sheets.pixels_per_mm,
+        )  # fmt: skip
+        grey = resample(logo, placement, Magnification.CUBIC)
+        values = np.clip(grey * self._sheets.white + 0.5, 0, self._sheets.white).astype(self._canvas.dtype)
+        left, top = left + placement.left, top + placement.top
+        part = self._canvas[top : top + values.shape[0], left : left + values.shape[1]]
+        part[...] = values[..., None] if self._sheets.colour else values
+
     def _frame(self, box: Box) -> None:
         left, top, width, height = self._pixels(box)
         pen = max(1, self._length(PEN))
@@ -234,20 +294,13 @@ class _Drawing:
         if picture.greys.ndim == 3 and not sheets.colour:
             raise AppError(Category.INVALID, "a colour image needs a colour device; order it in grey", where="colour")
         line = sheets.letter_height * lettering.LINE
-        side = line if sheets.letters and any(picture.letters) and not sheets.over_images else 0.0
-        bar_line = line if sheets.scale_bar and picture.spacing and not sheets.over_images else 0.0
-        below = len(picture.caption) * line + bar_line
-        inner = box.inner(side, side, side, side + below) if side or below else box
-        left, top, width, height = self._pixels(inner)
-        placement = place(
-            picture.greys.shape[:2], picture.spacing, (width, height), fit=sheets.fit,
-            magnification=sheets.magnification, pixels_per_mm=sheets.pixels_per_mm,
-        )  # fmt: skip
+        left, top, placement = placed(sheets, box, picture.outline)
         self._paste(resample(picture.greys, placement, sheets.magnification), left, top, placement)
         self._placements.append((left, top, placement))
+        self._marks(picture, left, top, placement)
         if sheets.letters:
             self._letters(picture, left, top, placement)
-        if picture.spacing and sheets.scale_bar:
+        if picture.spacing and _has_scale(picture.spacing) and sheets.scale_bar:
             self._bar(picture.spacing, left, top, placement)
         bottom = box.top + box.height - len(picture.caption) * line
         for n, words in enumerate(picture.caption):
@@ -263,6 +316,19 @@ class _Drawing:
         top, left = top + placement.top, left + placement.left
         part = self._canvas[top : top + grey.shape[0], left : left + grey.shape[1]]
         part[...] = grey[..., None] if sheets.colour and grey.ndim == 2 else grey
+
+    def _marks(self, picture: Picture, left: int, top: int, placement: Placement) -> None:
+        first_x, first_y, last_x, last_y = placement.region
+        across, down = placement.width / (last_x - first_x), placement.height / (last_y - first_y)
+        size = placement.width, placement.height
+        pen, line = max(1, self._length(PEN)), self._length(self._sheets.letter_height * lettering.LINE)
+        for grey, marks in groupby(picture.marks, key=lambda each: each.grey):
+            ink = coverage(
+                list(marks), size, lambda at: ((at[0] - first_x) * across, (at[1] - first_y) * down),
+                pen=pen, line=line, font=self._sheets.font,
+            )  # fmt: skip
+            value = self._value(1 - grey if self._sheets.reversed else grey)
+            self._lay(ink, left + placement.left, top + placement.top, value)
 
     def _letters(self, picture: Picture, left: int, top: int, placement: Placement) -> None:
         line = self._length(self._sheets.letter_height * lettering.LINE)
@@ -300,7 +366,7 @@ class _Drawing:
         left, top, width, height = self._pixels(box)
         self._lay(lettering.text(words, height=height, width=width, font=self._sheets.font), left, top)
 
-    def _lay(self, ink: lettering.Coverage, left: int, top: int) -> None:
+    def _lay(self, ink: lettering.Coverage, left: int, top: int, value: int | None = None) -> None:
         """Lay ink over what is there; what would lie beyond the page is cut off."""
         down, across = self._canvas.shape[:2]
         x0, y0 = max(0, -left), max(0, -top)
@@ -310,7 +376,7 @@ class _Drawing:
         left, top = left + x0, top + y0
         part = self._canvas[top : top + ink.shape[0], left : left + ink.shape[1]]
         weight = ink[..., None] if self._sheets.colour else ink
-        part[...] = (part * (1 - weight) + self._ink * weight + 0.5).astype(part.dtype)
+        part[...] = (part * (1 - weight) + (self._ink if value is None else value) * weight + 0.5).astype(part.dtype)
 
     def _value(self, p_value: float) -> int:
         return round(p_value * self._sheets.white)
@@ -320,6 +386,14 @@ class _Drawing:
 
     def _pixels(self, box: Box) -> tuple[int, int, int, int]:
         """Return left, top, width and height; edges are rounded, so that boxes that touch still do."""
-        scale = self._sheets.pixels_per_mm
-        left, top = round(box.left * scale), round(box.top * scale)
-        return left, top, round((box.left + box.width) * scale) - left, round((box.top + box.height) * scale) - top
+        return _pixels(box, self._sheets.pixels_per_mm)
+
+
+def _has_scale(spacing: Spacing | None) -> bool:
+    """Say whether millimetres can be shown: not where only the shape of a pixel is known."""
+    return spacing is not None and spacing.origin is not SpacingOrigin.UNKNOWN
+
+
+def _pixels(box: Box, scale: float) -> tuple[int, int, int, int]:
+    left, top = round(box.left * scale), round(box.top * scale)
+    return left, top, round((box.left + box.width) * scale) - left, round((box.top + box.height) * scale) - top

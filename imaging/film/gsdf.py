@@ -83,6 +83,15 @@ def densities(p_values: Real, film: Densities) -> Real:
     return within
 
 
+def p_values(optical: Real, film: Densities) -> Real:
+    """Return the P-Value, 0 to 1, that is printed as each optical density: the inverse of `densities`."""
+    darkest, lightest, wanted = (
+        index(film.ambient + film.illumination * 10 ** -np.clip(each, film.lowest, film.highest))
+        for each in (np.asarray(film.highest), np.asarray(film.lowest), np.asarray(optical, dtype=np.float64))
+    )
+    return (wanted - darkest) / (lightest - darkest)
+
+
 def paper_greys(p_values: Real, *, black: float = 2.0, white: float = 150.0) -> Real:
     """Return how much light paper has to reflect, 0 to 1 of its white, so that P-Values look evenly spaced.
 

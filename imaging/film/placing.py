@@ -41,7 +41,7 @@ class SpacingOrigin(StrEnum):
 
     PATIENT = "patient"  # of slices, or calibrated with an object of known size
     DETECTOR = "detector"  # Imager Pixel Spacing: the patient is smaller than it looks by an unknown factor
-    UNKNOWN = "unknown"
+    UNKNOWN = "unknown"  # a ratio, or of a sheet that was scanned: the shape of pixels, and no size
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def place(
     if fit is not Fit.CROP and (width > box[0] + slack or height > box[1] + slack):
         needed = f"{width / pixels_per_mm:.1f} x {height / pixels_per_mm:.1f} mm"
         given = f"{box[0] / pixels_per_mm:.1f} x {box[1] / pixels_per_mm:.1f} mm"
-        raise AppError(Category.INVALID, f"the image is {needed} large and its box {given}", where=str(fit))
+        raise AppError(Category.INVALID, f"the image is {needed} large and its box {given}", where="fit")
     shown_width, shown_height = min(box[0], max(1, round(width))), min(box[1], max(1, round(height)))
     cut_across = max(0.0, columns - shown_width / across) / 2 if width > box[0] else 0.0
     cut_down = max(0.0, rows - shown_height / down) / 2 if height > box[1] else 0.0
@@ -111,8 +111,9 @@ def _scale(
     rows, columns = shape
     if fit is Fit.TRUE_SIZE:
         if spacing is None or spacing.origin is not SpacingOrigin.PATIENT:
-            why = "says no pixel spacing" if spacing is None else "has its spacing at the detector, not the patient"
-            raise AppError(Category.INVALID, f"the image {why}; it cannot be printed in true size", where=str(fit))
+            is_detector = spacing is not None and spacing.origin is SpacingOrigin.DETECTOR
+            why = "has its spacing at the detector, not the patient" if is_detector else "says no pixel spacing"
+            raise AppError(Category.INVALID, f"the image {why}; it cannot be printed in true size", where="fit")
         return spacing.across * pixels_per_mm, spacing.down * pixels_per_mm
     if magnification is Magnification.NONE:
         return 1.0, 1.0

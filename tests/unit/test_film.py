@@ -61,6 +61,13 @@ class TestGrayscaleStandardDisplayFunction:
         seen = np.diff(gsdf.index(5 + 3000 * 10**-density))
         assert seen == pytest.approx(np.full(10, seen[0]), rel=1e-3)
 
+    def test_a_density_has_the_p_value_that_is_printed_as_it(self):
+        film = gsdf.Densities(0.25, 3.1, illumination=3000, ambient=5)
+        p = np.linspace(0, 1, 101)
+
+        assert gsdf.p_values(gsdf.densities(p, film), film) == pytest.approx(p, abs=1e-3)
+        assert gsdf.p_values(np.array([9.0, 0.0]), film) == pytest.approx([0, 1])
+
     def test_paper_runs_from_black_to_white_and_is_even_to_the_eye(self):
         greys = gsdf.paper_greys(np.linspace(0, 1, 9), black=2, white=150)
 
@@ -379,3 +386,18 @@ def test_every_film_size_of_the_standard_is_there():
         "8INX10IN 8_5INX11IN 10INX12IN 10INX14IN 11INX14IN 11INX17IN 14INX14IN 14INX17IN 24CMX24CM 24CMX30CM A4 A3"
     )
     assert set(defined.split()) <= set(FILM_SIZES)
+
+
+class TestLogo:
+    def test_it_stands_at_the_left_of_the_code_as_high_as_that(self):
+        logo = np.tile(np.linspace(0, 1, 40, dtype=np.float32), (20, 1))
+        sheets = Sheets(film_size="A4", code="https://x", logo=logo, margin=10, gap=2, border=0.0, code_side=18)
+
+        page = only(sheets, picture(np.zeros((4, 4))))
+
+        mm = sheets.pixels_per_mm
+        left, top = round((210 - 10 - 18 - 2 - 36) * mm), round(10 * mm)
+        part = page.pixels[top : top + round(18 * mm), left : left + round(36 * mm)].astype(float) / 255
+        across = part.mean(axis=0)
+        assert across == pytest.approx(np.linspace(0, 1, len(across)), abs=0.03)
+        assert sheets.image_boxes()[0].top >= 10 + 18
