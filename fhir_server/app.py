@@ -22,15 +22,18 @@ from fhir_server import engine, logs
 from fhir_server.access.audit import Audit
 from fhir_server.access.policy import restriction
 from fhir_server.access.principals import Principal, Principals
-from fhir_server.config import Config
+from fhir_server.config import Config, networks
+from fhir_server.endpoints import Endpoints
 from fhir_server.model.capability import capability_statement
 from fhir_server.model.criteria import Limits as SearchLimits
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.task import code_of
+from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, hooks_of
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
+from fhir_server.store.peers import Peers
 from fhir_server.store.reindex import reindex_resources
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
@@ -67,6 +70,7 @@ class Server:
     studies: Studies
     principals: Principals
     audit: Audit
+    peers: Peers
     capability_statement: dict[str, Any]
 
     @property
@@ -84,6 +88,22 @@ class Server:
         """Bounds on FHIR searches."""
         config = self.config
         return SearchLimits(count=config["limits.search_count"], default_count=config["limits.search_count_default"])
+
+    @property
+    def outbound(self) -> Rules:
+        """What holds for all connections that are made to peers."""
+        config = self.config
+        return Rules(
+            private_networks=networks(config["outbound.private_networks"]),
+            ca_file=config["outbound.ca_bundle"],
+            connect_s=config["outbound.connect_s"],
+            silence_s=config["outbound.silence_s"],
+        )
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The register of peers for the operator."""
+        return Endpoints(self.peers, self.own, self.principals, self.outbound, self.clock)
 
     @property
     def most_resource_bytes(self) -> int:
@@ -127,9 +147,15 @@ def assemble(
         encode_threads=config["archive.encode_threads"],
         limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
     )
-    credentials = Credentials(database)
+    credentials, peers = Credentials(database), Peers(database)
     ensure_schema(
-        database, others=[lambda _: archive.ensure_indexes(), lambda _: credentials.ensure_indexes()], clock=clock
+        database,
+        others=[
+            lambda _: archive.ensure_indexes(),
+            lambda _: credentials.ensure_indexes(),
+            lambda _: peers.ensure_indexes(),
+        ],
+        clock=clock,
     )
     base_url = f"{config['web.base_url']}/fhir"
     own = Repository(database, UNRESTRICTED, clock=clock, hooks=HOOKS, base_url=base_url, internal=True)
@@ -167,6 +193,7 @@ def assemble(
         studies=studies,
         principals=principals,
         audit=audit,
+        peers=peers,
         capability_statement=capability_statement(
             RESOURCES.values(), base_url=base_url, version=version, date=clock(), security=SECURITY
         ),

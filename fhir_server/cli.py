@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import Any
 
 import click
 
+from fhir_server import cli_endpoints, logs
 from fhir_server import config as settings
-from fhir_server import logs
-from fhir_server.cli_options import configured
+from fhir_server.cli_options import configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
 
@@ -259,7 +259,7 @@ def list_subscribers(config: Config) -> None:
     with open_server(config) as server:
         found = server.principals.subscribers()
     rows = [(s.name, _words(s.rights), "suspended" if s.suspended else "active", s.organization) for s in found]
-    click.echo(_table(("name", "may", "state", "resource"), rows), nl=False)
+    click.echo(table(("name", "may", "state", "resource"), rows), nl=False)
 
 
 @subscriber.command("suspend")
@@ -279,6 +279,9 @@ def suspend_subscriber(config: Config, name: str) -> None:
     with open_server(config) as server:
         server.principals.suspend(name)
     click.echo(f"{name} is suspended")
+
+
+cli.add_command(cli_endpoints.endpoint)
 
 
 @cli.command()
@@ -446,12 +449,6 @@ def _progress(what: str) -> Callable[[int, int], None]:
 
 def _words(rights: Iterable[Any]) -> str:
     return " and ".join(str(right).replace("-", " ") for right in sorted(rights)) or "nothing now"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
-    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 if __name__ == "__main__":

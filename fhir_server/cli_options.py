@@ -1,7 +1,7 @@
-"""The options that every command takes, and how they become its Config."""
+"""The options that every command takes, how they become its Config, and the tables that commands print."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,13 @@ def configured(**named: str) -> Callable[[Command], Command]:
         return run
 
     return decorate
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text in columns under a header, one line each."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _pair(text: str) -> tuple[str, str]:

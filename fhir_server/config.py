@@ -178,6 +178,15 @@ def _proxies(text: str) -> str:
     return text.strip()
 
 
+def _networks(text: str) -> str:
+    for each in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            raise ValueError("a list of networks such as 10.1.0.0/16, fd00::/8") from None
+    return text.strip()
+
+
 _SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
@@ -361,6 +370,21 @@ SETTINGS: tuple[Setting, ...] = (
         "Address space of the process that does an order, libraries included.",
     ),
     Setting("work.order_attempts", "5", _integer(1, 100), "", "How often an order is tried that fails by a fault."),
+    # --- connections to others
+    Setting(
+        "outbound.private_networks", "", _networks, "",
+        "Networks, comma separated, that registered endpoints may lie in although they are not public, and without "
+        "TLS. What is public is reached by TLS alone.",
+    ),
+    Setting(
+        "outbound.ca_bundle", "", _text, "",
+        "PEM file of certificate authorities that are believed besides those of the system.",
+    ),
+    Setting("outbound.connect_s", "10", _number(0.1, 600), "s", "Longest wait for a connection to an endpoint."),
+    Setting(
+        "outbound.silence_s", "120", _number(0.1, 3_600), "s",
+        "Longest wait for an endpoint to send or take the next bytes.",
+    ),
     # --- logs
     Setting(
         "log.level", "info", _choice("debug", "info", "warning", "error"), "",
@@ -393,6 +417,11 @@ def load(
     path = _find_file(file, environment, first)
     texts = {**(_given_in_file(path) if path else {}), **first}
     return _resolve(texts, environment, path)
+
+
+def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Return the networks of a setting that lists them."""
+    return tuple(ipaddress.ip_network(each.strip()) for each in text.split(",") if each.strip())
 
 
 def unknown_variables(environment: Environment) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fhir_server.model import task as tasks
 from fhir_server.model.dates import to_instant
+from fhir_server.model.peer import ENDPOINT_PREFIX
 from fhir_server.projection import (
     DICOM_UID,
     ENDPOINT,
@@ -42,8 +43,8 @@ OWNED_OF_DEVICE = ("manufacturer", "serialNumber", "deviceName", "modelNumber", 
 _UID_FORM = re.compile(r"\d+(?:\.\d+)+")
 
 
-def is_of_images(resource_type: str, resource_id: str) -> bool:
-    """Say whether an id is one that only this server gives, to what it makes from images.
+def is_the_servers(resource_type: str, resource_id: str) -> bool:
+    """Say whether an id is one that only this server gives: to what it makes from images, and to registered endpoints.
 
     ImagingStudy is not among them: clients may write one, within what `changed_by_client` allows.
     """
@@ -53,7 +54,7 @@ def is_of_images(resource_type: str, resource_id: str) -> bool:
         case "Device":
             return resource_id.startswith(EQUIPMENT)
         case "Endpoint":
-            return resource_id == ENDPOINT_ID
+            return resource_id == ENDPOINT_ID or resource_id.startswith(ENDPOINT_PREFIX)
     return False
 
 
@@ -210,7 +211,7 @@ def _update_device(current: Resource, new: Resource, is_internal: bool) -> Resou
     if is_internal:
         return {**current, **new}
     changed = [name for name in OWNED_OF_DEVICE if current.get(name) != new.get(name)]
-    if changed and is_of_images("Device", current["id"]):
+    if changed and is_the_servers("Device", current["id"]):
         message = f"Device.{changed[0]}: what comes from the images cannot be changed through FHIR"
         raise AppError(Category.CONFLICT, message, where=f"Device.{changed[0]}")
     return new
@@ -229,8 +230,8 @@ def _delete_made(current: Resource, is_internal: bool) -> None:
 
 def _refuse_made(current: Resource) -> None:
     kind = current["resourceType"]
-    if is_of_images(kind, current["id"]):
-        message = f"this {kind} is made from images by the server; it cannot be changed or deleted through FHIR"
+    if is_the_servers(kind, current["id"]):
+        message = f"this {kind} is made by the server itself; it cannot be changed or deleted through FHIR"
         raise AppError(Category.CONFLICT, message, where=kind)
 
 

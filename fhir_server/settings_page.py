@@ -14,6 +14,7 @@ _GROUPS = {
     "limits": "Limits",
     "access": "Access",
     "work": "Background work",
+    "outbound": "Connections to others",
     "log": "Logs",
 }
 

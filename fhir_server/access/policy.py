@@ -1,8 +1,8 @@
 """From rights to a restriction: which resource types a principal may read and write, and under which clauses.
 
 Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` writes
-Tasks, and reads its own and what can be ordered; `audit` reads the audit record and what explains it. What no row names
-is denied.
+Tasks, and reads its own, its own Endpoints and what can be ordered; `audit` reads the audit record and what explains
+it. What no row names is denied.
 """
 
 from functools import lru_cache
@@ -52,6 +52,8 @@ def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Acce
         return ALLOW
     if resource_type == "Task" and Right.RECEIVE_IMAGES not in rights and Right.ORDER_PROCESSING in rights:
         return (Clause("requester", "reference", "", (Reference((subscriber,)),)),)
+    if resource_type == "Endpoint" and Right.RECEIVE_IMAGES not in rights and Right.ORDER_PROCESSING in rights:
+        return (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
     if resource_type == "ActivityDefinition" and Right.ORDER_PROCESSING in rights:
         return ALLOW
     if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":

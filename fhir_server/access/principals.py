@@ -101,6 +101,10 @@ class Principals:
         rights, _ = rights_in_force(self._contracts(organization), organization, self._clock())
         return Principal(organization, "", self._own.read(*organization.split("/", 1)).json().get("name", ""), rights)
 
+    def named(self, name: str) -> str:
+        """Return the reference of the subscriber's Organization. Raises NOT_FOUND."""
+        return self._named(name).key
+
     def add(
         self, name: str, rights: Iterable[Right], *, start: datetime | None = None, end: datetime | None = None
     ) -> Subscriber:

@@ -146,12 +146,18 @@ def endpoint_of(peer: Peer) -> dict[str, Any]:
         **({"period": period} if period else {}),
         "payloadType": [{"coding": [_PAYLOAD]}],
         "payloadMimeType": ["application/fhir+json" if peer.way is Way.WEBHOOK else "application/dicom"],
-        # A folder's path is nobody's business outside.
-        "address": f"urn:fhir-imaging:folder:{peer.name}" if peer.way is Way.FOLDER else peer.address,
+        "address": _shown(peer),
     }
     if peer.way in SOURCES:
         resource["extension"] = [{"url": COLLECTION, "extension": list(_schedule(peer.schedule))}]
     return resource
+
+
+def _shown(peer: Peer) -> str:
+    """Return the address for others: no path of this machine, nor of a webhook, whose path may be its secret."""
+    if peer.way is Way.FOLDER:
+        return f"urn:fhir-imaging:folder:{peer.name}"
+    return "/".join(peer.address.split("/", 3)[:3]) if peer.way is Way.WEBHOOK else peer.address
 
 
 def _schedule(schedule: Schedule) -> list[dict[str, Any]]:

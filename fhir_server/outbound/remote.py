@@ -28,6 +28,7 @@ Headers = Mapping[str, str]
 ANSWER_WITHIN_S = 600.0  # from the first to the last byte of an answer that is held as a whole
 BLOCK_BYTES = 1 << 18
 AGENT = "fhir-imaging"
+_NOT_PERMITTED = "its address is not public, or would be reached without TLS; outbound.private_networks may allow it"
 _PORTS = {"http": 80, "https": 443}
 # Global by their form, but they carry another address inside: NAT64, 6to4, Teredo. RFC 6052, RFC 3056, RFC 4380.
 _DISGUISES = tuple(ipaddress.ip_network(each) for each in ("64:ff9b::/96", "2002::/16", "2001::/32"))
@@ -107,6 +108,15 @@ def is_permitted(address: Address, scheme: str, private_networks: Iterable[Netwo
     if any(plain in network for network in _DISGUISES if network.version == plain.version):
         return False
     return scheme == "https" and plain.is_global and not plain.is_multicast
+
+
+def refused_as_written(target: Target, rules: Rules) -> str:
+    """Return why an address will never be connected to, "" where that depends on what its name leads to."""
+    try:
+        address = ipaddress.ip_address(target.host)
+    except ValueError:
+        return "" if target.scheme == "https" or rules.private_networks else _NOT_PERMITTED
+    return "" if is_permitted(address, target.scheme, rules.private_networks) else _NOT_PERMITTED
 
 
 class Remote:
@@ -211,7 +221,7 @@ class Remote:
                 context.load_verify_locations(cafile=self._rules.ca_file)
             except OSError as error:  # ssl.SSLError is one
                 message = f"the file of certificate authorities cannot be read ({type(error).__name__})"
-                raise AppError(Category.FAULT, message, where="outbound.ca_file") from None
+                raise AppError(Category.FAULT, message, where="outbound.ca_bundle") from None
         return urllib3.HTTPSConnectionPool(
             ip,
             target.port,
@@ -236,10 +246,7 @@ class Remote:
             if is_permitted(ipaddress.ip_address(each), target.scheme, networks)
         ]
         if not permitted:
-            message = (
-                "its address is not public, or would be reached without TLS; outbound.private_networks may allow it"
-            )
-            raise AppError(Category.FORBIDDEN, message, where=self.name)
+            raise AppError(Category.FORBIDDEN, _NOT_PERMITTED, where=self.name)
         for each in permitted:
             try:
                 socket.create_connection((each, target.port), self._rules.connect_s).close()

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
+from fhir_server.access.audit import Audit
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config
 from fhir_server.model.criteria import Limits
+from fhir_server.outbound.remote import Rules
+from fhir_server.store.peers import Peers
 from fhir_server.store.repository import Repository
 from fhir_server.studies import Studies
 from imaging.archive import Archive
@@ -38,6 +41,18 @@ class Backing(Protocol):
     @property
     def principals(self) -> Principals:
         """The subscribers and their rights."""
+
+    @property
+    def audit(self) -> Audit:
+        """The audit record."""
+
+    @property
+    def peers(self) -> Peers:
+        """Other ends of connections that this server makes, and what was exchanged with them."""
+
+    @property
+    def outbound(self) -> Rules:
+        """What holds for all connections that are made to peers."""
 
     @property
     def clock(self) -> Callable[[], datetime]:

@@ -44,5 +44,6 @@ def test_no_set_of_rights_without_receiving_or_auditing_reads_what_is_not_its_ow
     reading = access(some - {Right.RECEIVE_IMAGES, Right.AUDIT}, resource_type, Act.READ)
 
     # Who orders sees its own orders, and what can be ordered.
-    is_own = isinstance(reading, tuple) and [clause.code for clause in reading] == ["requester"]
-    assert reading is DENY or (is_own and resource_type == "Task") or resource_type == "ActivityDefinition"
+    own = {"Task": ["requester"], "Endpoint": ["organization"]}.get(resource_type)
+    is_own = isinstance(reading, tuple) and [clause.code for clause in reading] == own
+    assert reading is DENY or is_own or resource_type == "ActivityDefinition"

@@ -13,7 +13,7 @@ from fhir_server.ownership import (
     OWNED_OF_DEVICE,
     OWNED_OF_SERIES,
     changed_by_client,
-    is_of_images,
+    is_the_servers,
     merge,
 )
 from fhir_server.projection import (
@@ -318,12 +318,14 @@ def test_clinical_elements_may_be_changed_by_a_client():
         ("Observation", "1.2.3.4", True),
         ("Observation", "0b0e6cf8-8a1d-4d5c-9a3a-111111111111", False),
         ("Endpoint", "dicomweb", True),
+        ("Endpoint", "peer-clinic", True),
+        ("Endpoint", "clinic", False),
         ("Device", "equipment-00", True),
         ("ImagingStudy", "1.2.3", False),
     ],
 )
-def test_ids_that_only_the_images_get(resource_type, resource_id, expected):
-    assert is_of_images(resource_type, resource_id) is expected
+def test_ids_that_only_the_server_gives(resource_type, resource_id, expected):
+    assert is_the_servers(resource_type, resource_id) is expected
 
 
 def test_ten_thousand_instances_project_in_well_under_a_second():
