@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from imaging.geometry import Image, Matrix, Source, Volume
-from imaging.parameters import Parameter, build, describe
+from imaging.parameters import Parameter, build, check, describe
 
 
 class Takes(StrEnum):
@@ -108,6 +108,11 @@ class Algorithm:
     def build(cls, values: Mapping[str, Any]) -> Self:
         """Return the algorithm with these parameters. Raises INVALID, naming the parameter."""
         return build(cls, values)
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> None:
+        """Raise INVALID for parameters with which no image could be processed; those that images state may lack."""
+        check(cls, values)
 
     @classmethod
     def presets(cls, ds: Dataset) -> dict[str, Any]:

@@ -24,7 +24,8 @@ What images can be processed with. This page is written from `imaging/algorithms
 
 * **Units** are UCUM codes; `1` is a ratio or a count. Units of the image are those that rescaling gives, such as
   Hounsfield units. Positions and directions are x to the left, y to the back, z to the head of the patient (LPS).
-* **Ranges** include their ends. A parameter without default must be given, unless the images state it.
+* **Ranges** include their ends. A parameter without default must be given; `the images'` is what the images
+  state, and must be given where they do not.
 * **A volume** is a stack of parallel slices of one size at equal distances, classic or enhanced. It is refused, with
   the reason, when slices are missing, doubled, shifted against each other (gantry tilt; some algorithms take such
   stacks), point into different directions, or lie at distances that differ by more than 2%.
@@ -70,21 +71,11 @@ def _row(parameter: Parameter) -> str:
     kind = ", ".join(f"`{choice}`" for choice in parameter.choices) or parameter.kind
     several = f" x {parameter.length}" if parameter.length else ""
     unit = f"`{parameter.unit}`" if parameter.unit else ""
-    default = "" if parameter.is_required else f"`{_plain(parameter.default)}`"
-    return f"| `{parameter.name}` | {kind}{several} | {unit} | {_range(parameter)} | {default} | {parameter.help} |"
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_plain, value)) + "]"
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _range(parameter: Parameter) -> str:
-    low, high = parameter.low, parameter.high
-    if low is None and high is None:
-        return ""
-    return f"{low:g} ... {high:g}" if None not in (low, high) else f"from {low:g}" if high is None else f"to {high:g}"
+    told = (
+        "the images'" if parameter.is_stated else "" if parameter.is_required else f"`{parameter.default_in_words()}`"
+    )
+    limits = parameter.range_in_words()
+    return f"| `{parameter.name}` | {kind}{several} | {unit} | {limits} | {told} | {parameter.help} |"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ has them; an error names the parameter.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -26,6 +26,7 @@ class Says:
     unit       UCUM code; "1" for a ratio or a count, "" for the unit of the image
     low, high  of a text, its length in characters
     is_secret  it is never shown again
+    is_stated  whether images may state it, so that it need not be given
     """
 
     help: str
@@ -33,6 +34,7 @@ class Says:
     low: float | None = None
     high: float | None = None
     is_secret: bool = False
+    is_stated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Parameter:
 
     kind      "number", "integer", "boolean", "choice" or "text"
     length    how many values it has; None for a single one that is not in a list, 0 for a list of any length
-    default   None when it must be given
+    default   None when it is required: it must be given, unless it `is_stated` by the images
     """
 
     name: str
@@ -55,6 +57,18 @@ class Parameter:
     is_required: bool
     default: Any
     is_secret: bool = False
+    is_stated: bool = False
+
+    def range_in_words(self) -> str:
+        """Return the range, `0.05 ... 50` or `from 0.05`; "" without one."""
+        low, high = self.low, self.high
+        if low is None:
+            return "" if high is None else f"to {high:g}"
+        return f"from {low:g}" if high is None else f"{low:g} ... {high:g}"
+
+    def default_in_words(self) -> str:
+        """Return the default as one writes it, "" when the parameter is required."""
+        return "" if self.is_required else _plain(self.default)
 
 
 def describe(declaring: type[Any]) -> tuple[Parameter, ...]:
@@ -65,6 +79,18 @@ def describe(declaring: type[Any]) -> tuple[Parameter, ...]:
 
 def build(declaring: type[T], values: Mapping[str, Any]) -> T:
     """Return `declaring` made of named values. Raises INVALID, naming the parameter, and for names that it has not."""
+    return declaring(**_arguments(declaring, values, absent=()))
+
+
+def check(declaring: type[Any], values: Mapping[str, Any]) -> None:
+    """Raise INVALID as `build` does, but not for the absence of what images may state."""
+    absent = [each.name for each in describe(declaring) if each.is_stated and each.name not in values]
+    arguments = _arguments(declaring, values, absent=absent)
+    if not absent:
+        declaring(**arguments)
+
+
+def _arguments(declaring: type[Any], values: Mapping[str, Any], *, absent: Sequence[str]) -> dict[str, Any]:
     hints = get_type_hints(declaring, include_extras=True)
     known = {parameter.name: parameter for parameter in describe(declaring)}
     for name in values:
@@ -76,9 +102,15 @@ def build(declaring: type[T], values: Mapping[str, Any]) -> T:
     for name, parameter in known.items():
         if name in values:
             arguments[name] = _converted(values[name], parameter, get_args(hints[name])[0])
-        elif parameter.is_required:
+        elif parameter.is_required and name not in absent:
             raise AppError(Category.INVALID, f"is required: {parameter.help}", where=name)
-    return declaring(**arguments)
+    return arguments
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 _KINDS = {float: "number", int: "integer", bool: "boolean", str: "text"}
@@ -103,6 +135,7 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         is_required=default is MISSING,
         default=None if default is MISSING else default,
         is_secret=says.is_secret,
+        is_stated=says.is_stated,
     )
 
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from fhir_server.delivery import CODES, value
 from fhir_server.model.task import Json, Parameter, name_of
 from imaging.algorithm import Algorithm
 from imaging.dataset import check_uid
 from imaging.errors import AppError, Category
+from imaging.parameters import MOST_VALUES
 from imaging.parameters import Parameter as Declared
 
 MOST_NAMED = 10_000  # series or instances named one by one in an order
 MOST_RECIPIENTS = 20
 MOST_FRAMES = 100_000
+CODE = "process"  # of the Tasks
 DEFINITION = "urn:fhir-imaging:algorithm:"  # canonical of an algorithm's ActivityDefinition, before its name
 _UCUM = "http://unitsofmeasure.org"
 _SEARCH = re.compile(r"ImagingStudy\?[^\s#]{1,2000}")
@@ -105,7 +108,7 @@ def further_inputs(task: Mapping[str, Any]) -> tuple[Parameter, ...]:
 def check_order(task: Mapping[str, Any]) -> None:
     """Raise INVALID for an order whose inputs do not fit together."""
     order = order_of(task)
-    algorithm_named(order.algorithm, order.version).build(order.parameters)
+    algorithm_named(order.algorithm, order.version).check(order.parameters)
     if not (order.studies or order.series or order.instances or order.search):
         message = "name images: an imaging-study, series, instance or search"
         raise AppError(Category.INVALID, message, where="Task.input")
@@ -117,6 +120,46 @@ def check_order(task: Mapping[str, Any]) -> None:
     if order.keep is Keep.BEFORE and not order.deliver_to:
         message = "keep 'before' drops the result after its delivery; name whom to deliver-to"
         raise AppError(Category.INVALID, message, where="Task.input")
+
+
+def task_of(
+    algorithm: str, parameters: Mapping[str, str], inputs: Sequence[Mapping[str, Any]], *, priority: str = "routine"
+) -> Json:
+    """Return the Task that orders an algorithm, `name` or `name|version`, with parameters as a person writes them.
+
+    A list is written with commas: `center_mm=10,20,30`. Raises INVALID for a parameter that there is not, or whose text
+    is not of its kind.
+    """
+    name, _, version = algorithm.partition("|")
+    known = {each.name: each for each in algorithm_named(name, version).parameters()}
+    told = [value("algorithm", "valueString", algorithm), *inputs]
+    for given, text in parameters.items():
+        if given not in known:
+            message = f"there is no such parameter; known: {', '.join(known) or 'none'}"
+            raise AppError(Category.INVALID, message, where=given)
+        pieces = [text] if known[given].length is None else text.split(",")
+        told += [value(given, *_typed(piece.strip(), known[given])) for piece in pieces]
+    return {
+        "resourceType": "Task",
+        "status": "requested",
+        "intent": "order",
+        "priority": priority,
+        "code": {"coding": [{"system": CODES, "code": CODE}]},
+        "input": [dict(each) for each in told],
+    }
+
+
+def _typed(text: str, declared: Declared) -> tuple[str, Any]:
+    """Return the element of an input that holds a value of this kind, and the value."""
+    if declared.kind in ("choice", "text"):
+        return ("valueCode" if declared.kind == "choice" else "valueString"), text
+    if declared.kind == "boolean" and text in ("true", "false"):
+        return "valueBoolean", text == "true"
+    try:
+        return ("valueInteger", int(text)) if declared.kind == "integer" else ("valueDecimal", float(text))
+    except ValueError:
+        message = f"{text[:40]!r} is no {'true or false' if declared.kind == 'boolean' else declared.kind}"
+        raise AppError(Category.INVALID, message, where=declared.name) from None
 
 
 def frames_from_text(text: str) -> tuple[int, ...]:
@@ -189,13 +232,14 @@ _ELEMENTS = {
     "integer": "valueInteger|valuePositiveInt|valueUnsignedInt",
     "boolean": "valueBoolean",
     "choice": "valueCode|valueString",
+    "text": "valueString",
 }
 
 
 def _input_of(declared: Declared) -> Parameter:
     """Return a parameter of an algorithm as an input; one that is a list comes as often as it is long."""
-    count = declared.length or 1
-    least = count if declared.is_required else 0
+    count = MOST_VALUES if declared.length == 0 else declared.length or 1
+    least = (declared.length or 1) if declared.is_required and not declared.is_stated else 0
 
     def check(value: Any) -> str:
         if not isinstance(value, dict):
@@ -213,7 +257,7 @@ def _parameters(algorithm: type[Algorithm], given: Mapping[str, Sequence[Any]], 
     for name, values in given.items():
         if name not in reserved:
             plain = [each["value"] if isinstance(each, dict) else each for each in values]
-            found[name] = plain if lengths.get(name) else plain[0]
+            found[name] = plain[0] if lengths.get(name) is None else plain
     return found
 
 

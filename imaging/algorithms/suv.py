@@ -26,11 +26,12 @@ class Suv(Algorithm):
     later than the acquisition (a sign of later processing), the time must be given. Refuses other units than Bq/ml.
     """
 
-    weight_kg: Annotated[float, Says("weight of the patient", unit="kg", low=0.2, high=700)]
-    dose_bq: Annotated[float, Says("administered activity", unit="Bq", low=1e3, high=1e12)]
-    half_life_s: Annotated[float, Says("half-life of the radionuclide", unit="s", low=1, high=1e8)]
+    weight_kg: Annotated[float, Says("weight of the patient", unit="kg", low=0.2, high=700, is_stated=True)]
+    dose_bq: Annotated[float, Says("administered activity", unit="Bq", low=1e3, high=1e12, is_stated=True)]
+    half_life_s: Annotated[float, Says("half-life of the radionuclide", unit="s", low=1, high=1e8, is_stated=True)]
     elapsed_s: Annotated[
-        float, Says("from administration to the time that images are corrected to", unit="s", low=0, high=1e7)
+        float,
+        Says("from administration to the time that images are corrected to", unit="s", low=0, high=1e7, is_stated=True),
     ]
 
     version = "1"

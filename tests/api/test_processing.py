@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from fhir_server.access.contracts import Right
 from fhir_server.delivery import value
@@ -14,25 +14,12 @@ from fhir_server.model import task as tasks
 from fhir_server.work.kinds import handlers
 from imaging.archive import RECEIVED
 from imaging.derive import to_part10
+from imaging.errors import AppError
 from tests.support.doors import Caller, Doors
-from tests.support.volumes import slice_dataset
+from tests.support.volumes import ct_files, slice_dataset
 
 STUDY, SERIES = "1.2.3.4", "1.2.3.4.5"
 ORDERER = (Right.ORDER_PROCESSING, Right.RECEIVE_IMAGES)
-
-
-def ct(count: int = 6, study: str = STUDY, series: str = SERIES, **attributes: Any) -> list[bytes]:
-    """Return slices 2 mm apart; slice n is -1000 + 20 n HU everywhere."""
-    files = []
-    for n in range(count):
-        ds = slice_dataset(
-            (0, 0, 2.0 * n), n + 1, StudyInstanceUID=study, SeriesInstanceUID=series, SeriesNumber=3,
-            SOPInstanceUID=f"{series}.{n + 1}", PatientID="P1", **attributes,
-        )  # fmt: skip
-        ds.PixelData = np.full((4, 5), 10 * n, np.int16).tobytes()
-        ds["PixelData"].VR = "OW"
-        files.append(to_part10(ds))
-    return files
 
 
 def order(*inputs: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -89,7 +76,7 @@ def series_of(doors: Doors, uid: str) -> Sequence[Any]:
 
 class TestResult:
     def test_a_mip_of_a_study_is_a_new_series_of_it_with_the_known_values(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
 
         done = run(doors, placed(orderer, *mip()))
 
@@ -102,7 +89,7 @@ class TestResult:
         assert orderer.get(f"/dicom-web/studies/{STUDY}/series/{uid}").status_code == 200
 
     def test_it_is_told_what_was_applied_to_what_with_version_and_parameters(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
 
         done = run(doors, placed(orderer, *mip()))
 
@@ -118,7 +105,7 @@ class TestResult:
         assert told["entity"][0]["what"]["identifier"]["value"] == f"urn:oid:{SERIES}"
 
     def test_work_that_is_done_twice_makes_one_result(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
         task = placed(orderer, *mip())
 
         handlers.get("process").run(task, doors.server, lambda _: None)
@@ -130,7 +117,7 @@ class TestResult:
         assert len(outputs(done, "series")) == 1
 
     def test_images_one_by_one_make_one_series(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
         smoothed = [value("algorithm", "valueString", "median"), value("series", "valueId", SERIES)]
 
         done = run(doors, placed(orderer, *smoothed))
@@ -139,7 +126,7 @@ class TestResult:
         assert len(series_of(doors, uid)) == 6
 
     def test_a_part_is_instances_frames_and_a_region(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
         part = [
             value("algorithm", "valueString", "median"), value("region", "valueString", "1,0,3,2"),
             value("instance", "valueId", f"{SERIES}.2"), value("instance", "valueId", f"{SERIES}.3"),
@@ -153,7 +140,7 @@ class TestResult:
         assert [float(each) for each in made[0].ImagePositionPatient] == [0.25, 0.0, 2.0]
 
     def test_everything_that_a_search_finds_is_processed(self, doors, orderer):
-        doors.ingest(*ct(), *ct(4, "1.2.3.9", "1.2.3.9.1"))
+        doors.ingest(*ct_files(), *ct_files(4, "1.2.3.9", "1.2.3.9.1"))
 
         done = run(
             doors, placed(orderer, *mip(value("search", "valueString", "ImagingStudy?modality=CT"), study=False))
@@ -163,7 +150,7 @@ class TestResult:
         assert len(outputs(done, "imaging-study")) == 2
 
     def test_results_of_processing_are_not_processed_again_with_their_study(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
         run(doors, placed(orderer, *mip()))
 
         done = run(doors, placed(orderer, *mip()))
@@ -171,7 +158,7 @@ class TestResult:
         assert len(outputs(done, "series")) == 1
 
     def test_a_series_of_a_study_that_cannot_be_processed_is_told_and_stops_nobody(self, doors, orderer):
-        doors.ingest(*ct(), *ct(1, series="1.2.3.4.6", ImagePositionPatient=None))
+        doors.ingest(*ct_files(), *ct_files(1, series="1.2.3.4.6", ImagePositionPatient=None))
 
         done = run(doors, placed(orderer, *mip()))
 
@@ -180,7 +167,7 @@ class TestResult:
         assert "1.2.3.4.6" in told
 
     def test_a_segmentation_and_its_measurements_are_stored(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
         region = [value("center_mm", "valueDecimal", each) for each in (0.5, 0.75, 4)]
         half = [value("half_size_mm", "valueDecimal", each) for each in (0.6, 0.8, 2.5)]
         images = [value("algorithm", "valueString", "roi-measure"), value("series", "valueId", SERIES)]
@@ -189,6 +176,38 @@ class TestResult:
 
         kinds = {str(ds.Modality) for uid in outputs(done, "series") for ds in series_of(doors, uid)}
         assert kinds == {"SEG", "SR"}
+
+    def test_parameters_that_the_images_state_need_not_be_ordered(self, doors, orderer):
+        tracer = Dataset()
+        tracer.RadionuclideTotalDose, tracer.RadionuclideHalfLife = 7e6, 6586.2
+        doors.ingest(
+            *ct_files(
+                SOPClassUID="1.2.840.10008.5.1.4.1.1.128",
+                Modality="PT",
+                Units="BQML",
+                DecayCorrection="ADMIN",
+                PatientWeight=70,
+                RescaleSlope=1,
+                RescaleIntercept=0,
+                RadiopharmaceuticalInformationSequence=[tracer],
+            )
+        )
+        suv = [value("algorithm", "valueString", "suv"), value("series", "valueId", SERIES)]
+
+        done = run(doors, placed(orderer, *suv))
+
+        # 10 n Bq/ml in slice n; 70,000 g / 7 MBq.
+        made = series_of(doors, outputs(done, "series")[0])
+        values = [float((ds.pixel_array * ds.RescaleSlope + ds.RescaleIntercept).mean()) for ds in made]
+        assert values == pytest.approx([0.1 * n for n in range(6)], abs=1e-4)
+        assert "weight_kg=70.0" in outputs(done, "performed")[0]
+
+    def test_what_images_do_not_state_has_to_be_ordered(self, doors, orderer):
+        doors.ingest(*ct_files())
+        suv = [value("algorithm", "valueString", "suv"), value("series", "valueId", SERIES)]
+
+        with pytest.raises(AppError, match=r"is required: weight of the patient \(weight_kg\)"):
+            run(doors, placed(orderer, *suv))
 
     def test_two_registered_series_give_images_and_a_registration(self, doors, orderer):
         rng = np.random.default_rng(1)
@@ -215,7 +234,7 @@ class TestResult:
 class TestWhatIsKept:
     def test_after_removes_the_originals_once_the_result_is_there(self, doors):
         owner = doors.caller(*Right, name="owner")
-        doors.ingest(*ct(), name="owner")
+        doors.ingest(*ct_files(), name="owner")
 
         done = run(doors, placed(owner, *mip(value("keep", "valueCode", "after"))))
         (discard,) = doors.server.own.search(_part_of(done)).matches
@@ -229,7 +248,7 @@ class TestWhatIsKept:
 
     def test_before_removes_the_result_only_after_its_delivery(self, doors):
         owner = doors.caller(*Right, name="owner")
-        doors.ingest(*ct(), name="owner")
+        doors.ingest(*ct_files(), name="owner")
         endpoint = doors.server.own.create(ENDPOINT).key
         inputs = mip(
             value("keep", "valueCode", "before"), value("deliver-to", "valueReference", {"reference": endpoint})
@@ -248,7 +267,7 @@ class TestWhatIsKept:
 
     def test_nothing_is_removed_when_a_delivery_failed(self, doors):
         owner = doors.caller(*Right, name="owner")
-        doors.ingest(*ct(), name="owner")
+        doors.ingest(*ct_files(), name="owner")
         endpoint = doors.server.own.create(ENDPOINT).key
         inputs = mip(
             value("keep", "valueCode", "after"), value("deliver-to", "valueReference", {"reference": endpoint})
@@ -263,7 +282,7 @@ class TestWhatIsKept:
         assert doors.server.archive.count() == 7
 
     def test_nobody_has_images_of_others_removed(self, doors):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
         other = doors.caller(*Right, name="other")
 
         response = other.post("/fhir/Task", order(*mip(value("keep", "valueCode", "after"))))
@@ -301,7 +320,7 @@ class TestRefusals:
         ],
     )
     def test_a_wrong_input_is_named_when_the_order_is_placed(self, doors, orderer, inputs, words):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
 
         response = orderer.post("/fhir/Task", order(*inputs))
 
@@ -322,12 +341,12 @@ class TestRefusals:
         assert response.status_code == 404
 
     def test_a_quantity_in_its_own_unit_is_welcome(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
 
         placed(orderer, *mip(value("step_mm", "valueQuantity", {"value": 5, "code": "mm"})))
 
     def test_what_an_algorithm_cannot_do_fails_the_order_with_the_reason(self, doors, orderer):
-        uneven = ct()
+        uneven = ct_files()
         doors.ingest(*[each for n, each in enumerate(uneven) if n != 3])
         task = placed(orderer, *mip(value("series", "valueId", SERIES), study=False))
 
@@ -335,7 +354,7 @@ class TestRefusals:
             handlers.get("process").run(task, doors.server, lambda _: None)
 
     def test_without_the_right_nothing_is_ordered(self, doors):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
         sender = doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="no orders")
 
         response = sender.post("/fhir/Task", order(*mip()))
@@ -344,7 +363,7 @@ class TestRefusals:
         assert "order-processing" in refusal(response)
 
     def test_who_only_orders_reaches_its_own_images_and_no_others(self, doors):
-        doors.ingest(*ct(), name="sender")
+        doors.ingest(*ct_files(), name="sender")
         rights = (Right.REGISTER_IMAGES, Right.ORDER_PROCESSING)
         mine, others = doors.caller(*rights, name="sender"), doors.caller(*rights, name="stranger")
 
@@ -354,7 +373,7 @@ class TestRefusals:
         assert response.status_code in (403, 404)
 
     def test_an_order_of_a_subscriber_that_was_suspended_is_not_done(self, doors, orderer):
-        doors.ingest(*ct())
+        doors.ingest(*ct_files())
         task = placed(orderer, *mip())
         doors.server.principals.suspend("orderer")
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
+from imaging.derive import to_part10
 from imaging.geometry import Image, Volume
 from tests.support.dicom_builder import CT_IMAGE, ROOT
 
@@ -30,6 +31,20 @@ def slice_dataset(position: Sequence[float], number: int = 1, **attributes: Any)
     for keyword, value in attributes.items():
         setattr(ds, keyword, value)
     return ds
+
+
+def ct_files(count: int = 6, study: str = "1.2.3.4", series: str = "1.2.3.4.5", **attributes: Any) -> list[bytes]:
+    """Return the files of slices 2 mm apart; slice n, from 0, is -1000 + 20 n HU everywhere."""
+    files = []
+    for n in range(count):
+        ds = slice_dataset(
+            (0, 0, 2.0 * n), n + 1, StudyInstanceUID=study, SeriesInstanceUID=series, SeriesNumber=3,
+            SOPInstanceUID=f"{series}.{n + 1}", PatientID="P1", **attributes,
+        )  # fmt: skip
+        ds.PixelData = np.full((4, 5), 10 * n, np.int16).tobytes()
+        ds["PixelData"].VR = "OW"
+        files.append(to_part10(ds))
+    return files
 
 
 def frame(value: int) -> NDArray[np.int16]:

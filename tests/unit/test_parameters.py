@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pytest
 
 from imaging.errors import AppError, Category
-from imaging.parameters import Says, build, describe
+from imaging.parameters import Says, build, check, describe
 
 
 class Mode(StrEnum):
@@ -40,6 +40,36 @@ def test_parameters_are_described_in_their_order():
     assert (name.kind, name.low, name.high, name.unit, name.is_secret) == ("text", 1, 5, "", False)
     assert (word.is_secret, word.length) == (True, None)
     assert (modes.kind, modes.choices, modes.length) == ("choice", ("fast", "exact"), 0)
+
+
+@dataclass(frozen=True)
+class Stated:
+    weight_kg: Annotated[float, Says("weight", unit="kg", low=1, is_stated=True)]
+    height_m: Annotated[float, Says("height", unit="m")]
+
+    def __post_init__(self) -> None:
+        if self.weight_kg < 20 * self.height_m:
+            raise AppError(Category.INVALID, "too light", where="weight_kg")
+
+
+def test_what_images_may_state_may_lack_in_an_order_and_has_to_be_there_in_the_end():
+    check(Stated, {"height_m": 2})
+    with pytest.raises(AppError, match=r"is required: weight \(weight_kg\)"):
+        build(Stated, {"height_m": 2})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "is required: height"),
+        ({"height_m": 2, "weight_kg": 0}, "at least 1 kg"),
+        ({"height_m": 2, "weight_kg": 30}, "too light"),
+        ({"height_m": 2, "width": 1}, "no such parameter"),
+    ],
+)
+def test_what_is_wrong_with_an_order_is_found_before_the_images_are_read(values: dict[str, Any], words: str):
+    with pytest.raises(AppError, match=words):
+        check(Stated, values)
 
 
 def test_values_as_json_has_them_become_typed():

@@ -23,13 +23,12 @@ from fhir_server.model.task import Json, Kind, Parameter, Progress
 from fhir_server.projection import imaging_study_id
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Report, handlers
-from fhir_server.work.orders import INPUTS, Keep, Order, algorithm_named, check_order, further_inputs, order_of
+from fhir_server.work.orders import CODE, INPUTS, Keep, Order, algorithm_named, check_order, further_inputs, order_of
 from fhir_server.work.selection import OURS, Chosen, Loaded, choose, inputs_for, is_made_here
 from imaging.algorithm import Algorithm, Result, Takes
 from imaging.archive import Refused, Stored
 from imaging.errors import AppError, Category
 
-CODE = "process"
 PROCESSING = "urn:fhir-imaging:extension:processing"  # on Provenance: algorithm, version, parameters
 FIRST_SERIES_NUMBER = 1000  # of results, added to that of the source
 MOST_OUTPUTS = 10_000
