@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from fhir_server import cli_endpoints, logs
+from fhir_server import cli_endpoints, cli_orders, logs
 from fhir_server import config as settings
 from fhir_server.cli_options import configured, table
 from fhir_server.config import Config
@@ -174,6 +174,10 @@ def worker(config: Config) -> None:
     except Exception:
         log.exception("the worker ends by a fault")
         raise
+
+
+for _command in (cli_orders.algorithms, cli_orders.order, cli_orders.tasks):
+    cli.add_command(_command)
 
 
 @cli.command("config")
