@@ -4,15 +4,16 @@ python -m tests.benchmarks                     everything
 python -m tests.benchmarks doors               the doors, beside Orthanc where it is installed
 python -m tests.benchmarks stages              where the time of an ingest goes
 python -m tests.benchmarks growth [N]          cost of an instance while the store grows to N (default 100,000)
+python -m tests.benchmarks tasks [N]           what the engine of Tasks costs, on N orders (default 1,000)
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import doors, growth, stages
+from tests.benchmarks import doors, growth, stages, tasks
 
-PARTS = {"stages": stages.run, "doors": doors.run, "growth": growth.run}
+PARTS = {"stages": stages.run, "doors": doors.run, "growth": growth.run, "tasks": tasks.run}
 
 
 def main(arguments: list[str]) -> None:
