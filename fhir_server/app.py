@@ -40,6 +40,7 @@ from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.studies import Place, Studies
+from fhir_server.work.crew import Crew
 from fhir_server.work.handlers import Limits as TaskLimits
 from fhir_server.work.kinds import handlers
 from fhir_server.work.tasks import Surroundings, Worker
@@ -214,7 +215,7 @@ def open_in_child(config: Config) -> Server:
     return build(config, engine.attach(config))
 
 
-def task_workers(server: Server) -> list[Worker]:
+def task_crew(server: Server) -> Crew:
     """Return the workers of Tasks of one process, as many as set; each does one order at a time in a child process."""
     config = server.config
     limits = TaskLimits(
@@ -226,7 +227,8 @@ def task_workers(server: Server) -> list[Worker]:
     known = {code: replace(handlers.get(code), limits=limits) for code in handlers}
     leases, queue = Leases(server.database, server.clock), TaskQueue(server.database, server.clock)
     around = Surroundings(server.own, leases, queue, server.clock)
-    return [Worker(around, known, partial(open_in_child, config)) for _ in range(config["work.task_workers"])]
+    workers = [Worker(around, known, partial(open_in_child, config)) for _ in range(config["work.task_workers"])]
+    return Crew(workers, queue)
 
 
 def create_app_from_config(config: Config) -> Flask:

@@ -155,7 +155,7 @@ def worker(config: Config) -> None:
       MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
     """
     from fhir_server import engine
-    from fhir_server.app import open_server, task_workers
+    from fhir_server.app import open_server, task_crew
     from fhir_server.work import maintenance
 
     _configure_logs(config, "worker")
@@ -163,12 +163,10 @@ def worker(config: Config) -> None:
     stopping = _stop_on_signals()
     try:
         with open_server(config) as server:
-            workers = [threading.Thread(target=each.run, args=(stopping,)) for each in task_workers(server)]
-            for each in workers:
-                each.start()
+            crew = threading.Thread(target=task_crew(server).run, args=(stopping,), name="tasks")
+            crew.start()
             maintenance.run(server, stopping)
-            for each in workers:
-                each.join()
+            crew.join()
     except AppError:
         raise
     except Exception:

@@ -5,7 +5,7 @@ Source: FHIR R4 Task, 12.1.3 state machine; where it leaves room, `MOVES` is the
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -129,6 +129,12 @@ class Progress:
     percent: int
     step: str = ""
     estimate_s: int | None = None
+
+    def estimated(self, elapsed_s: float) -> "Progress":
+        """Return the progress with what is still to go if the rest takes as long for each percent as what was done."""
+        if not 0 < self.percent <= 100:
+            return self
+        return replace(self, estimate_s=round(elapsed_s * (100 - self.percent) / self.percent))
 
 
 def status_of(task: Task) -> Status:
@@ -356,11 +362,10 @@ def _without_progress(task: Task) -> Json:
 
 
 def _ended(task: Task, now: datetime) -> Json:
-    if waits_for(task):
-        task = {name: value for name, value in task.items() if name != "businessStatus"}
-    if "executionPeriod" not in task:
-        return dict(task)
-    return {**task, "executionPeriod": {**task["executionPeriod"], "end": to_instant(now)}}
+    over = {name: value for name, value in task.items() if name != "businessStatus"}
+    if "executionPeriod" not in over:
+        return over
+    return {**over, "executionPeriod": {**over["executionPeriod"], "end": to_instant(now)}}
 
 
 def _seconds(value: int) -> Json:

@@ -4,7 +4,8 @@ A Task waits while nobody holds a lease `task:<id>`; a lease without worker that
 attempt. Tasks with an owner are that owner's and never in this queue.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,17 +17,39 @@ from fhir_server.model.task import WAITING, Status
 from fhir_server.store.lease import COLLECTION
 
 LEASE = "task:"
-AT_A_TIME = 50  # orders told in one answer
+AT_A_TIME = 500  # orders told in one answer
 EACH = 10  # of one requester and priority among them
 _PRIORITIES = ("stat", "asap", "urgent", "routine")  # FHIR R4 request-priority, most pressing first
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Ids of Tasks that may be claimed, best first, and when the next paused or abandoned one may be, if any."""
+    """An order that may be claimed.
 
-    ids: tuple[str, ...]
+    urgency  0 for the most pressing priority
+    turn     its place among the orders of its requester and priority, from 1
+    """
+
+    id: str
+    requester: str
+    urgency: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What waits, best first, and when the next paused or abandoned order may be claimed, if there is one."""
+
+    orders: tuple[Waiting, ...]
     next_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A Task that was made or changed, and its status then."""
+
+    id: str
+    status: str
 
 
 class TaskQueue:
@@ -36,7 +59,7 @@ class TaskQueue:
         self._database: Database[Any] = database.with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
         self._clock = clock
 
-    def waiting(self, codes: Collection[str]) -> Waiting:
+    def look(self, codes: Collection[str]) -> Look:
         """Return Tasks of these codes that nobody works on: by priority, in turn among requesters, oldest first."""
         names = {"_id": {"$gte": LEASE, "$lt": LEASE[:-1] + chr(ord(LEASE[-1]) + 1)}, "until": {"$gt": self._clock()}}
         held = {row["_id"].removeprefix(LEASE): row["until"] for row in self._database[COLLECTION].find(names)}
@@ -48,7 +71,6 @@ class TaskQueue:
             "$and": [{"tok": {"$elemMatch": {"p": "code", "c": {"$in": sorted(codes)}}}}],
             "ref": {"$not": {"$elemMatch": {"p": "owner"}}},
         }
-        order = {"urgency": 1, "turn": 1, "created": 1, "_id": 1}
         stages: list[dict[str, Any]] = [
             {"$match": condition},
             {"$project": {"created": 1, "urgency": _URGENCY, "requester": _first("$ref", "requester", "r")}},
@@ -60,18 +82,29 @@ class TaskQueue:
                 }
             },
             {"$match": {"turn": {"$lte": EACH}}},
-            {"$sort": order},
+            {"$sort": {"urgency": 1, "turn": 1, "created": 1, "_id": 1}},
             {"$limit": AT_A_TIME},
         ]
         found = self._database["resources"].aggregate(stages)
-        ids = tuple(row["_id"].removeprefix("Task/") for row in found)
-        return Waiting(ids, min(held.values(), default=None))
+        orders = tuple(
+            Waiting(row["_id"].removeprefix("Task/"), row.get("requester", ""), row["urgency"], row["turn"])
+            for row in found
+        )
+        return Look(orders, min(held.values(), default=None))
 
-    def watch(self, max_await_ms: int) -> Any:
-        """Return a change stream of the ids (`documentKey._id`, "Task/...") of Tasks that were made or changed."""
+    @contextmanager
+    def watch(self, max_await_ms: int) -> Iterator[Callable[[], Change | None]]:
+        """Give a function that returns the next change of a Task, None when there was none for so long."""
         wanted = {"operationType": {"$in": ["insert", "replace"]}, "fullDocument.type": "Task"}
-        stages: list[dict[str, Any]] = [{"$match": wanted}, {"$project": {"documentKey": 1}}]
-        return self._database["resources"].watch(stages, max_await_time_ms=max_await_ms)
+        status = _first("$fullDocument.tok", "status", "c")
+        stages: list[dict[str, Any]] = [{"$match": wanted}, {"$project": {"documentKey": 1, "status": status}}]
+        with self._database["resources"].watch(stages, max_await_time_ms=max_await_ms) as stream:
+
+            def change() -> Change | None:
+                row = stream.try_next()
+                return Change(row["documentKey"]["_id"].removeprefix("Task/"), row["status"]) if row else None
+
+            yield change
 
 
 def _first(array: str, parameter: str, field: str) -> dict[str, Any]:

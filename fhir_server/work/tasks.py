@@ -1,7 +1,7 @@
 """The worker of Tasks: claims an order under a lease, has a child process do it, and publishes the result once.
 
 Hides leases, heartbeats, retries and cancellation. Work is done at least once; what becomes visible is one transaction
-that also ends the lease, so a worker that slept through its lease publishes nothing. Woken by a change stream; an idle
+that also ends the lease, so a worker that slept through its lease publishes nothing. It is woken by its `crew`; an idle
 worker does nothing between the rounds that are far apart.
 """
 
@@ -17,21 +17,21 @@ from typing import Any
 
 from fhir_server.model import task as tasks
 from fhir_server.model.dates import interval
-from fhir_server.model.task import Json, Progress, Role, Status
+from fhir_server.model.task import WAITING, Json, Progress, Role, Status
 from fhir_server.store.documents import Resource
 from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.repository import Repository
-from fhir_server.store.task_queue import LEASE, TaskQueue, Waiting
+from fhir_server.store.task_queue import LEASE, Change, Look, TaskQueue, Waiting
 from fhir_server.work.child import Child, Opening
 from fhir_server.work.handlers import TREATMENT, Done, Handler, Later, Treatment
 from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
 
-AWAIT_MS = 500  # how long the engine holds an idle question for changes; bounds how long a stop takes
 LISTEN_S = 0.2  # how long a running order may go without a look at its lease, its limits and its cancellation
-REOPEN_S = 1.0  # before a broken change stream is opened again
+AGAIN_S = 1.0  # before a round that failed is tried again
 FRESH_S = 1.0  # how old a list of waiting orders may become while it is worked on
+MOST_AHEAD = 50  # orders of a list that a worker looks at
 PROGRESS_S = 1.0  # between two written versions of progress
 
 
@@ -87,86 +87,99 @@ class Worker:
         self._name = str(uuid.uuid4())
         self._woken = threading.Event()
         self._changed = threading.Event()
-        self._at_work = ""  # key of the Task at hand
+        self._at_work = ""  # id of the Task at hand
+        self._taken: set[str] = set()  # Tasks that somebody started since the last look
+        self._served: dict[str, float] = {}  # requester -> when this worker last did an order of it, monotonic s
+        self._ahead = 1
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; return within about a second of that, giving back the order at hand."""
-        watcher = threading.Thread(target=self._watch, args=(stopping,), name="tasks-watch", daemon=True)
-        watcher.start()
         try:
             while not stopping.is_set():
                 self._woken.clear()
                 self._woken.wait(self._round(stopping))
         finally:
             self._child.kill()
-            watcher.join()
+
+    def wake(self) -> None:
+        """Have the worker look at the queue, or at `stopping`, if it is idle."""
+        self._woken.set()
+
+    def hear(self, change: Change) -> None:
+        """Take note of a Task that was made or changed."""
+        if change.status in WAITING:
+            self._woken.set()
+        else:
+            self._taken.add(change.id)
+        # What makes it be in progress is what this worker wrote itself.
+        if change.id == self._at_work and change.status != Status.IN_PROGRESS:
+            self._changed.set()
 
     def _round(self, stopping: threading.Event) -> float:
         """Do what waits; return after how many seconds something may be due again."""
         try:
             while not stopping.is_set():
-                waiting = self._queue.waiting(self._handlers)
-                if not self._do_some(waiting.ids, stopping):
-                    return self._idle_s(waiting)
+                self._taken.clear()
+                look = self._queue.look(self._handlers)
+                if not self._do_some(self._next_of(look), stopping):
+                    return self._idle_s(look)
         # The outermost door of this process: whatever went wrong (a failover, say), the next round tries again.
         except Exception:
             log.exception("a round of tasks failed")
-            stopping.wait(REOPEN_S)
-            return REOPEN_S
+            stopping.wait(AGAIN_S)
+            return AGAIN_S
         return 0.0
 
-    def _do_some(self, ids: tuple[str, ...], stopping: threading.Event) -> int:
+    def _next_of(self, look: Look) -> list[Waiting]:
+        """Return the orders that this worker tries next, about as many as it does within a second.
+
+        Among requesters of one priority the one whose turn was longest ago comes first. Workers see the same list, so
+        each goes through the orders of the next second in an order of its own.
+        """
+        fair = sorted(look.orders, key=lambda each: (each.urgency, each.turn, self._served.get(each.requester, 0.0)))
+        return sorted(fair[: self._ahead], key=lambda each: (each.urgency, random.random()))
+
+    def _do_some(self, orders: Sequence[Waiting], stopping: threading.Event) -> int:
         """Do orders until the list is old, since more pressing ones may have come; return how many were claimed."""
         claimed, end = 0, time.monotonic() + FRESH_S
-        for identifier in ids:
-            claimed += self._attempt(identifier, stopping)
+        for each in orders:
+            if each.id in self._taken:
+                continue
+            if self._attempt(each.id, stopping):
+                claimed += 1
+                self._served[each.requester] = time.monotonic()
             if stopping.is_set() or (claimed and time.monotonic() > end):
                 break
+        is_quick = time.monotonic() <= end
+        self._ahead = min(max(2 * self._ahead if is_quick else claimed, 1), MOST_AHEAD)
         return claimed
 
-    def _idle_s(self, waiting: Waiting) -> float:
+    def _idle_s(self, look: Look) -> float:
         """Return when to look again though nothing changed: when a pause or somebody's lease ends."""
         pauses_s = [self._pace.poll_s]
-        if waiting.next_at:
-            pauses_s.append(max((waiting.next_at - self._clock()).total_seconds(), 0.01))
-        if waiting.ids:  # others took them all; should they die at once, nobody tells
+        if look.next_at:
+            pauses_s.append(max((look.next_at - self._clock()).total_seconds(), 0.01))
+        if look.orders:  # others took them all; should they die at once, nobody tells
             pauses_s.append(self._pace.lease_s)
         return min(pauses_s)
-
-    def _watch(self, stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            try:
-                with self._queue.watch(AWAIT_MS) as stream:
-                    self._woken.set()
-                    while not stopping.is_set():
-                        self._hear(stream.try_next())
-            except Exception:
-                log.exception("the change stream broke; it is opened again")
-                stopping.wait(REOPEN_S)
-        self._woken.set()
-
-    def _hear(self, change: Mapping[str, Mapping[str, str]] | None) -> None:
-        if change is not None:
-            self._woken.set()
-            if change["documentKey"]["_id"] == self._at_work:
-                self._changed.set()
 
     def _attempt(self, identifier: str, stopping: threading.Event) -> bool:
         """Do an order unless somebody else has it; say whether it was claimed."""
         lease = self._leases.claim(f"{LEASE}{identifier}", self._name, self._pace.lease_s)
         if lease is None:
             return False
-        self._at_work = f"Task/{identifier}"
+        self._at_work = identifier
         self._changed.clear()
         handler: Handler | None = None
         try:
-            task = self._read(identifier).json()
+            current = self._read(identifier)
+            task = current.json()
             handler = self._handlers.get(tasks.code_of(task))
             if handler is None:
                 raise AppError(Category.UNSUPPORTED, "its first code has to say what is to be done", where="Task.code")
             if self._is_early(task, lease):
                 return True
-            self._begin(task, handler, lease)
+            self._begin(current, handler, lease)
             done = self._outcome(handler, task, lease, stopping)
             if isinstance(done, Later):
                 self._put_off(lease, done)
@@ -191,13 +204,14 @@ class Worker:
         early_s = (interval(period["start"]).low - now).total_seconds() if "start" in period else 0.0
         return early_s > 0 and self._leases.postpone(lease, early_s, 0)
 
-    def _begin(self, task: Json, handler: Handler, lease: Lease) -> None:
+    def _begin(self, current: Resource, handler: Handler, lease: Lease) -> None:
         # A worker that died in the middle counts as an attempt: what kills workers is set aside.
         if lease.attempt > handler.limits.attempts:
             raise AppError(Category.TOO_LARGE, f"given up after {handler.limits.attempts} attempts")
+        task = current.json()
         tasks.check_inputs(task, handler.kind)
         if not tasks.is_under_way(task):
-            self._write(lease, lambda now_is: tasks.start(now_is, Role.SERVER, self._clock()))
+            self._write(lease, lambda now_is: tasks.start(now_is, Role.SERVER, self._clock()), current)
 
     def _ended(self, task: Json, kind: tasks.Kind, done: Done) -> Json:
         completed = tasks.complete(task, kind, done.outputs, Role.SERVER, self._clock())
@@ -213,6 +227,7 @@ class Worker:
         """Return what was done. Kills the child where the order is lost, too slow, or the worker stops."""
         self._child.begin(handler, task)
         started = beat = written = time.monotonic()
+        unsaid: Progress | None = None
         try:
             while True:
                 said = self._child.listen(LISTEN_S)
@@ -223,9 +238,10 @@ class Worker:
                     raise AppError(Category.TOO_LARGE, f"the order took longer than {handler.limits.wall_s:g} s")
                 if stopping.is_set():
                     raise _StoppedError
-                if isinstance(said, Progress) and now - written > PROGRESS_S:
-                    written = now
-                    self._report(lease, said)
+                unsaid = said or unsaid
+                if unsaid and now - written > PROGRESS_S:
+                    self._report(lease, unsaid, now - started)
+                    written, unsaid = now, None
                 if now - beat > self._pace.lease_s / 3 or self._changed.is_set():
                     beat = now
                     self._check(lease)
@@ -233,8 +249,9 @@ class Worker:
             if self._child.is_busy:
                 self._child.kill()
 
-    def _report(self, lease: Lease, said: Progress) -> None:
-        self._write(lease, lambda now_is: tasks.progress(now_is, said, self._clock()))
+    def _report(self, lease: Lease, said: Progress, elapsed_s: float) -> None:
+        told = said if said.estimate_s is not None else said.estimated(elapsed_s)
+        self._write(lease, lambda now_is: tasks.progress(now_is, told, self._clock()))
 
     def _check(self, lease: Lease) -> None:
         """Renew the lease. Raises _LostError when it, or the order, is gone."""
@@ -254,23 +271,31 @@ class Worker:
 
         self._change(lease, change, guard)
 
-    def _write(self, lease: Lease, change: Callable[[Json], Json]) -> None:
-        self._change(lease, change, self._leases.renewing(lease, self._pace.lease_s))
+    def _write(self, lease: Lease, change: Callable[[Json], Json], current: Resource | None = None) -> None:
+        self._change(lease, change, self._leases.renewing(lease, self._pace.lease_s), current)
 
-    def _change(self, lease: Lease, change: Callable[[Json], Json], guard: Callable[[Any], None]) -> None:
+    def _change(
+        self,
+        lease: Lease,
+        change: Callable[[Json], Json],
+        guard: Callable[[Any], None],
+        current: Resource | None = None,
+    ) -> None:
+        """Write a change of the Task, of which `current` may have been read before, while the lease is held."""
         while True:
-            current = self._read(_id_of(lease))
-            if not self._leases.holds(lease):
-                raise _LostError
-            changed = change(current.json())
+            found = current or self._read(_id_of(lease))
+            changed = change(found.json())
             try:
-                self._own.update(changed, if_match=current.version, guard=guard)
+                self._own.update(changed, if_match=found.version, guard=guard)
             except AppError as error:
                 # Somebody wrote meanwhile, or took the lease: look again, which tells.
                 if error.category not in (Category.PRECONDITION, Category.CONFLICT):
                     raise
             else:
                 return
+            if not self._leases.holds(lease):
+                raise _LostError
+            current = None
 
     def _read(self, identifier: str) -> Resource:
         """Return the Task. Raises _LostError where there is nothing to do any more."""

@@ -33,7 +33,7 @@ def own(db: Data) -> Repository:
 @contextmanager
 def working(db: Data, lease_s: float = 5.0) -> Iterator[None]:
     stopping = threading.Event()
-    thread = threading.Thread(target=orders.worker(db, lease_s).run, args=(stopping,))
+    thread = threading.Thread(target=orders.crew(db, lease_s).run, args=(stopping,))
     thread.start()
     try:
         yield
@@ -170,9 +170,33 @@ def test_the_pressing_come_first_and_requesters_take_turns(own: Repository, db: 
     pressing = order(own, "add", 1, priority="stat")
     order(own, "add", 1, owner={"reference": "Organization/c"})
 
-    found = orders.TaskQueue(db, orders.now).waiting({"add"})
+    found = orders.TaskQueue(db, orders.now).look({"add"})
 
-    assert found.ids == (pressing, many[0], one, many[1], many[2])
+    assert [each.id for each in found.orders] == [pressing, many[0], one, many[1], many[2]]
+
+
+def test_one_with_a_long_queue_keeps_nobody_waiting(own: Repository, db: Data) -> None:
+    many = [order(own, "sleep", 1, requester="Organization/a") for _ in range(4)]
+    one = order(own, "sleep", 1, requester="Organization/b")
+
+    with working(db):
+        assert until(lambda: status(own, one) == "completed")
+
+    assert sum(status(own, each) != "requested" for each in many) <= 2
+
+
+def test_progress_is_told_with_what_is_to_go_however_soon_it_was_reported(own: Repository, db: Data) -> None:
+    with working(db):
+        task = order(own, "quarter", 4)
+        assert until(lambda: "extension" in own.read("Task", task).json())
+        running = own.read("Task", task).json()
+        assert until(lambda: status(own, task) == "completed")
+
+    told = {each["url"]: each for each in running["extension"][0]["extension"]}
+    assert (told["percent"]["valueUnsignedInt"], told["step"]["valueString"]) == (25, "a quarter")
+    assert 2 <= told["estimate"]["valueDuration"]["value"] <= 9  # three times what the first quarter took
+    assert running["businessStatus"] == {"text": "a quarter"}
+    assert not {"businessStatus", "extension"} & own.read("Task", task).json().keys()
 
 
 def test_the_period_of_an_order_is_kept(own: Repository, db: Data) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fhir_server.model import task as tasks
@@ -71,6 +71,7 @@ def test_nobody_but_the_owner_completes_over_rest(source: Status, to: Status, ac
     assert source is to or made["status"] not in {"completed", "in-progress", "failed"}
 
 
+@settings(deadline=None)  # the first one reads the definitions
 @given(st.integers(0, 100), st.text("ab ", max_size=9).map(str.strip), st.none() | st.integers(0, 10**6))
 def test_progress_is_valid_fhir_and_replaces_the_last(percent: int, step: str, estimate_s: int | None) -> None:
     started = tasks.start(order(), Role.SERVER, NOW)

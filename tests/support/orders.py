@@ -15,6 +15,7 @@ from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
 from fhir_server.store.repository import Repository
 from fhir_server.store.task_queue import TaskQueue
+from fhir_server.work.crew import Crew
 from fhir_server.work.handlers import Done, Handler, Later, Limits, Report
 from fhir_server.work.tasks import Pace, Surroundings, Worker
 from imaging.errors import AppError, Category
@@ -29,6 +30,12 @@ def sleep(task: Json, context: Any, report: Report) -> list[Json]:
     report(Progress(0, "sleeping"))
     time.sleep(task["input"][0]["valueInteger"])
     return [{"type": {"text": "sum"}, "valueInteger": 1}]
+
+
+def quarter(task: Json, context: Any, report: Report) -> list[Json]:
+    """Say at once that a quarter is done, and take the seconds of the input for it all."""
+    report(Progress(25, "a quarter"))
+    return sleep(task, context, lambda _: None)
 
 
 def wait(task: Json, context: Any, report: Report) -> list[Json] | Later:
@@ -64,7 +71,16 @@ def grow(task: Json, context: Any, report: Report) -> list[Json]:
 NUMBERS = (Parameter("number", "valueInteger", most=10),)
 SUM = (Parameter("sum", "valueInteger", least=1),)
 FEW = Limits(attempts=2, wall_s=30)
-RUNS = {"add": add, "sleep": sleep, "crash": crash, "refuse": refuse, "grow": grow, "wait": wait, "half": half}
+RUNS = {
+    "add": add,
+    "sleep": sleep,
+    "crash": crash,
+    "refuse": refuse,
+    "grow": grow,
+    "quarter": quarter,
+    "wait": wait,
+    "half": half,
+}
 HANDLERS = {code: Handler(Kind(code, NUMBERS, SUM), run, FEW) for code, run in RUNS.items()}
 HANDLERS["spin"] = Handler(Kind("spin"), spin, Limits(cpu_s=1, attempts=2))
 HANDLERS["slow"] = Handler(Kind("slow", NUMBERS, SUM), sleep, Limits(wall_s=0.5))
@@ -78,17 +94,18 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def worker(database: Any, lease_s: float = 5.0) -> Worker:
+def crew(database: Any, lease_s: float = 5.0, workers: int = 1) -> Crew:
     own = Repository(database, UNRESTRICTED, clock=now, internal=True)
     around = Surroundings(own, Leases(database, now), TaskQueue(database, now), now)
-    return Worker(around, HANDLERS, nothing, Pace(lease_s=lease_s, first_s=0.1))
+    pace = Pace(lease_s=lease_s, first_s=0.1)
+    return Crew([Worker(around, HANDLERS, nothing, pace) for _ in range(workers)], around.queue)
 
 
 def main(uri: str, name: str, lease_s: str) -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
-        worker(client[name], float(lease_s)).run(stopping)
+        crew(client[name], float(lease_s)).run(stopping)
 
 
 if __name__ == "__main__":
