@@ -8,7 +8,7 @@ import sys
 
 from imaging.algorithm import Algorithm, Takes
 from imaging.algorithms import algorithms
-from imaging.parameters import Parameter
+from imaging.parameters_page import table
 
 _TAKES = {
     Takes.IMAGE: "one image; of a series each image by itself",
@@ -59,23 +59,10 @@ def _section(name: str, algorithm: type[Algorithm]) -> str:
         f"* Source: {algorithm.source}.",
         f"* Derivation code: {code.value} ({code.scheme}) {code.meaning}.",
         "",
-        "| parameter | type | unit | range | default | meaning |",
-        "|---|---|---|---|---|---|",
-        *map(_row, algorithm.parameters()),
+        *table(algorithm.parameters()),
         "",
     ]
     return "\n".join(lines)
-
-
-def _row(parameter: Parameter) -> str:
-    kind = ", ".join(f"`{choice}`" for choice in parameter.choices) or parameter.kind
-    several = f" x {parameter.length}" if parameter.length else ""
-    unit = f"`{parameter.unit}`" if parameter.unit else ""
-    told = (
-        "the images'" if parameter.is_stated else "" if parameter.is_required else f"`{parameter.default_in_words()}`"
-    )
-    limits = parameter.range_in_words()
-    return f"| `{parameter.name}` | {kind}{several} | {unit} | {limits} | {told} | {parameter.help} |"
 
 
 if __name__ == "__main__":

@@ -222,7 +222,11 @@ class Outcome:
     may_repeat: bool = False
 
 
-def _unheard(_: Status) -> None:
+Keep = Callable[[str], None]
+Tell = Callable[[Status], None]
+
+
+def unheard(_: Status) -> None:
     """Take no notice of a status."""
 
 
@@ -252,9 +256,7 @@ class Printer:
         """
         raise NotImplementedError
 
-    def send(
-        self, ticket: str, job: Job, *, keep: Callable[[str], None], tell: Callable[[Status], None] = _unheard
-    ) -> None:
+    def send(self, ticket: str, job: Job, *, keep: Keep, tell: Tell = unheard) -> None:
         """Hand over what is not printed yet, as `outcome` is PENDING; the job is the one that was reserved.
 
         keep  saves a newer ticket durably, before the step that it tells of; where it raises, that step is not done

@@ -3,11 +3,11 @@
 `pages(sheets, pictures)` is what a device needs; it knows nothing of DICOM files, printers or orders.
 """
 
-from imaging.film.compose import Outline, Page, Picture, Sheets, page_count, pages, placed
+from imaging.film.compose import Outline, Page, Picture, Sheets, Words, page_count, pages, placed
 from imaging.film.layout import FILM_SIZES, Box, Medium, Orientation
 from imaging.film.placing import Fit, Magnification, Spacing, SpacingOrigin
 
 __all__ = [
     "FILM_SIZES", "Box", "Fit", "Magnification", "Medium", "Orientation", "Outline", "Page", "Picture", "Sheets",
-    "Spacing", "SpacingOrigin", "page_count", "pages", "placed",
+    "Spacing", "SpacingOrigin", "Words", "page_count", "pages", "placed",
 ]  # fmt: skip

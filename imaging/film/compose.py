@@ -154,12 +154,24 @@ class Sheets:
         return inside.inner(0, top + (self.gap if top else 0), 0, bottom + self.gap)
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Text that was drawn on a page, whole even where it was cut, and the strip of printed pixels that it lies in."""
+
+    text: str
+    left: int
+    top: int
+    width: int
+    height: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Page:
     """A finished page.
 
     pixels      P-Values [rows, columns] or RGB [rows, columns, 3]; uint8 for 8 bits, else uint16
     placements  of its images, and where their boxes begin (left, top), in printed pixels
+    words       that are drawn on it, for formats that keep text as text
     """
 
     number: int
@@ -167,6 +179,14 @@ class Page:
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     bits: int
     placements: tuple[tuple[int, int, Placement], ...]
+    words: tuple[Words, ...] = ()
+
+    @property
+    def samples(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """P-Values for files that know 8 or 16 bits: 12 become 16, the highest the highest; `>> 4` gives them back."""
+        if self.bits != 12:
+            return self.pixels
+        return np.asarray((self.pixels << 4) | (self.pixels >> 8), dtype=np.uint16)
 
 
 def page_count(sheets: Sheets, pictures: int) -> int:
@@ -221,6 +241,7 @@ class _Drawing:
         self._canvas = np.full(shape, self._value(sheets.border), dtype=dtype)
         self._ink = self._value(0.0 if sheets.border > 0.5 else 1.0)
         self._placements: list[tuple[int, int, Placement]] = []
+        self._words: list[Words] = []
 
     def page(self, places: Sequence[Box], pictures: Sequence[Callable[[], Picture]]) -> Page:
         self._margins()
@@ -232,7 +253,9 @@ class _Drawing:
         if self._sheets.trim:
             for box in places:
                 self._frame(box)
-        return Page(self._number, self._of, self._canvas, self._sheets.bits, tuple(self._placements))
+        return Page(
+            self._number, self._of, self._canvas, self._sheets.bits, tuple(self._placements), tuple(self._words)
+        )
 
     # --- what surrounds the images
 
@@ -338,11 +361,10 @@ class _Drawing:
             if not letter:
                 continue
             wide = lettering.text_width(letter, height=line, font=self._sheets.font)
-            ink = lettering.text(letter, height=line, width=wide, font=self._sheets.font)
             middle_x, middle_y = x + (placement.width - wide) // 2, y + (placement.height - line) // 2
             at_x = (middle_x, x + placement.width - (wide if over else 0), middle_x, x - (0 if over else wide))[n]
             at_y = (y - (0 if over else line), middle_y, y + placement.height - (line if over else 0), middle_y)[n]
-            self._lay(ink, at_x, at_y)
+            self._write(letter, at_x, at_y, wide, line)
 
     def _bar(self, spacing: Spacing, left: int, top: int, placement: Placement) -> None:
         """Draw a scale bar of the image's own millimetres, under the image's lower left corner or on it."""
@@ -354,17 +376,19 @@ class _Drawing:
         bar = lettering.scale_bar(length, pixels_per_mm=printed, height=max(3, line // 2))
         label = f"{length:g} mm" + ("" if spacing.origin == "patient" else " (at the detector)")
         wide = lettering.text_width(label, height=line, font=self._sheets.font)
-        ink = lettering.text(label, height=line, width=wide, font=self._sheets.font)
         lift = -line if self._sheets.over_images else line * bool(self._sheets.letters)
         x, y = left + placement.left, top + placement.top + placement.height + lift
         self._lay(bar, x, y + line - bar.shape[0] - line // 4)
-        self._lay(ink, x + bar.shape[1] + line // 2, y)
+        self._write(label, x + bar.shape[1] + line // 2, y, wide, line)
 
     # --- ink
 
     def _text(self, words: str, box: Box) -> None:
-        left, top, width, height = self._pixels(box)
+        self._write(words, *self._pixels(box))
+
+    def _write(self, words: str, left: int, top: int, width: int, height: int) -> None:
         self._lay(lettering.text(words, height=height, width=width, font=self._sheets.font), left, top)
+        self._words.append(Words(words, left, top, width, height))
 
     def _lay(self, ink: lettering.Coverage, left: int, top: int, value: int | None = None) -> None:
         """Lay ink over what is there; what would lie beyond the page is cut off."""
