@@ -8,6 +8,7 @@ import sys
 
 from imaging.algorithm import Algorithm, Takes
 from imaging.algorithms import algorithms
+from imaging.algorithms_pictures import caption
 from imaging.parameters_page import table
 
 _TAKES = {
@@ -36,6 +37,7 @@ What images can be processed with. This page is written from `imaging/algorithms
   stay what they are, all others become Secondary Capture. Segmentations are DICOM SEG on the slices of single-frame
   images; measurements are DICOM SR (TID 1500) that refers to the segment; a transform is a Spatial Registration object
   whose matrix leads from the moving images into the frame of reference of the fixed ones.
+* **Pictures** show before and after; `python -m imaging.algorithms_pictures` makes them by running the algorithms.
 * **De-identification** works on files, not on arrays, and has [a page of its own](de-identification.md).
 """
 
@@ -55,6 +57,7 @@ def _section(name: str, algorithm: type[Algorithm]) -> str:
         "",
         inspect.getdoc(algorithm) or "",
         "",
+        *_picture(name),
         f"* Takes {_TAKES[algorithm.takes]}{'; a tilted gantry as well' if algorithm.takes_tilted else ''}.",
         f"* Source: {algorithm.source}.",
         f"* Derivation code: {code.value} ({code.scheme}) {code.meaning}.",
@@ -63,6 +66,11 @@ def _section(name: str, algorithm: type[Algorithm]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _picture(name: str) -> list[str]:
+    told = caption(name)
+    return [f"![{name}: before and after](../images/algorithms/{name}.png)", "", f"*{told}*", ""] if told else []
 
 
 if __name__ == "__main__":

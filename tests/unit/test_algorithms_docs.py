@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 
 from imaging.algorithms import algorithms
+from imaging.algorithms_pictures import EDGE, PICTURES, picture
 from imaging.algorithms_reference import reference_page
 from imaging.errors import AppError
 from tests.support.volumes import volume_of
@@ -20,6 +22,24 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_the_reference_is_written_from_the_registry() -> None:
     assert (DOCS / "reference/algorithms.md").read_text() == reference_page()
+
+
+@pytest.mark.parametrize("name", list(algorithms))
+def test_every_algorithm_has_a_picture_and_it_is_what_the_code_makes(name: str) -> None:
+    with Picture.open(DOCS / f"images/algorithms/{name}.png") as image:
+        kept = np.asarray(image.convert("RGB"), dtype=np.int16)
+
+    made = picture(name).astype(np.int16)
+
+    assert made.shape == kept.shape
+    # Other processors and versions of libraries round otherwise, and iterate to a slightly other end.
+    assert np.abs(made - kept).mean() < 2
+    before, after = made[:, : EDGE - EDGE // 8], made[:, -(EDGE - EDGE // 8) :]
+    assert np.abs(before - after).mean() > 5
+
+
+def test_there_is_no_picture_of_what_is_not_there() -> None:
+    assert {path.stem for path in (DOCS / "images/algorithms").iterdir()} == set(PICTURES) == set(algorithms)
 
 
 def test_the_example_of_the_how_to_is_an_algorithm_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
