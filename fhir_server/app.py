@@ -159,7 +159,10 @@ def assemble(
         clock=clock,
     )
     base_url = f"{config['web.base_url']}/fhir"
-    own = Repository(database, UNRESTRICTED, clock=clock, hooks=HOOKS, base_url=base_url, internal=True)
+    client_ids = config["fhir.ids"] == "clients"
+    own = Repository(
+        database, UNRESTRICTED, clock=clock, hooks=HOOKS, base_url=base_url, internal=True, client_ids=client_ids
+    )
 
     def repository_for(principal: Principal) -> Repository:
         def admit(task: dict[str, Any]) -> None:
@@ -196,7 +199,12 @@ def assemble(
         audit=audit,
         peers=peers,
         capability_statement=capability_statement(
-            RESOURCES.values(), base_url=base_url, version=version, date=clock(), security=SECURITY
+            RESOURCES.values(),
+            base_url=base_url,
+            version=version,
+            date=clock(),
+            security=SECURITY,
+            client_ids=client_ids,
         ),
     )
     return server

@@ -312,6 +312,11 @@ SETTINGS: tuple[Setting, ...] = (
         "web.trusted_proxies", "127.0.0.1", _proxies, "",
         "Addresses or networks of proxies, comma separated, whose X-Forwarded-* headers are believed; *: all.",
     ),
+    # --- FHIR
+    Setting(
+        "fhir.ids", "server", _choice("server", "clients"), "",
+        "Who chooses the id of a new resource: the server, or clients too, by updating what is not there.",
+    ),
     # --- archive
     Setting(
         "archive.codec", "htj2k", _choice("htj2k", "j2k"), "",

@@ -35,10 +35,11 @@ needs a bearer token. What a token allows follows from the contracts of its subs
 
 _RULES = f"""\
 
-The server chooses the id of a resource that is created. An update may name the version that it changes (`If-Match`); a
-read may name the one that the client has (`If-None-Match`, `If-Modified-Since`). Resources are valid by the R4
-definitions, or refused with one issue for each finding. Not offered: batch, transaction, patch, operations, conditional
-create, update and delete, history of a type or of everything, XML.
+What is offered of the whole: {{whole}}.
+
+Reads, creates, updates and deletes may be conditional; [FHIR interactions](fhir-interactions.md) tells how. Resources
+are valid by the R4 definitions, or refused with one issue for each finding. Not offered: batch, transaction, patch,
+operations, XML.
 
 Elements of an ImagingStudy that come from the images cannot be changed here; what a client adds stays. See
 [From DICOM to FHIR](dicom-to-fhir.md).
@@ -76,12 +77,13 @@ def reference_page() -> str:
     rows = statement["rest"][0]["resource"]
     first, *others = ({each["name"]: each for each in row["searchParam"]} for row in rows)
     common = {name: each for name, each in first.items() if all(other.get(name) == each for other in others)}
+    whole = ", ".join(_code(each["code"] for each in statement["rest"][0]["interaction"]))
     formats = " or ".join(_code(statement["format"]))
     return "".join(
         [
             _INTRODUCTION.format(version=statement["fhirVersion"], formats=formats),
             *map(_interactions, rows),
-            _RULES.format(refused=_listed(sorted(UNSUPPORTED)), common=_parameters(common.values())),
+            _RULES.format(whole=whole, refused=_listed(sorted(UNSUPPORTED)), common=_parameters(common.values())),
             *(_section(row, common) for row in rows),
         ]
     )

@@ -7,6 +7,7 @@ the elements of the images that a client tried to change. `HOOKS` has the reposi
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -238,9 +239,15 @@ def _refuse_made(current: Resource) -> None:
 HOOKS: Mapping[str, Hooks] = MappingProxyType(
     {
         "ImagingStudy": Hooks(before_create=_create_imaging_study, before_update=_update_imaging_study),
-        "Device": Hooks(before_update=_update_device, before_delete=_delete_made),
-        "Endpoint": Hooks(before_update=_update_made, before_delete=_delete_made),
-        "Observation": Hooks(before_update=_update_made, before_delete=_delete_made),
+        "Device": Hooks(
+            before_update=_update_device, before_delete=_delete_made, reserves=partial(is_the_servers, "Device")
+        ),
+        "Endpoint": Hooks(
+            before_update=_update_made, before_delete=_delete_made, reserves=partial(is_the_servers, "Endpoint")
+        ),
+        "Observation": Hooks(
+            before_update=_update_made, before_delete=_delete_made, reserves=partial(is_the_servers, "Observation")
+        ),
     }
 )
 

@@ -10,6 +10,7 @@ _GROUPS = {
     "mongodb": "MongoDB",
     "engine": "Embedded engine",
     "web": "Web server",
+    "fhir": "FHIR",
     "archive": "Archive",
     "limits": "Limits",
     "access": "Access",

@@ -220,19 +220,28 @@ class Studies:
         return sum(studies.values())
 
     def delete_resource(
-        self, resource_type: str, id: str, principal: Principal, *, if_match: int | None = None
+        self,
+        resource_type: str,
+        id: str,
+        principal: Principal,
+        repository: Repository,
+        *,
+        if_match: int | None = None,
     ) -> None:
         """Delete a FHIR resource as a client asks; an ImagingStudy with images takes its images along.
 
+        repository   the principal's; where it is a part of a transaction, images cannot go along: UNSUPPORTED
         Raises CONFLICT for a Patient whose images are here, besides what the repository raises.
         """
-        repository = self._repository_for(principal)
         if resource_type == "ImagingStudy":
             self.refresh(id)
             found = read_or_none(self._own, "ImagingStudy", id)
             existing = found.json() if found else None
             if existing is not None and shows_images(existing):
                 _check_version(existing, if_match)
+                if repository.is_shared:
+                    message = "an ImagingStudy with images cannot be deleted within a transaction: delete it by itself"
+                    raise AppError(Category.UNSUPPORTED, message, where=f"ImagingStudy/{id}")
                 if self._delete_images(id, principal):
                     return
         if resource_type == "Patient":

@@ -58,6 +58,8 @@ class Access(Enum):
     READ = _Kind("R", _REST, _interaction("read"))
     VREAD = _Kind("R", _REST, _interaction("vread"))
     HISTORY = _Kind("R", _REST, _interaction("history-instance"))
+    HISTORY_TYPE = _Kind("R", _REST, _interaction("history-type"))
+    HISTORY_SYSTEM = _Kind("R", _REST, _interaction("history-system"))
     SEARCH = _Kind("E", _REST, _interaction("search-type"))
     CREATE = _Kind("C", _REST, _interaction("create"))
     UPDATE = _Kind("U", _REST, _interaction("update"))

@@ -10,7 +10,7 @@ from typing import Any
 from fhir_server.model.criteria import MODIFIERS
 from fhir_server.model.dates import to_instant
 from fhir_server.model.definitions import FHIR_VERSION, Parameter, parameters
-from fhir_server.model.resources import Interaction, ResourceType
+from fhir_server.model.resources import Interaction, ResourceType, SystemInteraction
 
 Json = dict[str, Any]
 
@@ -25,18 +25,21 @@ def capability_statement(
     version: str,
     date: datetime,
     security: Json | None = None,
+    client_ids: bool = False,
     formats: Iterable[str] = JSON_FORMATS,
 ) -> Json:
     """Return the CapabilityStatement of a server that serves these types at this base.
 
     date      when the tables last changed: the release's date, or the start of the process
     security  the `rest.security` element
+    client_ids  an update of an absent id creates it, whatever a type's row says
     """
     rest: Json = {"mode": "server", "documentation": _SEARCH_NOTE}
     if security:
         rest["security"] = security
     rows = sorted(resources, key=lambda row: row.name)
-    rest["resource"] = [_resource(row, [other.name for other in rows]) for row in rows]
+    rest["resource"] = [_resource(row, [other.name for other in rows], client_ids) for row in rows]
+    rest["interaction"] = [{"code": code.value} for code in SystemInteraction]
     return {
         "resourceType": "CapabilityStatement",
         "url": f"{base_url}/metadata",
@@ -61,12 +64,12 @@ _SEARCH_NOTE = (
 )
 
 
-def _resource(row: ResourceType, served: list[str]) -> Json:
+def _resource(row: ResourceType, served: list[str], client_ids: bool) -> Json:
     made: Json = {"type": row.name, "profile": f"http://hl7.org/fhir/StructureDefinition/{row.name}"}
     if row.profiles:
         made["supportedProfile"] = list(row.profiles)
     made["interaction"] = [{"code": code.value} for code in Interaction if code in row.interactions]
-    made |= _versioning(row)
+    made |= _versioning(row, client_ids)
     if Interaction.SEARCH in row.interactions:
         found = parameters(row.name)
         made["searchInclude"] = ["*", *(f"{row.name}:{code}" for code in _references(found))]
@@ -76,10 +79,17 @@ def _resource(row: ResourceType, served: list[str]) -> Json:
     return {name: value for name, value in made.items() if value != []}
 
 
-def _versioning(row: ResourceType) -> Json:
+def _versioning(row: ResourceType, client_ids: bool) -> Json:
     if row.append_only:
-        return {"versioning": "no-version", "readHistory": False, "updateCreate": False}
-    return {"versioning": "versioned-update", "readHistory": True, "updateCreate": row.update_create}
+        made: Json = {"versioning": "no-version", "readHistory": False, "updateCreate": False}
+    else:
+        may_create = Interaction.UPDATE in row.interactions and (row.update_create or client_ids)
+        made = {"versioning": "versioned-update", "readHistory": True, "updateCreate": may_create}
+    made["conditionalCreate"] = Interaction.CREATE in row.interactions
+    made["conditionalRead"] = "full-support"
+    made["conditionalUpdate"] = Interaction.UPDATE in row.interactions
+    made["conditionalDelete"] = "single" if Interaction.DELETE in row.interactions else "not-supported"
+    return made
 
 
 def _references(found: Mapping[str, Parameter], target: str = "") -> list[str]:

@@ -18,11 +18,20 @@ class Interaction(StrEnum):
     UPDATE = "update"
     DELETE = "delete"
     HISTORY = "history-instance"
+    HISTORY_TYPE = "history-type"
     CREATE = "create"
     SEARCH = "search-type"
 
 
-READ_ONLY = frozenset({Interaction.READ, Interaction.VREAD, Interaction.HISTORY, Interaction.SEARCH})
+class SystemInteraction(StrEnum):
+    """What a client may do with the whole. Source: FHIR R4 CapabilityStatement, SystemRestfulInteraction."""
+
+    HISTORY = "history-system"
+
+
+READ_ONLY = frozenset(
+    {Interaction.READ, Interaction.VREAD, Interaction.HISTORY, Interaction.HISTORY_TYPE, Interaction.SEARCH}
+)
 ALL = frozenset(Interaction)
 
 

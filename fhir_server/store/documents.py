@@ -41,6 +41,11 @@ class Resource:
         return f'W/"{self.version}"'
 
     @property
+    def is_first(self) -> bool:
+        """Whether the resource came into being with this version, the first time or again after a deletion."""
+        return not self.deleted and self.created == self.last_updated
+
+    @property
     def key(self) -> str:
         """The relative reference `Type/id`."""
         return f"{self.type}/{self.id}"

@@ -1,49 +1,41 @@
 """The versioned repository of FHIR resources, opened for one principal's restriction.
 
-A write is one transaction: history, current version, outbox. The insert of the history document is what decides between
-concurrent writers. Shapes are validated before (`model.validation`); here versions, restriction and hooks are kept.
+A write is one transaction, or a part of one (`together`). Shapes are validated before (`model.validation`); here
+versions, restriction and hooks are kept.
 """
 
+import copy
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from fhir_server.model import json
 from fhir_server.model.criteria import Clause, check_id, clause
-from fhir_server.model.dates import whole_milliseconds
 from fhir_server.model.query import Query
 from fhir_server.model.resources import RESOURCES, ResourceType
-from fhir_server.store import index
-from fhir_server.store.documents import (
-    BODY_FIELDS,
-    Document,
-    Json,
-    Resource,
-    resource_of,
-    stamped,
-    tombstone,
-    version_document,
-)
+from fhir_server.store.documents import BODY_FIELDS, Json, Resource, resource_of, stamped, tombstone
 from fhir_server.store.failures import translated
-from fhir_server.store.filters import Act, Restriction, compile_clause
+from fhir_server.store.filters import DENY, Act, Restriction
+from fhir_server.store.history import MAX_HISTORY, History, Period, Versions
 from fhir_server.store.search import Page, search
 from fhir_server.store.secrets import secret
+from fhir_server.store.session import InSession
+from fhir_server.store.writing import Writer
 from imaging.errors import AppError, Category
 
+T = TypeVar("T")
 Clock = Callable[[], datetime]
 
-MAX_ATTEMPTS = 20  # of one write against concurrent writers
-MAX_HISTORY = 1000  # versions in one answer
-MAJORITY = WriteConcern("majority", j=True)
+ALWAYS = Period()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +48,14 @@ class Hooks:
     before_update: Callable[[Json, Json, bool], Json] | None = None
     # (current, whether the server itself deletes)
     before_delete: Callable[[Json, bool], None] | None = None
+    # (id) -> whether only the server itself gives it
+    reserves: Callable[[str], bool] = lambda _: False
 
 
 NO_HOOKS: Mapping[str, Hooks] = MappingProxyType({})
 Guard = Callable[[ClientSession], None]
 Decision = Callable[[Resource | None], Json | None]  # current version -> what to write; None: leave it
+Change = Callable[[Json], Json]
 
 
 class Repository:
@@ -75,17 +70,25 @@ class Repository:
         hooks: Mapping[str, Hooks] = NO_HOOKS,
         base_url: str = "",
         internal: bool = False,
+        client_ids: bool = False,
     ) -> None:
-        """Open the repository. `internal` tells the hooks that the server itself writes."""
+        """Open the repository.
+
+        internal     tells the hooks that the server itself writes
+        client_ids   an update of an absent id creates it, whatever the type's table row says
+        """
         self._database: Database[Any] = database.with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
         self._resources = self._database["resources"]
-        self._history = self._database["history"]
+        self._writer = Writer(self._database, base_url=base_url, clock=clock)
+        self._past = History(self._database, base_url=base_url, clock=clock)
         self._restriction = restriction
         self._clock = clock
         self._hooks = hooks
         self._base_url = base_url
         self._internal = internal
+        self._client_ids = client_ids
         self._cursor_keys: list[bytes] = []
+        self._session: ClientSession | None = None
 
     def opened_for(
         self, restriction: Restriction, *, hooks: Mapping[str, Hooks] | None = None, internal: bool = False
@@ -98,9 +101,22 @@ class Repository:
             hooks=self._hooks if hooks is None else hooks,
             base_url=self._base_url,
             internal=internal,
+            client_ids=self._client_ids,
         )
         other._cursor_keys = self._cursor_keys
         return other
+
+    def together(self, work: Callable[["Repository"], T], *, where: str) -> T:
+        """Return what `work` makes of this repository within one transaction: all of its writes are kept, or none.
+
+        `work` runs again where other writers were in the way; what it raises undoes everything. `where` names it.
+        """
+        return self._transaction(where, lambda session: work(self._part_of(session)))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether this is a part of a transaction with other work in it."""
+        return self._session is not None
 
     def require(self, type: str, act: Act) -> None:
         """Return when the act is allowed on resources of the type, on some at least. Raises FORBIDDEN."""
@@ -132,13 +148,12 @@ class Repository:
         """
 
         def guard(session: ClientSession) -> None:
-            now = whole_milliseconds(self._clock())
             for resource in resources:
                 kind, identifier = _type_of(resource), check_id(str(resource.get("id", "")), where="id")
                 self._restriction.require(kind.name, Act.CREATE)
                 key = f"{kind.name}/{identifier}"
                 if self._resources.find_one({"_id": key}, {"_id": 1}, session=session) is None:
-                    self._put(session, self._document(key, resource, 1, now, now, "POST"), key)
+                    self._writer.put(session, self._writer.document(key, resource, "POST"))
 
         return guard
 
@@ -148,9 +163,9 @@ class Repository:
         if not kind.append_only:
             raise AppError(Category.INVALID, f"{kind.name} is not append-only", where=kind.name)
         self._restriction.require(kind.name, Act.CREATE)
-        key, now = f"{kind.name}/{uuid.uuid4()}", whole_milliseconds(self._clock())
-        document = self._document(key, resource, 1, now, now, "POST")
-        with translated(key):
+        key = f"{kind.name}/{uuid.uuid4()}"
+        document = self._writer.document(key, resource, "POST")
+        with self._translated(key):
             self._resources.with_options(write_concern=WriteConcern(1)).insert_one(document)
         return resource_of(key, document)
 
@@ -162,14 +177,16 @@ class Repository:
     def vread(self, type: str, id: str, version: int) -> Resource:
         """Return one version. Raises NOT_FOUND, and GONE where the version is the deletion."""
         key, mandatory = self._opened(type, id, Act.READ)
-        found = [one for one in self._versions(key, [version]) if self._is_within(one, mandatory)]
+        found = self._within(self._versions(key, [version]), mandatory)
         if not found:
             raise AppError(Category.NOT_FOUND, f"{key} has no version {version}", where=key)
         if found[0].deleted:
             raise AppError(Category.GONE, f"version {version} of {key} is its deletion", where=key)
         return found[0]
 
-    def history(self, type: str, id: str, *, count: int = 50, before: int | None = None) -> list[Resource]:
+    def history(
+        self, type: str, id: str, *, count: int = 50, before: int | None = None, period: Period = ALWAYS
+    ) -> list[Resource]:
         """Return versions, latest first, deletions included; `before` continues below a version.
 
         Raises NOT_FOUND for a resource that never was.
@@ -182,39 +199,82 @@ class Repository:
                 raise
             latest = self._current(key).version
         top = latest if before is None else min(latest, before - 1)
-        wanted = list(range(top, max(0, top - min(count, MAX_HISTORY)), -1))
-        return [one for one in self._versions(key, wanted) if self._is_within(one, mandatory)]
+        most = min(count, MAX_HISTORY)
+        with self._translated(key):
+            if period is ALWAYS or RESOURCES[type].append_only:
+                wanted = list(range(top, max(0, top - most), -1))
+            else:
+                wanted = [number for number in self._past.numbers(key, period) if number <= top][:most]
+        return self._within(self._versions(key, wanted), mandatory)
+
+    def changes(self, types: Sequence[str], *, count: int, place: str = "", period: Period = ALWAYS) -> Versions:
+        """Return versions of resources of these types, latest first, deletions included; `place` continues there.
+
+        Types that may not be read are left out. Raises FORBIDDEN where none is left, INVALID for a place that is none.
+        """
+        reach = {}
+        for name in types:
+            access = self._restriction.access(name, Act.READ)
+            if access is not DENY:
+                reach[name] = access if isinstance(access, tuple) else ()
+        if not reach:
+            raise AppError(Category.FORBIDDEN, "you may not read resources of these types", where="_history")
+        with self._translated("_history"):
+            return self._past.changes(reach, period, count=min(count, MAX_HISTORY), place=place)
 
     def update(
         self,
         resource: Json,
         *,
         if_match: int | None = None,
+        must_be_new: bool = False,
         create: bool = False,
         if_changed: bool = False,
         guard: Guard | None = None,
     ) -> Resource:
         """Store a new version of the resource that has this type and id.
 
-        create      an absent or deleted one is created, also where the type's table row does not allow it to clients
-        if_changed  content equal to the current version's makes no new version; that one is returned
-        guard       runs in the same transaction, before the write; what it raises undoes the whole
+        must_be_new  one that exists is not changed
+        create       an absent or deleted one is created, also where the type's table row does not allow it to clients
+        if_changed   content equal to the current version's makes no new version; that one is returned
+        guard        runs in the same transaction, before the write; what it raises undoes the whole
         Raises UNSUPPORTED for an id that is not known and may not be chosen, NOT_FOUND for one that may not be seen,
-        PRECONDITION when `if_match` is not the current version, CONFLICT when concurrent writers never let it through.
+        PRECONDITION when `if_match` is not the current version or `must_be_new` does not hold, CONFLICT when concurrent
+        writers never let it through.
         """
         kind = _type_of(resource)
         key, mandatory = self._opened(kind.name, str(resource.get("id", "")), Act.UPDATE)
         _check_changeable(kind)
-        may_create = create or kind.update_create
+        may_create = create or kind.update_create or self._client_ids
 
         def decide(current: Resource | None) -> Json | None:
             _check_version(current, key, if_match)
             if current is None or current.deleted:
                 return self._created_by_update(resource, key, mandatory, may_create=may_create)
+            if must_be_new:
+                raise AppError(Category.PRECONDITION, f"{key} exists already", where="If-None-Match")
             new = self._before_update(current, resource)
             return None if if_changed and _is_same(current, new) else new
 
         return self._write(key, "PUT", decide, mandatory, mandatory, guard=guard)
+
+    def patch(self, type: str, id: str, change: Change, *, if_match: int | None = None) -> Resource:
+        """Store what `change` makes of the current version; it may be called several times.
+
+        Raises NOT_FOUND, GONE, PRECONDITION when `if_match` is not the current version.
+        """
+        key, mandatory = self._opened(type, id, Act.UPDATE)
+        _check_changeable(RESOURCES[type])
+
+        def decide(current: Resource | None) -> Json:
+            _check_version(current, key, if_match)
+            if current is None:
+                raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
+            if current.deleted:
+                raise AppError(Category.GONE, f"{key} was deleted", where=key)
+            return self._before_update(current, change(current.json()))
+
+        return self._write(key, "PATCH", decide, mandatory, mandatory)
 
     def delete(self, type: str, id: str, *, if_match: int | None = None) -> Resource:
         """Delete a resource, keeping its history; deleting a deleted one changes nothing. Raises NOT_FOUND."""
@@ -231,9 +291,9 @@ class Repository:
             hooks = self._hooks.get(current.type, Hooks())
             if hooks.before_delete:
                 hooks.before_delete(current.json(), self._internal)
-            now = max(whole_milliseconds(self._clock()), current.last_updated)
-            document = {"_id": key, **tombstone(current.version + 1, now)}
-            return self._put(session, document, key)
+            return self._writer.put(
+                session, {"_id": key, **tombstone(current.version + 1, self._writer.moment(current))}
+            )
 
         return self._transaction(key, attempt)
 
@@ -241,7 +301,7 @@ class Repository:
         """Return one page of matches with what comes along. Raises FORBIDDEN, INVALID, TOO_LARGE, BUSY."""
         if query.type not in RESOURCES:
             raise _unknown(query.type)
-        with translated(query.type):
+        with self._translated(query.type):
             return search(self._resources, query, self._restriction, now=self._clock(), key=self._cursor_key)
 
     def find_one(self, type: str, param: str, value: str) -> Resource | None:
@@ -249,6 +309,19 @@ class Repository:
         found = self.search(Query(type, (clause(type, param, value, base_url=self._base_url),), count=2)).matches
         if len(found) > 1:
             raise AppError(Category.CONFLICT, f"several {type} resources have this {param}", where=type)
+        return found[0] if found else None
+
+    def match(self, query: Query) -> Resource | None:
+        """Return the one resource that the query finds, None without any; to be called within `together`.
+
+        Of two that decide by the same criteria at a time, one begins again. Raises PRECONDITION for several.
+        """
+        kept = {"$set": {"at": self._clock()}}
+        self._database["conditions"].update_one({"_id": query.fingerprint}, kept, upsert=True, session=self._session)
+        found = self.search(replace(query, count=2, total="none")).matches
+        if len(found) > 1:
+            message = f"several {query.type} resources meet the criteria: they have to select one"
+            raise AppError(Category.PRECONDITION, message, where=query.type)
         return found[0] if found else None
 
     def _opened(self, kind: str, identifier: str, act: Act) -> tuple[str, tuple[Clause, ...]]:
@@ -262,14 +335,14 @@ class Repository:
         if not mandatory and not found.deleted:
             return found
         last = found if not found.deleted else next(iter(self._versions(key, [found.version - 1])), found)
-        if not self._is_within(last, mandatory):
+        if not self._within([last], mandatory):
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
         if found.deleted:
             raise AppError(Category.GONE, f"{key} was deleted", where=key)
         return found
 
     def _current(self, key: str) -> Resource:
-        with translated(key):
+        with self._translated(key):
             document = self._resources.find_one({"_id": key}, BODY_FIELDS)
         if document is None:
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
@@ -278,30 +351,13 @@ class Repository:
     def _versions(self, key: str, versions: list[int]) -> list[Resource]:
         """Return the versions that exist, in the order asked."""
         if RESOURCES[key.partition("/")[0]].append_only:
-            found = [self._current(key)]
-        else:
-            with translated(key):
-                documents = self._history.find({"_id": {"$in": [f"{key}/{version}" for version in versions]}})
-                found = [resource_of(key, document) for document in documents]
-        by_version = {one.version: one for one in found}
-        return [by_version[version] for version in versions if version in by_version]
+            return [found for found in [self._current(key)] if found.version in versions]
+        with self._translated(key):
+            return self._past.versions(key, versions)
 
-    def _is_within(self, resource: Resource, mandatory: tuple[Clause, ...]) -> bool:
-        """Say whether a version satisfies all clauses, as the database itself judges it; a deletion has no content."""
-        if not mandatory or resource.deleted:
-            return not mandatory
-        rows = index.rows(resource.json(), base_url=self._base_url)
-        document = {"_id": resource.key, "type": resource.type, "lastUpdated": resource.last_updated, **rows}
-        with translated(resource.key):
-            pipeline: list[Json] = [
-                {"$documents": [{"$literal": document}]},
-                {"$match": self._demand(resource.type, mandatory)},
-            ]
-            return next(iter(self._database.aggregate(pipeline)), None) is not None
-
-    def _demand(self, kind: str, mandatory: tuple[Clause, ...]) -> dict[str, Any]:
-        now = self._clock()
-        return {"$and": [{"type": kind}, *(compile_clause(kind, clause, now) for clause in mandatory)]}
+    def _within(self, versions: list[Resource], mandatory: tuple[Clause, ...]) -> list[Resource]:
+        with self._translated("history"):
+            return self._past.within(versions, mandatory)
 
     def _before_create(self, resource: Json, identifier: str | None) -> tuple[Json, str | None]:
         hooks = self._hooks.get(resource["resourceType"], Hooks())
@@ -324,6 +380,8 @@ class Repository:
             # FHIR R4 http 3.1.0.4.2: 405 where "the server does not allow client defined ids".
             message = f"{key} is not known, and this server chooses the ids of {kind} resources: create it"
             raise AppError(Category.UNSUPPORTED, message, where="method")
+        if not self._internal and self._hooks.get(kind, Hooks()).reserves(identifier):
+            raise AppError(Category.CONFLICT, f"only the server itself gives {kind} resources such an id", where="id")
         self._restriction.require(kind, Act.CREATE)
         return self._before_create(resource, identifier)[0]
 
@@ -348,12 +406,7 @@ class Repository:
             if resource is None:
                 assert current is not None  # noqa: S101 -- `decide` leaves only what it was shown
                 return current
-            now = whole_milliseconds(self._clock())
-            moment = max(now, current.last_updated) if current else now
-            version = current.version + 1 if current else 1
-            created = current.created if current and not current.deleted else None
-            document = self._document(key, resource, version, moment, created or moment, method)
-            written = self._put(session, document, key)
+            written = self._writer.put(session, self._writer.document(key, resource, method, current))
             self._check_demanded(session, key, demanded)
             return written
 
@@ -363,50 +416,33 @@ class Repository:
         """Return the current version within a transaction. Raises NOT_FOUND when it lies outside the clauses."""
         document = self._resources.find_one({"_id": key}, BODY_FIELDS, session=session)
         found = resource_of(key, document) if document else None
-        if found and mandatory and not self._is_within(found, mandatory):
+        if found and not self._within([found], mandatory):
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
         return found
 
     def _check_demanded(self, session: ClientSession, key: str, mandatory: tuple[Clause, ...]) -> None:
         kind = key.partition("/")[0]
         if mandatory:
-            wanted = {"$and": [{"_id": key}, self._demand(kind, mandatory)]}
+            wanted = {"$and": [{"_id": key}, self._past.demand(kind, mandatory)]}
             if self._resources.find_one(wanted, {"_id": 1}, session=session) is None:
                 raise AppError(Category.FORBIDDEN, f"you may not write this {kind}: it would leave your reach")
 
-    def _document(
-        self, key: str, resource: Json, version: int, moment: datetime, created: datetime, method: str
-    ) -> Json:
-        kind, _, identifier = key.partition("/")
-        content = stamped(resource, identifier, version, moment)
-        rows = index.rows(content, base_url=self._base_url)
-        fields = version_document(content, version, moment, method)
-        return {"_id": key, "type": kind, "created": created, **fields, **rows}
+    def _part_of(self, session: ClientSession) -> "Repository":
+        """Return this repository as a part of a session's transaction."""
+        other = copy.copy(self)
+        other._session = session
+        other._resources = InSession(self._resources, session)  # type: ignore[assignment]
+        other._past = self._past.part_of(session)
+        return other
 
-    def _put(self, session: ClientSession, document: Document, key: str) -> Resource:
-        version = document["version"]
-        kept = {name: document[name] for name in BODY_FIELDS if name in document}
-        outbox = {"key": key, "version": version, "method": document["method"], "at": document["lastUpdated"]}
-        self._history.insert_one({"_id": f"{key}/{version}", **kept}, session=session)
-        if version == 1:
-            self._resources.insert_one(dict(document), session=session)
-        else:
-            self._resources.replace_one({"_id": key}, document, session=session)
-        self._database["outbox"].insert_one(outbox, session=session)
-        return resource_of(key, document)
+    def _translated(self, where: str) -> AbstractContextManager[None]:
+        """What the driver raises becomes AppError where nobody above has to see it as it is, to try again."""
+        return nullcontext() if self._session else translated(where)
 
-    def _transaction(self, key: str, attempt: Callable[[ClientSession], Resource]) -> Resource:
-        attempts = 0
-
-        def bounded(session: ClientSession) -> Resource:
-            nonlocal attempts
-            attempts += 1
-            if attempts > MAX_ATTEMPTS:
-                raise AppError(Category.CONFLICT, f"{key} is being changed by others: read it and try again", where=key)
-            return attempt(session)
-
-        with translated(key), self._database.client.start_session() as session:
-            return session.with_transaction(bounded, read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
+    def _transaction(self, key: str, attempt: Callable[[ClientSession], T]) -> T:
+        if self._session:
+            return attempt(self._session)
+        return self._writer.transaction(key, attempt)
 
     def _cursor_key(self) -> bytes:
         if not self._cursor_keys:

@@ -21,7 +21,8 @@ from fhir_server.model.resources import RESOURCES
 from fhir_server.store.lease import FORGET_AFTER_S, Leases
 from imaging.errors import AppError, Category
 
-COLLECTIONS = ("resources", "history", "outbox", "leases", "secrets", "schema")
+COLLECTIONS = ("resources", "history", "outbox", "leases", "secrets", "schema", "conditions")
+CONDITIONS_KEPT_S = 86_400  # criteria by which somebody decided; needed while the transaction lasts
 OUTBOX_KEPT_S = 7 * 86_400  # a change that nobody has passed on after a week is forgotten
 LEASE_S = 30.0
 WAIT_S = 120.0
@@ -104,7 +105,15 @@ def _create_collections(database: Database[Any]) -> None:
 def _create_indexes(database: Database[Any]) -> None:
     outbox = IndexModel([("at", 1)], name="forget", expireAfterSeconds=OUTBOX_KEPT_S)
     leases = IndexModel([("until", 1)], name="forget", expireAfterSeconds=FORGET_AFTER_S)
-    wanted = {"resources": resource_indexes(), "outbox": [outbox], "leases": [leases]}
+    conditions = IndexModel([("at", 1)], name="forget", expireAfterSeconds=CONDITIONS_KEPT_S)
+    changes = IndexModel([("type", 1), ("lastUpdated", -1), ("version", -1), ("_id", -1)], name="changes")
+    wanted = {
+        "resources": resource_indexes(),
+        "history": [changes],
+        "outbox": [outbox],
+        "leases": [leases],
+        "conditions": [conditions],
+    }
     for name, indexes in wanted.items():
         try:
             database[name].create_indexes(indexes)
@@ -113,8 +122,18 @@ def _create_indexes(database: Database[Any]) -> None:
             raise AppError(Category.CONFLICT, message, where="schema") from error
 
 
+def _name_types_in_history(database: Database[Any]) -> None:
+    """Give every version the type of its resource, by which the history of a type is found."""
+    kind = {"$arrayElemAt": [{"$split": ["$_id", "/"]}, 0]}
+    database["history"].update_many({"type": {"$exists": False}}, [{"$set": {"type": kind}}])
+
+
 # (number, step): never change one that was released, add the next
-MIGRATIONS: tuple[tuple[int, Step], ...] = ((1, _create_collections),)
+MIGRATIONS: tuple[tuple[int, Step], ...] = (
+    (1, _create_collections),
+    (2, _create_collections),
+    (3, _name_types_in_history),
+)
 
 
 def _index(name: str, keys: list[tuple[str, int]], present: str = "") -> IndexModel:

@@ -163,13 +163,6 @@ def test_a_conditional_read_of_what_is_known_is_304(both):
     assert both.get(path, headers={"If-Modified-Since": known}).status_code == 304
 
 
-def test_conditional_create_is_refused_rather_than_ignored(both):
-    response = both.post("/fhir/Patient", PATIENT, headers={"If-None-Exist": "identifier=1"})
-
-    assert response.status_code == 501
-    assert both.get("/fhir/Patient").json["total"] == 0
-
-
 # ---- bad input
 
 
@@ -265,15 +258,6 @@ def test_what_only_the_server_and_its_operator_write_is_405_with_allow(both, kin
 
     assert (response.status_code, response.headers["Allow"]) == (405, "GET")
     assert both.delete(f"/fhir/{kind}/1").status_code == 405
-
-
-def test_an_update_that_must_not_replace_is_refused_rather_than_done(both):
-    created = made(both)
-
-    response = both.put(f"/fhir/Patient/{created['id']}", created, headers={"If-None-Match": "*"})
-
-    assert response.status_code == 501
-    assert both.get(f"/fhir/Patient/{created['id']}").json["meta"]["versionId"] == "1"
 
 
 @pytest.mark.parametrize("path", ["/fhir/Patient/$everything", "/fhir/Patient/_search"])

@@ -47,7 +47,6 @@ VALUES = {
     "token": "http://loinc.org|1234-5",
     "uri": "http://example.org/x",
 }
-READS = ("read", "vread", "history-instance")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +99,7 @@ def test_every_stated_interaction_of_a_type_works(client: Caller, statement: Any
         "read": lambda: client.get(address),
         "vread": lambda: client.get(f"{address}/_history/{resource['meta']['versionId']}"),
         "history-instance": lambda: client.get(f"{address}/_history"),
+        "history-type": lambda: client.get(f"/fhir/{kind}/_history"),
         "search-type": lambda: client.get(f"/fhir/{kind}"),
         "update": lambda: client.put(address, {**resource, "language": "de"}),
         "delete": lambda: client.delete(address),
@@ -119,6 +119,7 @@ def test_an_interaction_that_is_not_stated_is_refused(client: Caller, statement:
         "create": lambda: client.post(f"/fhir/{kind}", {"resourceType": kind}),
         "vread": lambda: client.get(f"{address}/_history/1"),
         "history-instance": lambda: client.get(f"{address}/_history"),
+        "history-type": lambda: client.get(f"/fhir/{kind}/_history"),
         "update": lambda: client.put(address, {"resourceType": kind, "id": "1"}),
         "delete": lambda: client.delete(address),
     }
@@ -126,6 +127,30 @@ def test_an_interaction_that_is_not_stated_is_refused(client: Caller, statement:
     refused = {code: act().status_code for code, act in tries.items() if code not in offered(statement[kind])}
 
     assert set(refused.values()) <= {405}
+
+
+@pytest.mark.parametrize("kind", RESOURCES)
+def test_every_stated_conditional_interaction_works(client: Caller, statement: Any, kind: str) -> None:
+    row, nothing = statement[kind], f"/fhir/{kind}?_id=unknown"
+    resource = {"resourceType": kind, **LEAST.get(kind, {})}
+    refused = 405
+
+    created = client.post(f"/fhir/{kind}", resource, headers={"If-None-Exist": "_id=unknown"}).status_code
+    updated = client.put(nothing, resource).status_code
+    deleted = client.delete(nothing).status_code
+
+    assert created == (201 if row["conditionalCreate"] else refused)
+    assert updated == (201 if row["conditionalUpdate"] else refused)
+    assert deleted == (204 if row["conditionalDelete"] == "single" else refused)
+
+
+def test_every_stated_interaction_with_the_whole_works(doors: Doors, client: Caller) -> None:
+    stated = doors.stranger.get("/fhir/metadata").json["rest"][0]["interaction"]
+    tries = {"history-system": lambda: client.get("/fhir/_history")}
+
+    answers = {each["code"]: tries[each["code"]]().status_code for each in stated}
+
+    assert set(answers.values()) == {200}
 
 
 def value_for(kind: str, name: str, modifier: str) -> str:

@@ -391,3 +391,98 @@ def test_find_one_wants_one(repo: Repository) -> None:
     assert repo.find_one("Patient", "identifier", "s|2") is None
     repo.create(_patient(identifier=[{"system": "s", "value": "1"}]))
     assert _refusal(repo.find_one, "Patient", "identifier", "s|1") is Category.CONFLICT
+
+
+# ---- several acts in one transaction
+
+
+def test_acts_together_are_kept_together(repo: Repository) -> None:
+    first, second = repo.together(lambda one: (one.create(_patient()), one.create(_patient())), where="two")
+
+    assert {repo.read("Patient", each.id).version for each in (first, second)} == {1}
+
+
+def test_what_is_raised_undoes_all_acts(repo: Repository, db: Database[Json]) -> None:
+    def act(one: Repository) -> None:
+        one.create(_patient())
+        one.update(_patient(id="unknown"))
+
+    assert _refusal(repo.together, act, where="two") is Category.UNSUPPORTED
+    assert [db[name].count_documents({}) for name in ("resources", "history", "outbox")] == [0, 0, 0]
+
+
+def test_acts_together_see_one_another(repo: Repository) -> None:
+    def act(one: Repository) -> tuple[int, int, int]:
+        made = one.create(_patient(gender="male"))
+        one.update(_patient(id=made.id, gender="female"))
+        found = one.search(parse("Patient", [("gender", "female")])).matches
+        return len(found), one.vread("Patient", made.id, 1).version, len(one.history("Patient", made.id))
+
+    assert repo.together(act, where="acts") == (1, 1, 2)
+
+
+def test_acts_together_begin_again_when_others_were_first(repo: Repository) -> None:
+    made = repo.create(_patient())
+    tries: list[int] = []
+
+    def act(one: Repository) -> int:
+        version = one.read("Patient", made.id).version
+        tries.append(version)
+        if len(tries) == 1:
+            repo.update(_patient(id=made.id, gender="other"))
+        return one.update(_patient(id=made.id, gender="male"), if_match=version).version
+
+    assert repo.together(act, where="acts") == 3
+    assert tries == [1, 2]
+
+
+# ---- patching
+
+
+def test_a_patch_makes_a_version_of_what_is_there(repo: Repository) -> None:
+    made = repo.create(_patient(gender="male"))
+
+    patched = repo.patch("Patient", made.id, lambda current: {**current, "active": True}, if_match=1)
+
+    assert (patched.version, patched.method) == (2, "PATCH")
+    assert {name: patched.json()[name] for name in ("gender", "active")} == {"gender": "male", "active": True}
+
+
+def test_nothing_is_patched_that_is_not_there_or_not_at_the_version(repo: Repository) -> None:
+    made = repo.create(_patient())
+
+    assert _refusal(repo.patch, "Patient", made.id, dict, if_match=2) is Category.PRECONDITION
+    assert _refusal(repo.patch, "Patient", "unknown", dict) is Category.NOT_FOUND
+    repo.delete("Patient", made.id)
+    assert _refusal(repo.patch, "Patient", made.id, dict) is Category.GONE
+
+
+# ---- histories of types
+
+
+def test_versions_written_before_they_named_their_type_are_found_too(repo: Repository, db: Database[Json]) -> None:
+    repo.create(_patient())
+    db["history"].update_many({}, {"$unset": {"type": ""}})
+    db["schema"].update_one({"_id": "version"}, {"$set": {"number": 1}})
+
+    ensure_schema(db)
+
+    assert len(repo.changes(["Patient"], count=10).found) == 1
+
+
+def test_the_history_of_types_follows_its_index(repo: Repository, db: Database[Json]) -> None:
+    for kind in ("Patient", "Location"):
+        repo.create({"resourceType": kind})
+
+    plan = db.command(
+        "explain",
+        {
+            "find": "history",
+            "filter": {"type": {"$in": ["Location", "Patient"]}},
+            "sort": {"lastUpdated": -1, "version": -1, "_id": -1},
+            "limit": 10,
+        },
+    )
+
+    assert "SORT_MERGE" in str(plan)
+    assert "'COLLSCAN'" not in str(plan["queryPlanner"]["winningPlan"])

@@ -5,7 +5,7 @@ import json as stdlib_json
 import pytest
 
 from fhir_server.model.json import loads
-from fhir_server.web.bundles import pretty
+from fhir_server.rest.bundles import pretty
 from fhir_server.web.http import STATUS, status_of
 from imaging.errors import AppError, Category
 

@@ -1,0 +1,86 @@
+"""How a version is written: history, current version and outbox, in one transaction.
+
+The insert of the history document is what decides between concurrent writers.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from fhir_server.model.dates import whole_milliseconds
+from fhir_server.store import index
+from fhir_server.store.documents import (
+    BODY_FIELDS,
+    Document,
+    Json,
+    Resource,
+    resource_of,
+    stamped,
+    version_document,
+)
+from fhir_server.store.failures import translated
+from imaging.errors import AppError, Category
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 20  # of one transaction against concurrent writers
+MAJORITY = WriteConcern("majority", j=True)
+
+
+class Writer:
+    """Writes versions of resources."""
+
+    def __init__(self, database: Database[Any], *, base_url: str, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._base_url = base_url
+        self._clock = clock
+
+    def document(self, key: str, resource: Json, method: str, current: Resource | None = None) -> Json:
+        """Return the document of the version that follows `current`; time never goes back in a history."""
+        kind, _, identifier = key.partition("/")
+        moment = self.moment(current)
+        version = current.version + 1 if current else 1
+        created = current.created if current and not current.deleted else None
+        content = stamped(resource, identifier, version, moment)
+        rows = index.rows(content, base_url=self._base_url)
+        fields = version_document(content, version, moment, method)
+        return {"_id": key, "type": kind, "created": created or moment, **fields, **rows}
+
+    def moment(self, current: Resource | None = None) -> datetime:
+        """Return the time of a version that is written now, after `current`."""
+        now = whole_milliseconds(self._clock())
+        return max(now, current.last_updated) if current else now
+
+    def put(self, session: ClientSession, document: Document) -> Resource:
+        """Write a version within a transaction and return it."""
+        key, version = document["_id"], document["version"]
+        kept = {name: document[name] for name in BODY_FIELDS if name in document}
+        outbox = {"key": key, "version": version, "method": document["method"], "at": document["lastUpdated"]}
+        past = {"_id": f"{key}/{version}", "type": key.partition("/")[0], **kept}
+        self._database["history"].insert_one(past, session=session)
+        if version == 1:
+            self._database["resources"].insert_one(dict(document), session=session)
+        else:
+            self._database["resources"].replace_one({"_id": key}, document, session=session)
+        self._database["outbox"].insert_one(outbox, session=session)
+        return resource_of(key, document)
+
+    def transaction(self, where: str, attempt: Callable[[ClientSession], T]) -> T:
+        """Return what `attempt` does within a transaction. Raises CONFLICT when others never let it through."""
+        attempts = 0
+
+        def bounded(session: ClientSession) -> T:
+            nonlocal attempts
+            attempts += 1
+            if attempts > MAX_ATTEMPTS:
+                message = f"{where} is being changed by others: read it and try again"
+                raise AppError(Category.CONFLICT, message, where=where)
+            return attempt(session)
+
+        with translated(where), self._database.client.start_session() as session:
+            return session.with_transaction(bounded, read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
