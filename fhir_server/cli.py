@@ -219,6 +219,7 @@ def subscriber() -> None:
 @click.option("--register-images", is_flag=True, help="May send images and make FHIR resources.")
 @click.option("--receive-images", is_flag=True, help="May search, read and retrieve.")
 @click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
+@click.option("--define", is_flag=True, help="May define profiles, search parameters and terminology for everybody.")
 @click.option("--audit", is_flag=True, help="May read the audit record.")
 @click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of the contract (UTC)  [default: now]")
 @click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of the contract (UTC)  [default: no end]")
@@ -238,7 +239,7 @@ def add_subscriber(config: Config, name: str, start: datetime | None, end: datet
 
     rights = [Right(option.replace("_", "-")) for option, wanted in chosen.items() if wanted]
     if not rights:
-        raise click.UsageError("name at least one of --register-images, --receive-images, --order-processing, --audit")
+        raise click.UsageError(f"name at least one of {', '.join(f'--{right}' for right in Right)}")
     first = start.replace(tzinfo=UTC) if start else None
     # The last day is part of the contract.
     last = end.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if end else None

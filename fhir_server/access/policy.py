@@ -1,8 +1,8 @@
 """From rights to a restriction: which resource types a principal may read and write, and under which clauses.
 
 Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` writes
-Tasks, and reads its own, its own Endpoints and what can be ordered; `audit` reads the audit record and what explains
-it. What no row names is denied.
+Tasks, and reads its own, its own Endpoints and what can be ordered; `define` reads and writes what tells everybody here
+how to work; `audit` reads the audit record and what explains it. What no row names is denied.
 """
 
 from functools import lru_cache
@@ -11,12 +11,11 @@ from types import MappingProxyType
 from fhir_server.access.contracts import Right
 from fhir_server.access.principals import Principal
 from fhir_server.model.criteria import Clause, Reference
-from fhir_server.model.resources import RESOURCES
+from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.store.filters import ALLOW, DENY, Access, Restriction, Rule
 from imaging.errors import AppError, Category
 
-# Made by the server and its operator alone.
-NOT_WRITABLE = frozenset({"AuditEvent", "Contract", "Organization"})
+WRITERS = {Domain.CARE: Right.REGISTER_IMAGES, Domain.DEFINITION: Right.DEFINE}  # nobody writes the others
 # What an auditor needs to understand the record, and nothing clinical.
 AUDITABLE = frozenset({"AuditEvent", "Contract", "Organization", "Provenance"})
 
@@ -41,7 +40,7 @@ def _restriction(rights: frozenset[Right], subscriber: str) -> Restriction:
 
 
 def _rule(resource_type: str, rights: frozenset[Right], subscriber: str) -> Rule:
-    write: Access = ALLOW if Right.REGISTER_IMAGES in rights and resource_type not in NOT_WRITABLE else DENY
+    write: Access = ALLOW if WRITERS.get(RESOURCES[resource_type].domain) in rights else DENY
     if resource_type == "Task" and Right.ORDER_PROCESSING in rights:
         write = ALLOW  # what a Task may become, and who may change it, is told by `ownership`
     return Rule(read=_read(resource_type, rights, subscriber), create=write, update=write, delete=write)
@@ -55,6 +54,8 @@ def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Acce
     if resource_type == "Endpoint" and Right.RECEIVE_IMAGES not in rights and Right.ORDER_PROCESSING in rights:
         return (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
     if resource_type == "ActivityDefinition" and Right.ORDER_PROCESSING in rights:
+        return ALLOW
+    if RESOURCES[resource_type].domain is Domain.DEFINITION and Right.DEFINE in rights:
         return ALLOW
     if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":
         return DENY

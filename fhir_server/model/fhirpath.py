@@ -2,7 +2,7 @@
 
 The subset is what the official search parameters use: paths, unions, `as`, `ofType`, `extension('url')`, `[n]`,
 `where(element='value')` and `where(resolve() is Type)`. `resolve()` never reads anything: the type is taken from the
-reference itself. Any other expression is given to `fhirpathpy`, which is slower and does not tell the data type.
+reference itself. Any other expression is given to `fhirpath_engine`, which is slower.
 """
 
 import re
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import fhirpathpy
-from fhirpathpy.models import models as fhirpath_models
-
+from fhir_server.model import fhirpath_engine
 from fhir_server.model.definitions import elements, resource_types
 
 Step = str | int | Callable[[Any], bool]  # element name, position in the list so far, or filter
@@ -48,7 +46,7 @@ def compile(expression: str, context: str) -> Callable[[dict[str, Any]], list[Ty
     try:
         found = paths(expression, context)
     except _Untranslatable:
-        return _interpreted(expression)
+        return _interpreted(expression, context)
     return lambda resource: [(path.type, value) for path in found for value in path.values(resource)]
 
 
@@ -237,6 +235,12 @@ def _equals(name: str, text: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and value.get(name) == text
 
 
-def _interpreted(expression: str) -> Callable[[dict[str, Any]], list[Typed]]:
-    evaluate = fhirpathpy.compile(expression, fhirpath_models["r4"])
-    return lambda resource: [("", value) for value in evaluate(resource, {})]
+def _interpreted(expression: str, context: str) -> Callable[[dict[str, Any]], list[Typed]]:
+    evaluate = fhirpath_engine.compile(expression)
+
+    def interpret(value: dict[str, Any]) -> list[Typed]:
+        node = (context, value, None)
+        env = fhirpath_engine.Env(node, node, this=[node])
+        return [(kind, found) for kind, found, _ in evaluate(env, [node]) if found is not None]
+
+    return interpret

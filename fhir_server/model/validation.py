@@ -1,243 +1,292 @@
-"""Validation of resources that come from outside: three looks, each of which sees what the others miss.
+"""Validation of resources that come from outside: one walk along the official definitions.
 
-1. HL7's JSON schema: element names, JSON types, forms of primitives, codes of required bindings.
-2. Our own walk along the definitions: required elements, choices, nulls and empties, references and their targets.
-3. fhir.resources (R4B models, identical to R4 for the types it is used for): calendar dates, ranges of numbers.
-Messages name elements, never their values. Source: FHIR R4 json 2.6.2, references 2.3.0, validation.
+Looks at element names, cardinality, JSON types and forms of primitives, codes of required bindings, references and
+their targets, contained resources, and the invariants. Messages name elements, never their values.
+Source: FHIR R4 json 2.6.2, references 2.3.0, validation.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-import jsonschema_rs
-import orjson
-from fhir.resources.R4B import get_fhir_model_class
-from pydantic import ValidationError
-
-from fhir_server.model import json
+from fhir_server.model import fhirpath_engine as fhirpath
 from fhir_server.model.criteria import ID_FORM
-from fhir_server.model.definitions import Element, elements, load, resource_types
+from fhir_server.model.definitions import (
+    NOT_DOMAIN_RESOURCES,
+    Element,
+    constraints,
+    elements,
+    required_codes,
+    resource_types,
+)
 from fhir_server.model.outcome import InvalidResource, Issue
+from fhir_server.model.primitives import is_primitive, problem
 from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
 Place = tuple[str | int, ...]
+Emit = Callable[[str, str, Place], None]  # code of the issue, text, place
 
 MAX_ISSUES = 20
 MAX_DEPTH = 64  # levels of nesting
-MAX_STRING = 1024 * 1024  # characters. Source: FHIR R4 datatypes, string
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # "SHALL NOT contain", FHIR R4 datatypes, string
-_UNBOUNDED = frozenset({"base64Binary", "xhtml"})
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
+_EMPTY = "is empty; leave the element out instead"
 
 
 def validate(resource: Any, resource_type: str) -> None:
     """Raise INVALID (`InvalidResource`, with every finding up to 20) unless this is a valid resource of the type."""
+    issues = findings(resource, resource_type)
+    if issues:
+        raise InvalidResource(tuple(issues), where=resource_type)
+
+
+def findings(resource: Any, resource_type: str, *, with_advice: bool = False) -> list[Issue]:
+    """Return what is wrong with a resource, the first 20 findings, each element once; with advice also warnings.
+
+    Raises INVALID when it is not a resource of the type at all.
+    """
     if not isinstance(resource, dict):
         raise AppError(Category.INVALID, "a resource is a JSON object")
     found = resource.get("resourceType")
     if found != resource_type or resource_type not in resource_types():
         message = f"a resource of type {resource_type} is wanted here"
         raise AppError(Category.INVALID, message, where="resourceType")
-    issues: dict[str, Issue] = {}
-    for look in (_by_definitions, _by_schema, _by_models):
-        for issue in look(resource, resource_type):
-            issues.setdefault(issue.expression, issue)
-            if len(issues) >= MAX_ISSUES:
-                break
-        if issues and look is _by_schema:
-            break  # the models would only repeat it in other words
-    if issues:
-        raise InvalidResource(tuple(issues.values()), where=resource_type)
+    walk = _Walk(with_advice)
+    with suppress(_Enough):
+        walk.resource(resource, (resource_type,), None)
+    return list(walk.issues.values())[:MAX_ISSUES]
 
 
-def _by_schema(resource: Json, resource_type: str) -> Iterator[Issue]:
-    # The schema validator knows plain JSON numbers only.
-    plain = orjson.loads(json.dumps(resource))
-    for error in _schema(resource_type).iter_errors(plain):
-        place = tuple(error.instance_path)
-        if not _is_null_with_sibling(plain, place):
-            yield Issue("structure", _schema_text(error), _expression(resource_type, place))
-    for position, contained in enumerate(_list(resource.get("contained"))):
-        kind = contained.get("resourceType") if isinstance(contained, dict) else None
-        place = ("contained", position)
+def expression(place: Place) -> str:
+    """Return a place as FHIRPath, such as `ImagingStudy.series[0].uid`."""
+    text = ""
+    for step in place:
+        text += f"[{step}]" if isinstance(step, int) else f".{step[:64]}"
+    return text.lstrip(".")
+
+
+class _Enough(Exception):
+    """As many findings as are told."""
+
+
+class _Rule(NamedTuple):
+    """What a JSON property holds."""
+
+    element: Element
+    kind: str  # data type
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One walk through one resource."""
+
+    with_advice: bool
+    issues: dict[str, Issue] = field(default_factory=dict)
+    contained: frozenset[str] = frozenset()
+    env: fhirpath.Env | None = None
+
+    def say(self, code: str, text: str, place: Place, severity: str = "error") -> None:
+        where = expression(place)
+        self.issues.setdefault(where, Issue(code, text, where, severity))
+        if len(self.issues) >= MAX_ISSUES:
+            raise _Enough
+
+    def resource(self, resource: Json, place: Place, root: fhirpath.Node | None) -> None:
+        kind = resource.get("resourceType")
         if not isinstance(kind, str) or kind not in resource_types():
-            yield Issue("structure", "is not a resource of a known type", _expression(resource_type, place))
+            self.say("structure", "is not a resource of a known type", place)
+            return
+        node = fhirpath.node_of(resource)
+        before = self.env, self.contained
+        self.env = fhirpath.Env(node, root or node)
+        if root is None:
+            items = (item.get("id") for item in _list(resource.get("contained")) if isinstance(item, dict))
+            self.contained = frozenset(each for each in items if isinstance(each, str))
+        self.object(resource, kind, place, (kind,) if kind in NOT_DOMAIN_RESOURCES else (kind, "DomainResource"))
+        self.env, self.contained = before
+
+    def object(self, value: Json, kind: str, place: Place, paths: tuple[str, ...]) -> None:
+        if len(place) > MAX_DEPTH:
+            self.say("too-long", f"is nested deeper than {MAX_DEPTH} levels", place[:3])
+            return
+        rules = _rules(kind)
+        before = len(self.issues)
+        for name, item in value.items():
+            rule = rules.get(name)
+            if rule is None:
+                self.unknown(name, item, kind, place)
+            elif item is None or item in ("", [], {}):
+                text = "is null; leave the element out instead" if item is None else _EMPTY
+                self.say("structure", text, (*place, name))
+            elif isinstance(item, list) is not rule.element.is_array:
+                self.say("structure", "has the wrong JSON type", (*place, name))
+            elif isinstance(item, list):
+                self.items(value, name, item, rule, (*place, name), kind)
+            else:
+                self.one(item, rule, (*place, name), kind)
+        self.required(value, kind, place)
+        if kind == "Reference":
+            self.reference(value, place)
+        if len(self.issues) == before:  # invariants only mean something of what is well formed
+            self.invariants((kind, value, None), place, paths)
+
+    def unknown(self, name: str, item: Any, kind: str, place: Place) -> None:
+        if name == "resourceType" and kind in resource_types():
+            return
+        if item is None:
+            self.say("structure", "is null; leave the element out instead", (*place, name))
         else:
-            for issue in _by_schema({**contained, "contained": []} if "contained" in contained else contained, kind):
-                inner = issue.expression.removeprefix(kind)
-                yield Issue(issue.code, issue.text, _expression(resource_type, place) + inner)
+            self.say("structure", f"has elements that FHIR R4 does not define: {name[:64]}", place)
+
+    def items(self, value: Json, name: str, items: list[Any], rule: _Rule, place: Place, parent: str) -> None:
+        beside = value.get(name[1:] if name.startswith("_") else f"_{name}")
+        for position, item in enumerate(items):
+            where = (*place, position)
+            if item is None:
+                # A null in a list of primitives stands for one that has an extension only, and the other way round.
+                other = beside[position] if isinstance(beside, list) and position < len(beside) else None
+                if other is None:
+                    self.say("structure", "is null; leave the element out instead", where)
+            else:
+                self.one(item, rule, where, parent)
+
+    def one(self, item: Any, rule: _Rule, place: Place, parent: str) -> None:
+        element, kind = rule
+        path = f"{parent}.{element.name}"
+        if is_primitive(kind):
+            wrong = problem(kind, item)
+            if wrong:
+                self.say("structure" if "empty" in wrong or "JSON" in wrong else "value", wrong, place)
+            elif element.binding and not _is_allowed(element.binding, None, item):
+                self.say("code-invalid", "is not a code of the value set that is required here", place)
+            elif _invariants(path):
+                self.invariants((kind, item, None), place, (path,))
+            return
+        if not isinstance(item, dict):
+            self.say("structure", "has the wrong JSON type", place)
+        elif not item:
+            self.say("structure", _EMPTY, place)
+        elif kind == "Resource":
+            assert self.env is not None  # noqa: S101 -- a resource begins the walk
+            self.resource(item, place, self.env.root if element.name == "contained" else None)
+        else:
+            self.object(item, kind, place, (kind,) if kind == path else (kind, path))
+            self.bound(item, element, place)
+            if kind == "Reference":
+                self.target(item, element, place)
+
+    def bound(self, item: Json, element: Element, place: Place) -> None:
+        if not element.binding:
+            return
+        codings = item.get("coding", []) if "CodeableConcept" in element.types else [item]
+        codes = [each for each in codings if isinstance(each, dict) and isinstance(each.get("code"), str)]
+        if codes and not any(_is_allowed(element.binding, each.get("system"), each["code"]) for each in codes):
+            self.say("code-invalid", "has no code of the value set that is required here", place)
+
+    def required(self, value: Json, kind: str, place: Place) -> None:
+        for name, keys, is_required in _wanted(kind):
+            present = [key for key in keys if key in value or f"_{key}" in value]
+            if len(present) > 1:
+                self.say("structure", f"has several values: {', '.join(present)}", (*place, name))
+            elif is_required and not present:
+                self.say("required", "is required", (*place, name))
+
+    def reference(self, value: Json, place: Place) -> None:
+        text = value.get("reference")
+        if text is None:
+            if not {"identifier", "display", "extension", "_reference"} & value.keys():
+                self.say("structure", "has neither reference nor identifier nor display", place)
+        elif not isinstance(text, str):
+            return  # said already
+        elif text.startswith("#"):
+            if text != "#" and text[1:] not in self.contained:
+                self.say("not-found", "points to a contained resource that is not there", (*place, "reference"))
+        elif not _ABSOLUTE.fullmatch(text) and relative_type(text) is None:
+            self.say("value", "is neither Type/id nor an absolute URL nor #id", (*place, "reference"))
+
+    def target(self, value: Json, element: Element, place: Place) -> None:
+        text = value.get("reference")
+        found = self.referenced(text) if isinstance(text, str) else ""
+        if found and element.targets and found not in element.targets and "Resource" not in element.targets:
+            wanted = ", ".join(element.targets)
+            self.say("value", f"refers to a {found}; allowed: {wanted}", (*place, "reference"))
+
+    def referenced(self, text: str) -> str:
+        """Return the type of what a relative reference, or one to a contained resource, points to."""
+        if text.startswith("#") and self.env is not None:
+            items = _list(self.env.root[1].get("contained"))
+            found = [item for item in items if isinstance(item, dict) and f"#{item.get('id')}" == text]
+            return str(found[0].get("resourceType", "")) if found else ""
+        return relative_type(text) or ""
+
+    def invariants(self, node: fhirpath.Node, place: Place, paths: tuple[str, ...]) -> None:
+        for path in paths:
+            for key, severity, text, holds in _invariants(path):
+                if (severity == "error" or self.with_advice) and not self.holds(holds, node):
+                    self.say("invariant", f"{text} ({key})", place, severity)
+
+    def holds(self, invariant: Callable[[fhirpath.Env, fhirpath.Nodes], fhirpath.Nodes], node: fhirpath.Node) -> bool:
+        assert self.env is not None  # noqa: S101 -- a resource begins the walk
+        self.env.this, self.env.steps = [node], 0
+        try:
+            return fhirpath.truth(invariant(self.env, [node])) is not False
+        except AppError:
+            return True  # cannot be said of values like these, or of so many
 
 
 @cache
-def _schema(resource_type: str) -> jsonschema_rs.Validator:
-    root = {**_open_schema(), "$ref": f"#/definitions/{resource_type}"}
-    return jsonschema_rs.validator_for(root)
+def _rules(kind: str) -> Mapping[str, _Rule]:
+    """Return what each JSON property of a type holds; that of `_name` is an Element."""
+    found: dict[str, _Rule] = {}
+    for element in elements(kind).values():
+        for key, one in choices(element):
+            found[key] = _Rule(element, one)
+            if is_primitive(one):
+                beside = Element(element.name, ("Element",), element.is_array, False, (), 0)
+                found[f"_{key}"] = _Rule(beside, "Element")
+    return found
 
 
 @cache
-def _open_schema() -> Json:
-    """Return the schema in which a contained resource is any object: it is looked at by its own type's schema."""
-    schema = load("schema")
-    definitions = {**schema["definitions"], "ResourceList": {"type": "object"}}
-    return {"$schema": schema["$schema"], "definitions": definitions}
-
-
-def _schema_text(error: jsonschema_rs.ValidationError) -> str:
-    kind = type(error.kind).__name__.rpartition("_")[2]
-    path = [str(step) for step in error.schema_path]
-    if kind == "Enum":
-        return "is not a code of the value set that is required here"
-    if kind == "Pattern":
-        return (
-            f"does not have the form of a FHIR {path[1]}" if len(path) == 3 else "does not have the form required here"
-        )
-    if kind == "Type":
-        return "has the wrong JSON type"
-    if kind == "AdditionalProperties":
-        names = ", ".join(name[:64] for name in getattr(error.kind, "unexpected", [])[:5])
-        return f"has elements that FHIR R4 does not define: {names}"
-    if kind == "Required":
-        return f"lacks the element {getattr(error.kind, 'property', '')}"
-    return "does not have the structure that FHIR R4 defines"
-
-
-def _is_null_with_sibling(resource: Json, place: Place) -> bool:
-    """Say whether this is a null in a list of primitives beside an extension, which the published schema forgets."""
-    if len(place) < 2 or not isinstance(place[-1], int):
-        return False
-    parent: Any = resource
-    for step in place[:-2]:
-        parent = parent[step]
-    name, position = place[-2], place[-1]
-    if not isinstance(parent, dict) or not isinstance(name, str):
-        return False
-    siblings = _list(parent.get(f"_{name}" if not name.startswith("_") else name[1:]))
-    has_sibling = position < len(siblings) and siblings[position] is not None
-    return has_sibling and _list(parent[name])[position] is None
-
-
-def _by_models(resource: Json, resource_type: str) -> Iterator[Issue]:
-    try:
-        model = get_fhir_model_class(resource_type)
-    except ValueError:
-        return  # a type that R4B dropped
-    try:
-        model.model_validate(resource)
-    except ValidationError as error:
-        for found in error.errors(include_url=False, include_input=False, include_context=False):
-            text = _MODEL_TEXTS.get(found["type"], "does not have the form that FHIR R4 defines")
-            yield Issue("structure", text, _expression(resource_type, found["loc"]))
-
-
-_MODEL_TEXTS: Mapping[str, str] = {
-    "missing": "is required",
-    "extra_forbidden": "is not defined by FHIR R4",
-    "greater_than": "is too small",
-    "greater_than_equal": "is too small",
-    "less_than": "is too large",
-    "less_than_equal": "is too large",
-    "date_from_datetime_parsing": "is not a date of the calendar",
-}
-
-
-def _by_definitions(resource: Json, resource_type: str) -> Iterator[Issue]:
-    """The walk stays silent about unknown elements, of which the schema speaks."""
-    contained = [item.get("id") for item in _list(resource.get("contained")) if isinstance(item, dict)]
-    yield from _object(
-        resource, resource_type, (resource_type,), frozenset(one for one in contained if isinstance(one, str))
+def _wanted(kind: str) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+    """Return (element, its JSON names, whether it is required) of what has to be looked for: required or a choice."""
+    rows = elements(kind).values()
+    return tuple(
+        (each.name.removesuffix("[x]"), tuple(key for key, _ in choices(each)), each.minimum > 0)
+        for each in rows
+        if each.minimum or each.name.endswith("[x]")
     )
 
 
-def _object(value: Json, kind: str, place: Place, contained: frozenset[str]) -> Iterator[Issue]:
-    if len(place) > MAX_DEPTH:
-        yield Issue("too-long", f"is nested deeper than {MAX_DEPTH} levels", _expression("", place[:3]))
-        return
-    known = elements(kind)
-    yield from _required(value, known, place)
-    if kind == "Reference":
-        yield from _reference(value, place, contained)
-    for name, item in value.items():
-        found = _typed(known, name)
-        if found is None:
-            if item is None:
-                yield Issue("structure", "is null; leave the element out instead", _expression("", (*place, name)))
-            continue
-        element, item_kind = found
-        yield from _value(item, element, item_kind, (*place, name), contained)
+@cache
+def choices(element: Element) -> tuple[tuple[str, str], ...]:
+    """Return (JSON name, data type) of each type that an element may have."""
+    base = element.name.removesuffix("[x]")
+    if base == element.name:
+        return ((base, element.types[0]),)
+    return tuple((base + kind[:1].upper() + kind[1:], kind) for kind in element.types)
 
 
-def _value(item: Any, element: Element, kind: str, place: Place, contained: frozenset[str]) -> Iterator[Issue]:
-    if item is None or item in ("", [], {}):
-        text = "is null" if item is None else "is empty"
-        yield Issue("structure", f"{text}; leave the element out instead", _expression("", place))
-        return
-    for position, one in enumerate(_list(item)):
-        where = (*place, position) if isinstance(item, list) else place
-        if not isinstance(one, dict):
-            yield from _text(one, kind, where)
-        elif not one:
-            yield Issue("structure", "is empty; leave the element out instead", _expression("", where))
-        elif kind == "Resource":
-            inner = one.get("resourceType")
-            if isinstance(inner, str) and inner in resource_types():
-                yield from _object(one, inner, where, contained)
-        else:
-            yield from _object(one, kind, where, contained)
-            if kind == "Reference":
-                yield from _target(one, element, where)
+@cache
+def _invariants(path: str) -> tuple[tuple[str, str, str, Any], ...]:
+    return tuple(
+        (each.key, each.severity, each.text, fhirpath.compile(each.expression, is_trusted=True))
+        for each in constraints(path)
+    )
 
 
-def _text(one: Any, kind: str, place: Place) -> Iterator[Issue]:
-    if not isinstance(one, str):
-        return
-    if one == "":
-        yield Issue("structure", "is empty", _expression("", place))
-    elif _CONTROL.search(one):
-        yield Issue("value", "holds control characters", _expression("", place))
-    elif len(one) > MAX_STRING and kind not in _UNBOUNDED:
-        yield Issue("too-long", f"is longer than {MAX_STRING} characters", _expression("", place))
+def _is_allowed(value_set: str, system: str | None, code: str) -> bool:
+    """Say whether a code may be there; a value set that is a grammar, such as media types, has no list of codes."""
+    codes = required_codes(value_set)
+    if codes is None:
+        return True
+    return any(code in each for each in codes.values()) if system is None else code in codes.get(system, ())
 
 
-def _required(value: Json, known: Mapping[str, Element], place: Place) -> Iterator[Issue]:
-    for element in known.values():
-        if element.name.endswith("[x]"):
-            present = {key.removeprefix("_") for key, _ in _choices(element) if key in value or f"_{key}" in value}
-            if len(present) > 1:
-                text = f"has several values: {', '.join(sorted(present))}"
-                yield Issue("structure", text, _expression("", (*place, element.name.removesuffix("[x]"))))
-        else:
-            present = {element.name} & {key.removeprefix("_") for key in value}
-        if element.minimum and not present:
-            yield Issue("required", "is required", _expression("", (*place, element.name.removesuffix("[x]"))))
-
-
-def _reference(value: Json, place: Place, contained: frozenset[str]) -> Iterator[Issue]:
-    text = value.get("reference")
-    where = _expression("", (*place, "reference"))
-    if text is None:
-        if not {"identifier", "display", "extension", "_reference"} & value.keys():
-            yield Issue("structure", "has neither reference nor identifier nor display", _expression("", place))
-    elif not isinstance(text, str):
-        return  # the schema says so
-    elif text.startswith("#"):
-        if text != "#" and text[1:] not in contained:
-            yield Issue("not-found", "points to a contained resource that is not there", where)
-    elif not _ABSOLUTE.fullmatch(text) and _relative_type(text) is None:
-        yield Issue("value", "is neither Type/id nor an absolute URL nor #id", where)
-
-
-def _target(value: Json, element: Element, place: Place) -> Iterator[Issue]:
-    text = value.get("reference")
-    found = _relative_type(text) if isinstance(text, str) else None
-    if found and element.targets and found not in element.targets and "Resource" not in element.targets:
-        wanted = ", ".join(element.targets)
-        yield Issue("value", f"refers to a {found}; allowed: {wanted}", _expression("", (*place, "reference")))
-
-
-def _relative_type(text: str) -> str | None:
+def relative_type(text: str) -> str | None:
     """Return the type of a relative reference, None when it is not one."""
     kind, _, rest = text.partition("/")
     identifier, _, version = rest.partition("/_history/")
@@ -245,34 +294,5 @@ def _relative_type(text: str) -> str | None:
     return kind if is_reference and (not version or ID_FORM.fullmatch(version)) else None
 
 
-def _typed(known: Mapping[str, Element], name: str) -> tuple[Element, str] | None:
-    """Return element and data type of a JSON property; those of `_name` are an Element's."""
-    plain = name.removeprefix("_")
-    if plain in known:
-        element = known[plain]
-        return element, "Element" if plain != name else element.types[0]
-    for element in known.values():
-        if element.name.endswith("[x]"):
-            for key, kind in _choices(element):
-                if key == plain:
-                    return element, "Element" if plain != name else kind
-    return None
-
-
-@cache
-def _choices(element: Element) -> tuple[tuple[str, str], ...]:
-    """Return (JSON name, data type) of each choice of a `[x]` element."""
-    base = element.name.removesuffix("[x]")
-    return tuple((base + kind[:1].upper() + kind[1:], kind) for kind in element.types)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _expression(resource_type: str, place: Place) -> str:
-    """Return a place as FHIRPath, such as `ImagingStudy.series[0].uid`."""
-    text = resource_type
-    for step in place:
-        text += f"[{step}]" if isinstance(step, int) else f".{step[:64]}"
-    return text.lstrip(".")
+def _list(value: Any) -> Iterator[Any]:
+    return iter(value if isinstance(value, list) else () if value is None else (value,))

@@ -1,6 +1,7 @@
 """What the CapabilityStatement says is tried, over the doors: interactions, parameters, modifiers, orders, includes."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
@@ -10,34 +11,15 @@ from pymongo import MongoClient
 
 from fhir_server.access.contracts import Right
 from fhir_server.model.definitions import parameters
-from fhir_server.model.query import sortable
+from fhir_server.model.query import parse, sortable
 from fhir_server.model.resources import RESOURCES
+from fhir_server.store.filters import compile_query
 from tests.support.doors import Caller, Doors, new_study, opened
+from tests.support.least import least
 
-SUBJECT = {"reference": "Patient/1"}
-TEXT = {"text": "x"}
-LEAST: dict[str, dict[str, Any]] = {
-    # what the R4 definitions require of a type, and no more
-    "Device": {},
-    "DiagnosticReport": {"status": "final", "code": TEXT},
-    "Encounter": {"status": "finished", "class": {"code": "AMB"}},
-    "Endpoint": {
-        "status": "active",
-        "connectionType": {"code": "x"},
-        "payloadType": [TEXT],
-        "address": "http://x.test",
-    },
-    "ImagingStudy": {"status": "registered", "subject": SUBJECT},
-    "Location": {},
-    "Observation": {"status": "final", "code": TEXT},
-    "Patient": {},
-    "Practitioner": {},
-    "PractitionerRole": {},
-    "Procedure": {"status": "completed", "subject": SUBJECT},
-    "Provenance": {"target": [SUBJECT], "recorded": "2026-01-01T00:00:00Z", "agent": [{"who": {"display": "x"}}]},
-    "ServiceRequest": {"status": "active", "intent": "order", "subject": SUBJECT},
-    "Task": {"status": "draft", "intent": "order"},
-}
+# Whose searches are tried over the door; those of the others are compiled only.
+CORE = [row.name for row in RESOURCES.values() if row.sorts] + ["Endpoint", "Location"]
+MADE_BY_THE_SERVER = {"AuditEvent", "Contract", "Organization"}  # of which there are some
 VALUES = {
     "date": "ge2024-02-29",
     "number": "gt1.5",
@@ -78,24 +60,28 @@ def offered(row: dict[str, Any]) -> set[str]:
 
 def some_resource(client: Caller, kind: str) -> dict[str, Any]:
     """A resource of a type: a new one, or one that the server made."""
-    if kind in LEAST:
-        created = client.post(f"/fhir/{kind}", {"resourceType": kind, **LEAST[kind]})
-        assert created.status_code == 201, created.json
-        return created.json
-    return client.get(f"/fhir/{kind}").json["entry"][0]["resource"]
+    if kind in MADE_BY_THE_SERVER:
+        return client.get(f"/fhir/{kind}").json["entry"][0]["resource"]
+    created = client.post(f"/fhir/{kind}", some(kind))
+    assert created.status_code == 201, created.json
+    return created.json
+
+
+def some(kind: str) -> dict[str, Any]:
+    return {**least(kind), "status": "draft", "intent": "order"} if kind == "Task" else least(kind)
 
 
 def test_every_type_that_is_served_is_stated(statement: dict[str, dict[str, Any]]) -> None:
     assert statement.keys() == RESOURCES.keys()
 
 
-@pytest.mark.parametrize("kind", RESOURCES)
+@pytest.mark.parametrize("kind", sorted(RESOURCES.keys() - {"Subscription"}))
 def test_every_stated_interaction_of_a_type_works(client: Caller, statement: Any, kind: str) -> None:
     codes = offered(statement[kind])
     resource = some_resource(client, kind)
     address = f"/fhir/{kind}/{resource['id']}"
     tries = {
-        "create": lambda: client.post(f"/fhir/{kind}", {"resourceType": kind, **LEAST[kind]}),
+        "create": lambda: client.post(f"/fhir/{kind}", some(kind)),
         "read": lambda: client.get(address),
         "vread": lambda: client.get(f"{address}/_history/{resource['meta']['versionId']}"),
         "history-instance": lambda: client.get(f"{address}/_history"),
@@ -132,7 +118,7 @@ def test_an_interaction_that_is_not_stated_is_refused(client: Caller, statement:
 @pytest.mark.parametrize("kind", RESOURCES)
 def test_every_stated_conditional_interaction_works(client: Caller, statement: Any, kind: str) -> None:
     row, nothing = statement[kind], f"/fhir/{kind}?_id=unknown"
-    resource = {"resourceType": kind, **LEAST.get(kind, {})}
+    resource = some(kind)
     refused = 405
 
     created = client.post(f"/fhir/{kind}", resource, headers={"If-None-Exist": "_id=unknown"}).status_code
@@ -180,7 +166,7 @@ def searches(kind: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from (("_summary", "true"), ("_total", "accurate"), ("_elements", "id"), ("_count", "1"))
 
 
-@pytest.mark.parametrize("kind", RESOURCES)
+@pytest.mark.parametrize("kind", CORE)
 def test_every_stated_search_works(client: Caller, statement: Any, kind: str) -> None:
     asked = list(searches(kind, statement[kind]))
 
@@ -189,3 +175,9 @@ def test_every_stated_search_works(client: Caller, statement: Any, kind: str) ->
     assert [(pair, answer.json) for pair, answer in answers if answer.status_code != 200] == []
     understood = [parse_qsl(urlsplit(answer.json["link"][0]["url"]).query) for _, answer in answers]
     assert [pair for (pair, _), query in zip(answers, understood, strict=True) if pair not in query] == []
+
+
+@pytest.mark.parametrize("kind", sorted(RESOURCES.keys() - set(CORE)))
+def test_every_stated_search_of_the_other_types_is_understood(statement: Any, kind: str) -> None:
+    for pair in searches(kind, statement[kind]):
+        assert compile_query(parse(kind, [pair]), (), datetime(2026, 1, 1, tzinfo=UTC))

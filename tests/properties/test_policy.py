@@ -10,7 +10,7 @@ from fhir_server.model.resources import RESOURCES
 from fhir_server.store.filters import ALLOW, DENY, Access, Act
 
 rights = st.frozensets(st.sampled_from(list(Right)))
-types = st.sampled_from([*RESOURCES, "MedicationRequest"])
+types = st.sampled_from([*RESOURCES, "Parameters"])
 acts = st.sampled_from(list(Act))
 
 
@@ -40,8 +40,8 @@ def test_rights_are_the_sum_of_single_rights(some, resource_type, act):
 
 
 @given(rights, types)
-def test_no_set_of_rights_without_receiving_or_auditing_reads_what_is_not_its_own(some, resource_type):
-    reading = access(some - {Right.RECEIVE_IMAGES, Right.AUDIT}, resource_type, Act.READ)
+def test_no_set_of_rights_without_receiving_auditing_or_defining_reads_what_is_not_its_own(some, resource_type):
+    reading = access(some - {Right.RECEIVE_IMAGES, Right.AUDIT, Right.DEFINE}, resource_type, Act.READ)
 
     # Who orders sees its own orders, and what can be ordered.
     own = {"Task": ["requester"], "Endpoint": ["organization"]}.get(resource_type)

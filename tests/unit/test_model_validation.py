@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from fhir_server.model import json
 from fhir_server.model.outcome import InvalidResource
-from fhir_server.model.validation import validate
+from fhir_server.model.resources import RESOURCES
+from fhir_server.model.validation import findings, validate
 from imaging.errors import AppError, Category
+from tests.support.least import least
 
 Json = dict[str, Any]
 
@@ -37,7 +39,10 @@ GIVEN_WITH_EXTENSION = [None, {"extension": [{"url": "http://x", "valueString": 
     [
         _study(),
         _study(started="2024-02", extension=[{"url": "http://x", "valueDecimal": 1.5}]),
-        _patient(contained=[{"resourceType": "Organization", "id": "o"}], managingOrganization={"reference": "#o"}),
+        _patient(
+            contained=[{"resourceType": "Organization", "id": "o", "name": "x"}],
+            managingOrganization={"reference": "#o"},
+        ),
         _patient(generalPractitioner=[{"reference": "urn:uuid:1"}, {"display": "somebody"}]),
         _patient(name=[{"given": ["a", None], "_given": GIVEN_WITH_EXTENSION}]),
         _patient(_birthDate={"extension": [{"url": "http://x", "valueString": "unknown"}]}),
@@ -49,6 +54,70 @@ GIVEN_WITH_EXTENSION = [None, {"extension": [{"url": "http://x", "valueString": 
 )
 def test_valid_resources_pass(resource: Json) -> None:
     validate(resource, resource["resourceType"])
+
+
+@pytest.mark.parametrize("kind", RESOURCES)
+def test_the_least_resource_of_every_type_is_valid_and_lacks_nothing(kind: str) -> None:
+    resource = least(kind)
+
+    validate(resource, kind)
+    for name in resource.keys() - {"resourceType"}:
+        without = {key: value for key, value in resource.items() if key != name}
+        assert findings(without, kind), name
+
+
+# Source: the invariants of the R4 definitions, by key
+@pytest.mark.parametrize(
+    ("resource", "key"),
+    [
+        (_patient(contact=[{"gender": "male"}]), "pat-1"),
+        (_patient(extension=[{"url": "http://x"}]), "ext-1"),
+        (_patient(identifier=[{"period": {"start": "2020-02", "end": "2019"}}]), "per-1"),
+        (_patient(contained=[{"resourceType": "Patient", "meta": {"versionId": "1"}}]), "dom-4"),
+        (_patient(contained=[{"resourceType": "Patient", "id": "p"}]), "dom-3"),
+        (_patient(telecom=[{"value": "1"}]), "cpt-2"),
+        (_patient(photo=[{"data": "AAAA"}]), "att-1"),
+        ({**least("Observation"), "valueString": "x", "dataAbsentReason": {"text": "x"}}, "obs-6"),
+        ({**least("Observation"), "referenceRange": [{"type": {"text": "x"}}]}, "obs-3"),
+        ({**least("Observation"), "valueQuantity": {"value": 1, "code": "mg"}}, "qty-3"),
+        ({**least("Observation"), "valueRange": {"low": {"value": 2}, "high": {"value": 1}}}, "rng-2"),
+        ({**least("Task"), "lastModified": "2019", "authoredOn": "2020"}, "inv-1"),
+        ({**least("ServiceRequest"), "orderDetail": [{"text": "x"}]}, "prr-1"),
+        ({**least("Bundle"), "type": "searchset", "entry": [{"request": {"method": "GET", "url": "x"}}]}, "bdl-3"),
+        ({**least("Provenance"), "agent": [{}]}, ""),
+        ({**least("SearchParameter"), "expression": "x", "type": "composite", "chain": ["x"], "base": []}, ""),
+    ],
+)
+def test_invariants_hold(resource: Json, key: str) -> None:
+    texts = " ".join(_findings(resource).values())
+
+    assert f"({key})" in texts if key else texts
+
+
+def test_codes_of_required_bindings_are_looked_at_in_concepts_too() -> None:
+    # Source: AllergyIntolerance.clinicalStatus, required binding to allergyintolerance-clinical
+    system = "http://terminology.hl7.org/CodeSystem/allergyintolerance-clinical"
+
+    def allergy(code: str, system: str = system) -> Json:
+        return {**least("AllergyIntolerance"), "clinicalStatus": {"coding": [{"system": system, "code": code}]}}
+
+    validate(allergy("resolved"), "AllergyIntolerance")
+    assert "AllergyIntolerance.clinicalStatus" in _findings(allergy("nonsense"))
+    assert "AllergyIntolerance.clinicalStatus" in _findings(allergy("resolved", "http://other"))
+
+
+def test_what_a_contained_resource_is_counts_for_a_reference_to_it() -> None:
+    device = {**least("Device"), "id": "d"}
+
+    found = _findings(_patient(contained=[device], generalPractitioner=[{"reference": "#d"}]))
+
+    assert "refers to a Device" in found["Patient.generalPractitioner[0].reference"]
+
+
+def test_advice_is_given_on_demand() -> None:
+    # Source: invariant dom-6, a warning: a resource should have narrative
+    assert findings(_patient(), "Patient") == []
+    assert [issue.severity for issue in findings(_patient(), "Patient", with_advice=True)] == ["warning"]
 
 
 def test_decimals_pass_with_their_digits() -> None:

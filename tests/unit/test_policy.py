@@ -5,7 +5,7 @@ import pytest
 from fhir_server.access.contracts import Right
 from fhir_server.access.policy import require, restriction
 from fhir_server.access.principals import Principal
-from fhir_server.model.resources import RESOURCES
+from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.store.filters import ALLOW, DENY, Act
 from imaging.errors import AppError, Category
 
@@ -34,7 +34,7 @@ def test_receiving_never_writes(resource_type, act):
 
 
 @pytest.mark.parametrize("act", WRITES)
-@pytest.mark.parametrize("resource_type", ["Organization", "Contract", "AuditEvent"])
+@pytest.mark.parametrize("resource_type", ["Organization", "Contract", "AuditEvent", "Subscription"])
 def test_nobody_writes_subscribers_contracts_or_the_audit_record(resource_type, act):
     assert restriction(principal(*Right)).access(resource_type, act) is DENY
 
@@ -69,7 +69,7 @@ def test_auditors_see_nothing_clinical():
 
 
 def test_a_type_that_is_not_served_is_denied_to_everyone():
-    assert restriction(principal(*Right)).access("MedicationRequest", Act.READ) is DENY
+    assert restriction(principal(*Right)).access("Parameters", Act.READ) is DENY
 
 
 def test_a_missing_right_is_named():
@@ -91,3 +91,20 @@ def test_ordering_reads_its_own_orders_and_what_can_be_ordered():
     assert rules.access("Endpoint", Act.CREATE) is DENY
     assert rules.access("ImagingStudy", Act.READ) is DENY
     assert rules.access("ImagingStudy", Act.CREATE) is DENY
+
+
+def test_who_defines_writes_and_reads_definitions_and_nothing_about_patients():
+    rules = restriction(principal(Right.DEFINE))
+
+    readable = {name for name in RESOURCES if rules.access(name, Act.READ) is not DENY}
+    writable = {name for name in RESOURCES if all(rules.access(name, act) is ALLOW for act in WRITES)}
+    assert readable == writable == {name for name, row in RESOURCES.items() if row.domain is Domain.DEFINITION}
+    assert {"SearchParameter", "StructureDefinition", "ValueSet", "CodeSystem"} <= readable
+    assert not {"Patient", "Observation", "Binary", "Contract", "Subscription"} & readable
+
+
+def test_who_registers_images_does_not_define_how_others_work():
+    rules = restriction(principal(Right.REGISTER_IMAGES))
+
+    assert rules.access("SearchParameter", Act.CREATE) is DENY
+    assert rules.access("MedicationRequest", Act.CREATE) is ALLOW

@@ -1,4 +1,4 @@
-"""The official FHIR R4 (4.0.1) definitions, compacted: search parameters, structure, JSON schema, compartments.
+"""The official FHIR R4 (4.0.1) definitions, compacted: structure, search parameters, compartments, terminology.
 
 Read from the package on first use and kept; everything here is immutable to its callers.
 """
@@ -40,10 +40,21 @@ class Element:
     in_summary: bool
     targets: tuple[str, ...]  # resource types its references may point to
     minimum: int
+    binding: str = ""  # the value set whose codes alone are allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """An invariant: an expression that has to hold, and what it means in words."""
+
+    key: str
+    severity: str  # error or warning
+    text: str
+    expression: str
 
 
 def load(name: str) -> Any:
-    """Return the parsed content of one definition file, such as `schema`."""
+    """Return the parsed content of one definition file, such as `structure`."""
     packed = files(__name__).joinpath(f"{name}.json.gz").read_bytes()
     return orjson.loads(gzip.decompress(packed))
 
@@ -51,17 +62,43 @@ def load(name: str) -> Any:
 @cache
 def elements(type_or_path: str) -> Mapping[str, Element]:
     """Return the elements of a data type, resource type or backbone path; empty for primitives and unknown ones."""
-    rows = _structure().get(type_or_path, {})
+    rows = _structure()["elements"].get(type_or_path, {})
     return {
-        name: Element(name, tuple(types), is_array, in_summary, tuple(targets), minimum)
-        for name, (types, is_array, in_summary, targets, minimum) in rows.items()
+        name: Element(name, tuple(types), is_array, in_summary, tuple(targets), minimum, binding)
+        for name, (types, is_array, in_summary, targets, minimum, binding) in rows.items()
     }
+
+
+@cache
+def constraints(type_or_path: str) -> tuple[Constraint, ...]:
+    """Return the invariants of the values of a type, or of one element."""
+    return tuple(Constraint(*row) for row in _structure()["constraints"].get(type_or_path, ()))
+
+
+@cache
+def primitives() -> Mapping[str, str]:
+    """Return the regular expressions of the primitive types that have one."""
+    found: Mapping[str, str] = _structure()["forms"]
+    return found
+
+
+@cache
+def is_known_type(name: str) -> bool:
+    """Say whether this is a data type or a resource type, abstract ones included."""
+    return "." not in name and name in _structure()["elements"]
+
+
+@cache
+def required_codes(value_set: str) -> Mapping[str, frozenset[str]] | None:
+    """Return the codes of a value set that some element requires, by system; None for one that has no list of codes."""
+    found = _bindings().get(value_set)
+    return None if found is None else {system: frozenset(codes) for system, codes in found.items()}
 
 
 @cache
 def resource_types() -> frozenset[str]:
     """Return the names of all R4 resource types that can be instantiated."""
-    return frozenset(choice["$ref"].rpartition("/")[2] for choice in load("schema")["oneOf"])
+    return frozenset(_structure()["resources"])
 
 
 @cache
@@ -70,7 +107,7 @@ def parameters(resource_type: str) -> Mapping[str, Parameter]:
     bases: tuple[str, ...] = (resource_type, "Resource")
     if resource_type not in NOT_DOMAIN_RESOURCES:
         bases += ("DomainResource",)
-    rows = (row for base in bases for row in _parameters_by_base().get(base, ()))
+    rows = (row for base in bases for row in _parameters_by_base().get(base, ()) if row["type"] != "special")
     return {row["code"]: _parameter(row, resource_type) for row in rows}
 
 
@@ -84,6 +121,12 @@ def compartments(resource_type: str) -> Mapping[str, tuple[str, ...]]:
 @cache
 def _structure() -> Mapping[str, Any]:
     found: Mapping[str, Any] = load("structure")
+    return found
+
+
+@cache
+def _bindings() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = load("bindings")
     return found
 
 
