@@ -63,6 +63,7 @@ class Access(Enum):
     SEARCH = _Kind("E", _REST, _interaction("search-type"))
     CREATE = _Kind("C", _REST, _interaction("create"))
     UPDATE = _Kind("U", _REST, _interaction("update"))
+    PATCH = _Kind("U", _REST, _interaction("patch"))
     DELETE = _Kind("D", _REST, _interaction("delete"))
     STORE = _Kind("C", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})  # transferred, STOW-RS
     RETRIEVE = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-107"})  # WADO-RS

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 SOFTWARE = "FHIR Imaging Server"
 JSON_FORMATS = ("application/fhir+json", "json")
+PATCH_FORMATS = ("application/json-patch+json", "application/fhir+json")
 
 
 def capability_statement(
@@ -53,6 +54,7 @@ def capability_statement(
         "implementation": {"description": SOFTWARE, "url": base_url},
         "fhirVersion": FHIR_VERSION,
         "format": list(formats),
+        "patchFormat": list(PATCH_FORMATS),
         "rest": [rest],
     }
 

@@ -33,6 +33,9 @@ class ExactDecimal(Decimal):
         number.text = text
         return number
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
 
 def loads(data: bytes | str) -> Any:
     """Parse JSON that came from outside. Raises INVALID, saying where, without repeating the content."""
@@ -58,6 +61,17 @@ def loads_trusted(data: bytes) -> Any:
 def dumps(value: Any) -> bytes:
     """Return compact UTF-8 JSON; a `Decimal` is written with its own digits."""
     return orjson.dumps(value, default=_fragment)
+
+
+def check_depth(value: Any, most: int) -> None:
+    """Return when containers are nested no deeper than `most` levels. Raises INVALID. Needs no recursion."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > most:
+            raise AppError(Category.INVALID, f"the JSON is nested deeper than {most} levels", where="body")
+        holders = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [inner for holder in holders for inner in holder if isinstance(inner, dict | list)]
 
 
 def _integer(text: str) -> int | ExactDecimal:

@@ -16,6 +16,7 @@ class Interaction(StrEnum):
     READ = "read"
     VREAD = "vread"
     UPDATE = "update"
+    PATCH = "patch"
     DELETE = "delete"
     HISTORY = "history-instance"
     HISTORY_TYPE = "history-type"

@@ -52,7 +52,7 @@ class Conditions:
 class Ask:
     """One interaction as it is asked for.
 
-    body   the resource or the patch, as parsed
+    body   the resource as parsed; of a patch, what it does (`model.patch.Change`)
     """
 
     interaction: Interaction | SystemInteraction
@@ -67,7 +67,7 @@ class Ask:
     @property
     def searches(self) -> bool:
         """Whether a search is done: for its own sake, or to find what is meant."""
-        by_criteria = (Interaction.UPDATE, Interaction.DELETE)
+        by_criteria = (Interaction.UPDATE, Interaction.PATCH, Interaction.DELETE)
         is_conditional = self.interaction in by_criteria and not self.id
         return is_conditional or self.interaction is Interaction.SEARCH or self.conditions.if_none_exist is not None
 

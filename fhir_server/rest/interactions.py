@@ -16,6 +16,7 @@ from fhir_server.access.principals import Principal
 from fhir_server.model import json, query
 from fhir_server.model.criteria import Limits, check_id
 from fhir_server.model.outcome import Issue, outcome
+from fhir_server.model.patch import patched
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
 from fhir_server.model.summary import subset
 from fhir_server.model.validation import validate
@@ -47,6 +48,7 @@ KINDS: Mapping[Interaction | SystemInteraction, Kind] = {
     Interaction.SEARCH: Kind(Access.SEARCH, Act.READ),
     Interaction.CREATE: Kind(Access.CREATE, Act.CREATE),
     Interaction.UPDATE: Kind(Access.UPDATE, Act.UPDATE),
+    Interaction.PATCH: Kind(Access.PATCH, Act.UPDATE),
     Interaction.DELETE: Kind(Access.DELETE, Act.DELETE),
     SystemInteraction.HISTORY: Kind(Access.HISTORY_SYSTEM, Act.READ),
 }
@@ -74,6 +76,10 @@ class Backing(Protocol):
     @property
     def search_limits(self) -> Limits:
         """Bounds on searches."""
+
+    @property
+    def most_resource_bytes(self) -> int:
+        """Largest resource that is taken."""
 
     @property
     def clock(self) -> Callable[[], datetime]:
@@ -113,6 +119,9 @@ class Interactions:
             message = f"{interaction} is not offered for {resource_type}"
             raise AppError(Category.UNSUPPORTED, message, where="method")
         self._repository.require(resource_type, KINDS[interaction].act)
+        if interaction is Interaction.PATCH:
+            # Whoever patches learns what was there: by tests, and by what comes back.
+            self._repository.require(resource_type, Act.READ)
 
     def prepare(self, ask: Ask) -> None:
         """Do what has to be done before, and not within, a transaction: check the body, have new images shown."""
@@ -236,6 +245,30 @@ class Interactions:
         self._follow_up(made)
         return self._written(ask, made, HTTPStatus.CREATED if made.is_first else HTTPStatus.OK)
 
+    def _patch(self, ask: Ask) -> Answer:
+        if_match = version_wanted(ask.conditions.if_match)
+
+        def change(current: Json) -> Json:
+            changed = patched(current, ask.body)
+            if len(json.dumps(changed)) > self._server.most_resource_bytes:
+                message = f"the resource would be larger than {self._server.most_resource_bytes} bytes"
+                raise AppError(Category.TOO_LARGE, message, where="body")
+            return changed
+
+        if ask.id:
+            return self._updated(ask, self._repository.patch(ask.type, ask.id, change, if_match=if_match))
+        wanted = criteria(ask.type, ask.parameters, self._url, self._server.search_limits)
+
+        def patch(repository: Repository) -> Resource:
+            found = repository.match(wanted)
+            if found is None:
+                raise AppError(
+                    Category.NOT_FOUND, "nothing meets the criteria, and nothing was changed", where=ask.type
+                )
+            return repository.patch(ask.type, found.id, change, if_match=if_match)
+
+        return self._updated(ask, self._repository.together(patch, where=ask.type))
+
     def _delete(self, ask: Ask) -> Answer:
         if_match = version_wanted(ask.conditions.if_match)
         if ask.id:
@@ -289,6 +322,7 @@ _PERFORM: Mapping[Interaction | SystemInteraction, Callable[[Interactions, Ask],
     Interaction.SEARCH: Interactions._search,
     Interaction.CREATE: Interactions._create,
     Interaction.UPDATE: Interactions._update,
+    Interaction.PATCH: Interactions._patch,
     Interaction.DELETE: Interactions._delete,
     SystemInteraction.HISTORY: Interactions._changes,
 }

@@ -259,12 +259,13 @@ class Repository:
         return self._write(key, "PUT", decide, mandatory, mandatory, guard=guard)
 
     def patch(self, type: str, id: str, change: Change, *, if_match: int | None = None) -> Resource:
-        """Store what `change` makes of the current version; it may be called several times.
+        """Store what `change` makes of the current version, which has to be readable; it may be called several times.
 
         Raises NOT_FOUND, GONE, PRECONDITION when `if_match` is not the current version.
         """
         key, mandatory = self._opened(type, id, Act.UPDATE)
         _check_changeable(RESOURCES[type])
+        seen = (*mandatory, *self._restriction.require(type, Act.READ))
 
         def decide(current: Resource | None) -> Json:
             _check_version(current, key, if_match)
@@ -274,7 +275,7 @@ class Repository:
                 raise AppError(Category.GONE, f"{key} was deleted", where=key)
             return self._before_update(current, change(current.json()))
 
-        return self._write(key, "PATCH", decide, mandatory, mandatory)
+        return self._write(key, "PATCH", decide, seen, mandatory)
 
     def delete(self, type: str, id: str, *, if_match: int | None = None) -> Resource:
         """Delete a resource, keeping its history; deleting a deleted one changes nothing. Raises NOT_FOUND."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from flask import Blueprint, Response, g, request
 
 from fhir_server.model import json
+from fhir_server.model.patch import JSON_PATCH, fhirpath_patch, json_patch
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
 from fhir_server.rest import interactions
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
@@ -20,29 +21,32 @@ from imaging.errors import AppError, Category
 
 FORM = "application/x-www-form-urlencoded"
 MOST_FORM_BYTES = 1 << 20
+PATCH_TYPES = (JSON_PATCH, *JSON_TYPES)
 # What the methods of an address stand for: of a type, its history, an instance, its history, a version.
 LEVELS: tuple[dict[Interaction, str], ...] = (
     {
         Interaction.SEARCH: "GET",
         Interaction.CREATE: "POST",
         Interaction.UPDATE: "PUT",
+        Interaction.PATCH: "PATCH",
         Interaction.DELETE: "DELETE",
     },
     {Interaction.HISTORY_TYPE: "GET"},
-    {Interaction.READ: "GET", Interaction.UPDATE: "PUT", Interaction.DELETE: "DELETE"},
+    {
+        Interaction.READ: "GET",
+        Interaction.UPDATE: "PUT",
+        Interaction.PATCH: "PATCH",
+        Interaction.DELETE: "DELETE",
+    },
     {Interaction.HISTORY: "GET"},
     {Interaction.VREAD: "GET"},
 )
 TYPE, INSTANCE = LEVELS[0], LEVELS[2]
-WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE})
+WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE, Interaction.PATCH})
 
 
 class Backing(interactions.Backing, Protocol):
     """What this door needs of the server."""
-
-    @property
-    def most_resource_bytes(self) -> int:
-        """Largest resource that is taken."""
 
     @property
     def capability_statement(self) -> dict[str, Any]:
@@ -61,10 +65,12 @@ def blueprint(server: Backing) -> Blueprint:
         (f"{kind}/_search", "POST", "search_by_post", door.search_by_post),
         (kind, "POST", "create", door.asks(Interaction.CREATE)),
         (kind, "PUT", "update_if", door.asks(Interaction.UPDATE)),
+        (kind, "PATCH", "patch_if", door.asks(Interaction.PATCH)),
         (kind, "DELETE", "delete_if", door.asks(Interaction.DELETE)),
         (f"{kind}/_history", "GET", "changes_of_type", door.asks(Interaction.HISTORY_TYPE)),
         (one, "GET", "read", door.asks(Interaction.READ)),
         (one, "PUT", "update", door.asks(Interaction.UPDATE)),
+        (one, "PATCH", "patch", door.asks(Interaction.PATCH)),
         (one, "DELETE", "delete", door.asks(Interaction.DELETE)),
         (f"{one}/_history", "GET", "history", door.asks(Interaction.HISTORY)),
         (f"{one}/_history/<version>", "GET", "vread", door.asks(Interaction.VREAD)),
@@ -96,7 +102,7 @@ class _Door:
                 resource_id,
                 version,
                 parameters=tuple(request.args.items(multi=True)),
-                body=self._received() if interaction in WITH_BODY else None,
+                body=self._received(interaction) if interaction in WITH_BODY else None,
                 conditions=conditions_of(dict(request.headers)),
                 preferences=_preferences(),
             )
@@ -130,9 +136,15 @@ class _Door:
             g.allow = g.allow - {"PUT"}  # what an absent resource can be asked instead
         return acting
 
-    def _received(self) -> dict[str, Any]:
+    def _received(self, interaction: Interaction | SystemInteraction) -> Any:
+        most_bytes = self._server.most_resource_bytes
+        if interaction is Interaction.PATCH:
+            check_content_type(request, PATCH_TYPES)
+            document = json_body(request, most_bytes=most_bytes)
+            is_list = request.mimetype == JSON_PATCH or isinstance(document, list)
+            return json_patch(document, most_bytes=most_bytes) if is_list else fhirpath_patch(document)
         check_content_type(request, JSON_TYPES)
-        return json_body(request, most_bytes=self._server.most_resource_bytes)
+        return json_body(request, most_bytes=most_bytes)
 
 
 def _answered(acting: Interactions, ask: Ask) -> Response:

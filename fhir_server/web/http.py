@@ -22,6 +22,7 @@ from fhir_server import logs
 from fhir_server.access.audit import Access, from_address
 from fhir_server.access.principals import Principal
 from fhir_server.model import json
+from fhir_server.model.capability import PATCH_FORMATS
 from fhir_server.model.criteria import ID_FORM
 from fhir_server.model.outcome import outcome
 from fhir_server.model.resources import RESOURCES
@@ -56,6 +57,7 @@ STATUS_AT: dict[tuple[Category, str | None], HTTPStatus] = {
     (Category.UNSUPPORTED, "Content-Type"): HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     (Category.UNSUPPORTED, "method"): HTTPStatus.METHOD_NOT_ALLOWED,
     (Category.INVALID, "slow body"): HTTPStatus.REQUEST_TIMEOUT,
+    (Category.INVALID, "patch"): HTTPStatus.UNPROCESSABLE_ENTITY,  # RFC 5789 2.2
 }
 # What Flask and Werkzeug raise by themselves, in our vocabulary.
 CATEGORY_OF_STATUS: dict[int, tuple[Category, str | None]] = {
@@ -149,6 +151,8 @@ def error_response(error: AppError) -> Response:
         response.headers["WWW-Authenticate"] = 'Bearer realm="fhir"' + (', error="invalid_token"' if sent else "")
     elif status == HTTPStatus.METHOD_NOT_ALLOWED and "allow" in g:
         response.headers["Allow"] = ", ".join(sorted(g.allow))
+    elif status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE and request.method == "PATCH":
+        response.headers["Accept-Patch"] = ", ".join(PATCH_FORMATS)  # RFC 5789 2.2
     elif status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response
@@ -164,8 +168,8 @@ def fhir_response(body: bytes | Iterable[bytes], status: int = HTTPStatus.OK) ->
     return Response(body, status=status, content_type=f"{FHIR_JSON}; charset=utf-8")
 
 
-def json_body(incoming: Request, *, most_bytes: int) -> dict[str, Any]:
-    """Return the JSON object that was sent.
+def json_body(incoming: Request, *, most_bytes: int) -> Any:
+    """Return the JSON that was sent.
 
     Raises TOO_LARGE, and INVALID for anything that is not strict JSON: broken UTF-8, names twice, NaN, nesting beyond
     what validation takes.
@@ -176,11 +180,9 @@ def json_body(incoming: Request, *, most_bytes: int) -> dict[str, Any]:
     if len(data) > most_bytes:
         raise _too_large(most_bytes)
     if not data.strip():
-        raise AppError(Category.INVALID, "the request has no body; a FHIR resource in JSON is wanted", where="body")
+        raise AppError(Category.INVALID, "the request has no body", where="body")
     value = json.loads(data)
-    if not isinstance(value, dict):
-        raise AppError(Category.INVALID, "the body is not a JSON object", where="body")
-    _check_depth(value)
+    json.check_depth(value, MAX_DEPTH)
     return value
 
 
@@ -371,13 +373,3 @@ def _addressed() -> list[str]:
 
 def _too_large(most_bytes: int) -> AppError:
     return AppError(Category.TOO_LARGE, f"the body is larger than {most_bytes} bytes", where="body")
-
-
-def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise AppError(Category.INVALID, f"the JSON is nested deeper than {MAX_DEPTH} levels", where="body")
-        holders = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [inner for holder in holders for inner in holder if isinstance(inner, dict | list)]

@@ -55,6 +55,9 @@ DOORS = [
     # FHIR: writing what a search selects needs to receive as well
     door("PUT", "/fhir/Patient?_id={patient}", "all", send="patient"),
     door("DELETE", "/fhir/Patient?_id={patient}", "all"),
+    # FHIR: patching tells what was there
+    door("PATCH", "/fhir/Patient/{patient}", "all", send="patch"),
+    door("PATCH", "/fhir/Patient?_id={patient}", "all", send="patch"),
     # DICOMweb
     door("POST", "/dicom-web/studies", "register", "all", send="stow"),
     door("POST", "/dicom-web/studies/{study}", "register", "all", send="stow"),
@@ -103,6 +106,8 @@ class Scene:
         if entrance.send == "patient":
             body = {**PATIENT, "id": names["patient"]} if entrance.method == "PUT" else PATIENT
             return caller.call(entrance.method, path, json=body)
+        if entrance.send == "patch":
+            return caller.call(entrance.method, path, json=[], headers={"Content-Type": "application/json-patch+json"})
         if entrance.send == "stow":
             body = b"--X\r\nContent-Type: application/dicom\r\n\r\n" + self.file + b"\r\n--X--\r\n"
             return caller.call(entrance.method, path, data=body, headers=STOW)

@@ -245,7 +245,7 @@ def test_an_unknown_type_is_404_and_an_unknown_address_too(both):
 
 
 def test_a_method_that_an_address_does_not_take_is_405_with_allow(both):
-    response = both.call("PATCH", "/fhir/Patient/1")
+    response = both.call("POST", "/fhir/Patient/1")
 
     assert response.status_code == 405
     assert "GET" in response.headers["Allow"]

@@ -31,6 +31,27 @@ VALUES = {
 }
 
 
+# A FHIRPath Patch: this language, whatever there was before.
+LANGUAGE = {
+    "resourceType": "Parameters",
+    "parameter": [
+        {
+            "name": "operation",
+            "part": [{"name": "type", "valueCode": "delete"}, {"name": "path", "valueString": "language"}],
+        },
+        {
+            "name": "operation",
+            "part": [
+                {"name": "type", "valueCode": "add"},
+                {"name": "path", "valueString": "Resource"},
+                {"name": "name", "valueString": "language"},
+                {"name": "value", "valueCode": "fr"},
+            ],
+        },
+    ],
+}
+
+
 @pytest.fixture(scope="module")
 def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
     database = mongo[f"test_{uuid4().hex}"]
@@ -88,6 +109,7 @@ def test_every_stated_interaction_of_a_type_works(client: Caller, statement: Any
         "history-type": lambda: client.get(f"/fhir/{kind}/_history"),
         "search-type": lambda: client.get(f"/fhir/{kind}"),
         "update": lambda: client.put(address, {**resource, "language": "de"}),
+        "patch": lambda: client.patch(address, LANGUAGE),
         "delete": lambda: client.delete(address),
     }
 
@@ -107,6 +129,7 @@ def test_an_interaction_that_is_not_stated_is_refused(client: Caller, statement:
         "history-instance": lambda: client.get(f"{address}/_history"),
         "history-type": lambda: client.get(f"/fhir/{kind}/_history"),
         "update": lambda: client.put(address, {"resourceType": kind, "id": "1"}),
+        "patch": lambda: client.patch(address, LANGUAGE),
         "delete": lambda: client.delete(address),
     }
 
@@ -124,9 +147,11 @@ def test_every_stated_conditional_interaction_works(client: Caller, statement: A
     created = client.post(f"/fhir/{kind}", resource, headers={"If-None-Exist": "_id=unknown"}).status_code
     updated = client.put(nothing, resource).status_code
     deleted = client.delete(nothing).status_code
+    changed = client.patch(nothing, LANGUAGE).status_code
 
     assert created == (201 if row["conditionalCreate"] else refused)
     assert updated == (201 if row["conditionalUpdate"] else refused)
+    assert changed == (404 if "patch" in offered(row) else refused)
     assert deleted == (204 if row["conditionalDelete"] == "single" else refused)
 
 

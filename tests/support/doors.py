@@ -67,6 +67,9 @@ class Caller:
     def put(self, path: str, json: Any = None, **options: Any) -> TestResponse:
         return self.call("PUT", path, json=json, **options)
 
+    def patch(self, path: str, json: Any = None, **options: Any) -> TestResponse:
+        return self.call("PATCH", path, json=json, **options)
+
     def delete(self, path: str, **options: Any) -> TestResponse:
         return self.call("DELETE", path, **options)
 
