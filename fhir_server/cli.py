@@ -156,13 +156,14 @@ def worker(config: Config) -> None:
     """
     from fhir_server import engine
     from fhir_server.app import open_server, task_crew
-    from fhir_server.work import maintenance
+    from fhir_server.work import maintenance, offered
 
     _configure_logs(config, "worker")
     engine.attach(config)
     stopping = _stop_on_signals()
     try:
         with open_server(config) as server:
+            offered.publish(server.own)
             crew = threading.Thread(target=task_crew(server).run, args=(stopping,), name="tasks")
             crew.start()
             maintenance.run(server, stopping)

@@ -41,11 +41,14 @@ OWNED_OF_SERIES = (
 
 OWNED_OF_DEVICE = ("manufacturer", "serialNumber", "deviceName", "modelNumber", "version")
 
+ALGORITHM = "algorithm-"  # how the ids of the Device and of the ActivityDefinition of an algorithm begin
+ALGORITHM_URL = "urn:fhir-imaging:algorithm:"  # canonical of an algorithm's ActivityDefinition, before its name
+
 _UID_FORM = re.compile(r"\d+(?:\.\d+)+")
 
 
 def is_the_servers(resource_type: str, resource_id: str) -> bool:
-    """Say whether an id is one that only this server gives: to what it makes from images, and to registered endpoints.
+    """Say whether an id is one that only this server gives: to what images show, its algorithms, registered endpoints.
 
     ImagingStudy is not among them: clients may write one, within what `changed_by_client` allows.
     """
@@ -53,7 +56,9 @@ def is_the_servers(resource_type: str, resource_id: str) -> bool:
         case "Observation":
             return _UID_FORM.fullmatch(resource_id) is not None
         case "Device":
-            return resource_id.startswith(EQUIPMENT)
+            return resource_id.startswith((EQUIPMENT, ALGORITHM))
+        case "ActivityDefinition":
+            return resource_id.startswith(ALGORITHM)
         case "Endpoint":
             return resource_id == ENDPOINT_ID or resource_id.startswith(ENDPOINT_PREFIX)
     return False
@@ -211,6 +216,8 @@ def _update_imaging_study(current: Resource, new: Resource, is_internal: bool) -
 def _update_device(current: Resource, new: Resource, is_internal: bool) -> Resource:
     if is_internal:
         return {**current, **new}
+    if current["id"].startswith(ALGORITHM):
+        _refuse_made(current)
     changed = [name for name in OWNED_OF_DEVICE if current.get(name) != new.get(name)]
     if changed and is_the_servers("Device", current["id"]):
         message = f"Device.{changed[0]}: what comes from the images cannot be changed through FHIR"
@@ -236,9 +243,32 @@ def _refuse_made(current: Resource) -> None:
         raise AppError(Category.CONFLICT, message, where=kind)
 
 
+def _create_definition(resource: Resource) -> tuple[Resource, str | None]:
+    _refuse_our_url(resource)
+    return resource, None
+
+
+def _update_definition(current: Resource, new: Resource, is_internal: bool) -> Resource:
+    _refuse_our_url(new)
+    return _update_made(current, new, is_internal)
+
+
+def _refuse_our_url(definition: Resource) -> None:
+    # Nobody finds a foreign definition when looking for what this server does.
+    if definition.get("url", "").startswith(ALGORITHM_URL) and not definition.get("id", "").startswith(ALGORITHM):
+        message = f"{ALGORITHM_URL}... names the algorithms of this server; give your definition another url"
+        raise AppError(Category.CONFLICT, message, where="ActivityDefinition.url")
+
+
 HOOKS: Mapping[str, Hooks] = MappingProxyType(
     {
         "ImagingStudy": Hooks(before_create=_create_imaging_study, before_update=_update_imaging_study),
+        "ActivityDefinition": Hooks(
+            before_create=_create_definition,
+            before_update=_update_definition,
+            before_delete=_delete_made,
+            reserves=partial(is_the_servers, "ActivityDefinition"),
+        ),
         "Device": Hooks(
             before_update=_update_device, before_delete=_delete_made, reserves=partial(is_the_servers, "Device")
         ),

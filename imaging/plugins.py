@@ -1,5 +1,6 @@
 """Registries: named tables of interchangeable things, filled by decorator or by entry points of other packages."""
 
+import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -7,6 +8,8 @@ from typing import Generic, TypeVar
 from imaging.errors import AppError, Category
 
 T = TypeVar("T")
+
+NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,49}")
 
 
 class Registry(Generic[T]):
@@ -22,9 +25,15 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that enters its object under `name`. Raises CONFLICT when the name is taken."""
+        """Return a decorator that enters its object under `name`.
+
+        Raises CONFLICT when the name is taken, INVALID when it could not be a part of an id or of a URN.
+        """
 
         def enter(item: T) -> T:
+            if not NAME_FORM.fullmatch(name):
+                message = f"{name[:64]!r} is no name: up to 50 letters, digits, hyphens and points"
+                raise AppError(Category.INVALID, message, where=self.group)
             if name in self._items:
                 raise AppError(Category.CONFLICT, f"{name!r} is registered twice", where=self.group)
             self._items[name] = item

@@ -10,12 +10,13 @@ from types import MappingProxyType
 
 from fhir_server.access.contracts import Right
 from fhir_server.access.principals import Principal
-from fhir_server.model.criteria import Clause, Reference
+from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.store.filters import ALLOW, DENY, Access, Restriction, Rule
 from imaging.errors import AppError, Category
 
 WRITERS = {Domain.CARE: Right.REGISTER_IMAGES, Domain.DEFINITION: Right.DEFINE}  # nobody writes the others
+ALGORITHM_SYSTEM = "urn:fhir-imaging:algorithm"  # of the identifier of a Device that is an algorithm of this server
 # What an auditor needs to understand the record, and nothing clinical.
 AUDITABLE = frozenset({"AuditEvent", "Contract", "Organization", "Provenance"})
 
@@ -49,17 +50,25 @@ def _rule(resource_type: str, rights: frozenset[Right], subscriber: str) -> Rule
 def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
     if Right.AUDIT in rights and resource_type in AUDITABLE:
         return ALLOW
-    if resource_type == "Task" and Right.RECEIVE_IMAGES not in rights and Right.ORDER_PROCESSING in rights:
-        return (Clause("requester", "reference", "", (Reference((subscriber,)),)),)
-    if resource_type == "Endpoint" and Right.RECEIVE_IMAGES not in rights and Right.ORDER_PROCESSING in rights:
-        return (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
-    if resource_type == "ActivityDefinition" and Right.ORDER_PROCESSING in rights:
-        return ALLOW
     if RESOURCES[resource_type].domain is Domain.DEFINITION and Right.DEFINE in rights:
         return ALLOW
+    if Right.RECEIVE_IMAGES not in rights and Right.ORDER_PROCESSING in rights:
+        return _read_to_order(resource_type, subscriber)
     if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":
         return DENY
     if resource_type == "Contract":
         # What others agreed with the operator is nobody else's business.
         return (Clause("subject", "reference", "", (Reference((subscriber,)),)),)
     return ALLOW
+
+
+def _read_to_order(resource_type: str, subscriber: str) -> Access:
+    """Return what who may order, and no more, reads: its own Tasks and Endpoints, and what there is to order."""
+    own = (Reference((subscriber,)),)
+    clauses: dict[str, Access] = {
+        "Task": (Clause("requester", "reference", "", own),),
+        "Endpoint": (Clause("organization", "reference", "", own),),
+        "ActivityDefinition": ALLOW,
+        "Device": (Clause("identifier", "token", "", (Token(ALGORITHM_SYSTEM, None),)),),
+    }
+    return clauses.get(resource_type, DENY)

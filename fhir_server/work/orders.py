@@ -11,6 +11,7 @@ from typing import Any
 
 from fhir_server.delivery import CODES, value
 from fhir_server.model.task import Json, Parameter, name_of
+from fhir_server.ownership import ALGORITHM_URL
 from imaging.algorithm import Algorithm
 from imaging.dataset import check_uid
 from imaging.errors import AppError, Category
@@ -21,7 +22,6 @@ MOST_NAMED = 10_000  # series or instances named one by one in an order
 MOST_RECIPIENTS = 20
 MOST_FRAMES = 100_000
 CODE = "process"  # of the Tasks
-DEFINITION = "urn:fhir-imaging:algorithm:"  # canonical of an algorithm's ActivityDefinition, before its name
 _UCUM = "http://unitsofmeasure.org"
 _SEARCH = re.compile(r"ImagingStudy\?[^\s#]{1,2000}")
 _REFERENCE = {
@@ -66,7 +66,7 @@ def order_of(task: Mapping[str, Any]) -> Order:
     given: dict[str, list[Any]] = {}
     for entry in task.get("input", []):
         given.setdefault(name_of(entry), []).append(_value_of(entry))
-    name, _, version = str(_one(given, "algorithm")).removeprefix(DEFINITION).partition("|")
+    name, version = _algorithm_of(task)
     reserved = {each.name for each in INPUTS}
     return Order(
         algorithm=name,
@@ -98,11 +98,7 @@ def algorithm_named(name: str, version: str) -> type[Algorithm]:
 
 def further_inputs(task: Mapping[str, Any]) -> tuple[Parameter, ...]:
     """Return the inputs that an order may have for the parameters of the algorithm that it names."""
-    names = [_value_of(each) for each in task.get("input", []) if name_of(each) == "algorithm"]
-    if len(names) != 1 or not isinstance(names[0], str):
-        return ()  # what is wrong is said by the check of `algorithm` itself
-    name, _, version = names[0].removeprefix(DEFINITION).partition("|")
-    return tuple(_input_of(each) for each in algorithm_named(name, version).parameters())
+    return tuple(_input_of(each) for each in algorithm_named(*_algorithm_of(task)).parameters())
 
 
 def check_order(task: Mapping[str, Any]) -> None:
@@ -207,7 +203,7 @@ def _is_region(value: Any) -> str:
 
 
 INPUTS = (
-    Parameter("algorithm", "valueString|valueUri|valueCanonical", least=1),
+    Parameter("algorithm", "valueString|valueUri|valueCanonical"),
     Parameter(
         "imaging-study", "valueReference", most=MOST_NAMED,
         check=_is(_REFERENCE["imaging-study"], "a reference to an ImagingStudy expected"),
@@ -236,10 +232,15 @@ _ELEMENTS = {
 }
 
 
-def _input_of(declared: Declared) -> Parameter:
-    """Return a parameter of an algorithm as an input; one that is a list comes as often as it is long."""
-    count = MOST_VALUES if declared.length == 0 else declared.length or 1
+def cardinality(declared: Declared) -> tuple[int, int]:
+    """Return how often a parameter has to come as an input, and may: one that is a list, as often as it is long."""
     least = (declared.length or 1) if declared.is_required and not declared.is_stated else 0
+    return least, MOST_VALUES if declared.length == 0 else declared.length or 1
+
+
+def _input_of(declared: Declared) -> Parameter:
+    """Return a parameter of an algorithm as an input."""
+    least, most = cardinality(declared)
 
     def check(value: Any) -> str:
         if not isinstance(value, dict):
@@ -248,7 +249,7 @@ def _input_of(declared: Declared) -> Parameter:
             return f"the unit has to be {declared.unit or 'that of the image, and so not given'}"
         return "" if "value" in value else "a quantity without a value"
 
-    return Parameter(declared.name, _ELEMENTS[declared.kind], least=least, most=count, check=check)
+    return Parameter(declared.name, _ELEMENTS[declared.kind], least=least, most=most, check=check)
 
 
 def _parameters(algorithm: type[Algorithm], given: Mapping[str, Sequence[Any]], reserved: set[str]) -> Json:
@@ -272,10 +273,19 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | bool | int) else float(value)
 
 
-def _one(given: Mapping[str, Sequence[Any]], name: str) -> Any:
-    if len(given.get(name, ())) != 1:
-        raise AppError(Category.INVALID, f"one input {name!r} is needed", where="Task.input")
-    return given[name][0]
+def _algorithm_of(task: Mapping[str, Any]) -> tuple[str, str]:
+    """Return name and version, "" for whichever is here: from `instantiatesCanonical`, from an input, or from both."""
+    told = [_value_of(each) for each in task.get("input", []) if name_of(each) == "algorithm"]
+    told += [task["instantiatesCanonical"]] if "instantiatesCanonical" in task else []
+    if not all(isinstance(each, str) for each in told):
+        message = "input 'algorithm' has to be a valueString or a valueUri or a valueCanonical"
+        raise AppError(Category.INVALID, message, where="Task.input")
+    named = {each.removeprefix(ALGORITHM_URL) for each in told}
+    if len(named) != 1:
+        message = "name one algorithm, by the input 'algorithm' or by instantiatesCanonical"
+        raise AppError(Category.INVALID, message, where="Task.input")
+    name, _, version = named.pop().partition("|")
+    return name, version
 
 
 def _id_of(reference: Any) -> str:

@@ -20,6 +20,7 @@ from fhir_server.access.principals import Principal, Right
 from fhir_server.delivery import value
 from fhir_server.model.dates import interval
 from fhir_server.model.task import Json, Kind, Parameter, Progress
+from fhir_server.ownership import ALGORITHM
 from fhir_server.projection import imaging_study_id
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Report, handlers
@@ -223,7 +224,7 @@ def _provenance(
         "agent": [
             {
                 "type": {"text": "performer"},
-                "who": {"reference": f"Device/algorithm-{work.algorithm}", "display": f"{work.title} {work.version}"},
+                "who": {"reference": f"Device/{ALGORITHM}{work.algorithm}", "display": f"{work.title} {work.version}"},
                 "onBehalfOf": task["requester"],
             }
         ],
