@@ -29,11 +29,13 @@ from fhir_server.model.criteria import Limits as SearchLimits
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.task import code_of
 from fhir_server.outbound.remote import Rules
-from fhir_server.ownership import HOOKS, hooks_of
+from fhir_server.ownership import HOOKS, Overseer, hooks_of
+from fhir_server.printers import Printers
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
 from fhir_server.store.peers import Peers
+from fhir_server.store.printers import PrinterStore
 from fhir_server.store.reindex import reindex_resources
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
@@ -70,6 +72,7 @@ class Server:
     repository_for: Callable[[Principal], Repository]
     studies: Studies
     principals: Principals
+    printers: Printers
     audit: Audit
     peers: Peers
     capability_statement: dict[str, Any]
@@ -148,16 +151,9 @@ def assemble(
         encode_threads=config["archive.encode_threads"],
         limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
     )
-    credentials, peers = Credentials(database), Peers(database)
-    ensure_schema(
-        database,
-        others=[
-            lambda _: archive.ensure_indexes(),
-            lambda _: credentials.ensure_indexes(),
-            lambda _: peers.ensure_indexes(),
-        ],
-        clock=clock,
-    )
+    credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
+    parts = (archive, credentials, peers, printer_store)
+    ensure_schema(database, others=[partial(_ensure_indexes, each) for each in parts], clock=clock)
     base_url = f"{config['web.base_url']}/fhir"
     client_ids = config["fhir.ids"] == "clients"
     own = Repository(
@@ -165,12 +161,16 @@ def assemble(
     )
 
     def repository_for(principal: Principal) -> Repository:
-        def admit(task: dict[str, Any]) -> None:
+        def admit(task: dict[str, Any]) -> dict[str, Any]:
+            code = code_of(task)
+            return (handlers.get(code).admit(server, principal, task) if code in handlers else None) or task
+
+        def reported(task: dict[str, Any]) -> None:
             code = code_of(task)
             if code in handlers:
-                handlers.get(code).admit(server, principal, task)
+                handlers.get(code).reported(server, principal, task)
 
-        hooks = hooks_of(principal.subscriber, kinds, admit, clock)
+        hooks = hooks_of(principal.subscriber, kinds, Overseer(admit, reported), clock)
         return own.opened_for(restriction(principal), hooks=hooks)
 
     audit = Audit(own, clock)
@@ -196,6 +196,7 @@ def assemble(
         repository_for=repository_for,
         studies=studies,
         principals=principals,
+        printers=Printers(printer_store, own, principals, clock),
         audit=audit,
         peers=peers,
         capability_statement=capability_statement(
@@ -208,6 +209,10 @@ def assemble(
         ),
     )
     return server
+
+
+def _ensure_indexes(part: Archive | Credentials | Peers | PrinterStore, _: Database[Any]) -> None:
+    part.ensure_indexes()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from fhir_server import cli_endpoints, cli_orders, logs
+from fhir_server import cli_endpoints, cli_orders, cli_printers, logs
 from fhir_server import config as settings
 from fhir_server.cli_options import configured, table
 from fhir_server.config import Config
@@ -220,6 +220,7 @@ def subscriber() -> None:
 @click.option("--register-images", is_flag=True, help="May send images and make FHIR resources.")
 @click.option("--receive-images", is_flag=True, help="May search, read and retrieve.")
 @click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
+@click.option("--order-hard-copy", is_flag=True, help="May order hard copies of images it may read or registered.")
 @click.option("--define", is_flag=True, help="May define profiles, search parameters and terminology for everybody.")
 @click.option("--audit", is_flag=True, help="May read the audit record.")
 @click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of the contract (UTC)  [default: now]")
@@ -286,6 +287,7 @@ def suspend_subscriber(config: Config, name: str) -> None:
 
 
 cli.add_command(cli_endpoints.endpoint)
+cli.add_command(cli_printers.printer)
 
 
 @cli.command()

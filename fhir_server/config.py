@@ -123,6 +123,10 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _optional_path(text: str) -> Path | None:
+    return _path(text) if text.strip() else None
+
+
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         wanted = f"a whole number from {low} to {high}"
@@ -389,6 +393,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "outbound.silence_s", "120", _number(0.1, 3_600), "s",
         "Longest wait for an endpoint to send or take the next bytes.",
+    ),
+    # --- hard copy
+    Setting(
+        "hardcopy.logo", "", _optional_path, "",
+        "Image file with the institution's sign for the top of every page, such as a PNG; empty: none.",
+    ),
+    Setting(
+        "hardcopy.poll_s", "30", _number(1, 86_400), "s",
+        "How often printers are asked how they are; the worker does it where any is registered.",
     ),
     # --- logs
     Setting(

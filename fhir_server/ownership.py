@@ -6,11 +6,13 @@ the elements of the images that a client tried to change. `HOOKS` has the reposi
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from fhir_server.hardcopy.devices import is_printer
 from fhir_server.model import task as tasks
 from fhir_server.model.dates import to_instant
 from fhir_server.model.peer import ENDPOINT_PREFIX
@@ -39,6 +41,9 @@ OWNED_OF_SERIES = (
     "uid", "number", "modality", "description", "numberOfInstances", "bodySite", "laterality", "started", "instance",
 )  # fmt: skip
 
+# Of a printer's Device, what its agent says.
+OF_AGENT = ("property", "status", "statusReason", "version")
+
 OWNED_OF_DEVICE = ("manufacturer", "serialNumber", "deviceName", "modelNumber", "version")
 
 ALGORITHM = "algorithm-"  # how the ids of the Device and of the ActivityDefinition of an algorithm begin
@@ -48,7 +53,7 @@ _UID_FORM = re.compile(r"\d+(?:\.\d+)+")
 
 
 def is_the_servers(resource_type: str, resource_id: str) -> bool:
-    """Say whether an id is one that only this server gives: to what images show, its algorithms, registered endpoints.
+    """Say whether an id is one only this server gives: to what images show, algorithms, endpoints and printers.
 
     ImagingStudy is not among them: clients may write one, within what `changed_by_client` allows.
     """
@@ -56,7 +61,7 @@ def is_the_servers(resource_type: str, resource_id: str) -> bool:
         case "Observation":
             return _UID_FORM.fullmatch(resource_id) is not None
         case "Device":
-            return resource_id.startswith((EQUIPMENT, ALGORITHM))
+            return resource_id.startswith((EQUIPMENT, ALGORITHM)) or is_printer(resource_id)
         case "ActivityDefinition":
             return resource_id.startswith(ALGORITHM)
         case "Endpoint":
@@ -214,6 +219,8 @@ def _update_imaging_study(current: Resource, new: Resource, is_internal: bool) -
 
 
 def _update_device(current: Resource, new: Resource, is_internal: bool) -> Resource:
+    if is_printer(current["id"]):
+        return new if is_internal else _told_by_agent(current, new)
     if is_internal:
         return {**current, **new}
     if current["id"].startswith(ALGORITHM):
@@ -222,6 +229,19 @@ def _update_device(current: Resource, new: Resource, is_internal: bool) -> Resou
     if changed and is_the_servers("Device", current["id"]):
         message = f"Device.{changed[0]}: what comes from the images cannot be changed through FHIR"
         raise AppError(Category.CONFLICT, message, where=f"Device.{changed[0]}")
+    return new
+
+
+def _told_by_agent(current: Resource, new: Resource) -> Resource:
+    """Return what the agent of a printer says of it: how it is and what it can do, and nothing else."""
+    names = {*current, *new} - {"meta", "text"}
+    changed = sorted(name for name in names if name not in OF_AGENT and current.get(name) != new.get(name))
+    if changed:
+        message = f"Device.{changed[0]}: of a printer only {', '.join(OF_AGENT)} can be changed, by its agent"
+        raise AppError(Category.CONFLICT, message, where=f"Device.{changed[0]}")
+    if current.get("status") == "inactive" and new.get("status") != "inactive":
+        message = "the printer is suspended by the operator; only `fhir-imaging printer resume` ends that"
+        raise AppError(Category.CONFLICT, message, where="Device.status")
     return new
 
 
@@ -282,18 +302,28 @@ HOOKS: Mapping[str, Hooks] = MappingProxyType(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Overseer:
+    """Who is asked about Tasks that a subscriber places, and told of those that it ends.
+
+    admit     returns an order whose inputs are well formed as it is placed; raises what keeps it from being placed
+    reported  hears of an order that its owner ends, before that is written
+    """
+
+    admit: Callable[[Resource], Resource]
+    reported: Callable[[Resource], None]
+
+
 def hooks_of(
-    subscriber: str, kinds: Mapping[str, tasks.Kind], admit: Callable[[Resource], None], clock: Callable[[], datetime]
+    subscriber: str, kinds: Mapping[str, tasks.Kind], overseer: Overseer, clock: Callable[[], datetime]
 ) -> Mapping[str, Hooks]:
     """Return the hooks of one subscriber's repository, "Organization/...": what a Task may become depends on it.
 
     kinds   of Tasks whose inputs are checked, by code
-    admit   raises what keeps the subscriber from placing an order whose inputs are well formed
     """
 
     def ordered(task: Resource) -> Resource:
-        admit(task)
-        return {"authoredOn": to_instant(clock()), **task}
+        return {"authoredOn": to_instant(clock()), **overseer.admit(task)}
 
     def create(resource: Resource) -> tuple[Resource, str | None]:
         return ordered(tasks.created_by(resource, subscriber, kinds)), None
@@ -302,6 +332,8 @@ def hooks_of(
         if is_internal:
             return new
         changed = tasks.updated_by(current, new, subscriber, kinds)
+        if tasks.is_over(changed) and not tasks.is_over(current):
+            overseer.reported(changed)
         return ordered(changed) if tasks.status_of(current) is tasks.Status.DRAFT else changed
 
     def delete(current: Resource, is_internal: bool) -> None:

@@ -113,6 +113,24 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def value_from_text(text: str, parameter: Parameter) -> Any:
+    """Return a value as `build` wants it from what somebody typed; a list has commas between. Raises INVALID."""
+    if parameter.length is not None:
+        return [_from_text(each.strip(), parameter) for each in text.split(",")] if text.strip() else []
+    return _from_text(text, parameter)
+
+
+def _from_text(text: str, parameter: Parameter) -> Any:
+    if parameter.kind in ("choice", "text"):
+        return text
+    words = {"yes": True, "true": True, "no": False, "false": False}
+    try:
+        return words[text.lower()] if parameter.kind == "boolean" else float(text)
+    except (KeyError, ValueError):
+        wanted = "yes or no" if parameter.kind == "boolean" else "a number"
+        raise AppError(Category.INVALID, f"{wanted} expected", where=parameter.name) from None
+
+
 _KINDS = {float: "number", int: "integer", bool: "boolean", str: "text"}
 
 

@@ -80,11 +80,17 @@ def outline_of(document: Document, frame: int, look: Look) -> Outline:
 
 
 def picture_of(
-    pixels: NDArray[Any], document: Document, frame: int, look: Look, *, bulkdata: BulkData | None = None
-) -> Picture:
-    """Return the picture of a decoded frame, [rows, columns] or [rows, columns, samples] as stored."""
+    pixels: NDArray[Any], document: Document, frame: int, look: Look, *, photometric: str = "",
+    bulkdata: BulkData | None = None,
+) -> Picture:  # fmt: skip
+    """Return the picture of a decoded frame, [rows, columns] or [rows, columns, samples] as stored.
+
+    photometric   Photometric Interpretation of these pixels, where decoding changed it
+    """
     outline = outline_of(document, frame, look)
     attributes = DisplayAttributes.from_json(document, frame, bulkdata=bulkdata)
+    if photometric:
+        attributes = replace(attributes, photometric_interpretation=photometric)
     greys = _greys(pixels, attributes, look)
     state = look.presentation
     shutter = state.shutter if state else shutter_of(document)

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from imaging import envelope as envelopes
-from imaging.codecs import Codec, codecs, htj2k, j2k, native
+from imaging.codecs import Codec, Decoded, codecs, htj2k, j2k, native
 from imaging.codecs.codestream import check_header, read_header
 from imaging.conversion import convert, convert_frame, decode_frame
 from imaging.dataset import PREAMBLE_LENGTH, Received
@@ -107,7 +107,7 @@ def encode(received: Received, *, codec: str = "htj2k", pool: Executor | None = 
         return _keep(received, str(kept), pool)
 
 
-class _Source:
+class ReceivedFrames:
     """The frames of a received instance, decoded to arrays."""
 
     def __init__(self, received: Received) -> None:
@@ -124,14 +124,18 @@ class _Source:
 
     def __call__(self, index: int) -> Pixels:
         """Return frame `index`. Raises INVALID or UNSUPPORTED when it cannot be decoded."""
+        return self.decoded(index).pixels
+
+    def decoded(self, index: int) -> Decoded:
+        """Return frame `index`, from 0, with what its colours mean. Raises INVALID or UNSUPPORTED."""
         if self.layout.encapsulated:
-            return codecs.get(self.uid).decode(self.table.read(self.body, index), self.layout, trusted=False).pixels
+            return codecs.get(self.uid).decode(self.table.read(self.body, index), self.layout, trusted=False)
         return native.decode_at(
             self.native_bytes(index),
             self.layout,
             index * self.layout.frame_bits % 8,
             little_endian=self.little_endian,
-        ).pixels
+        )
 
     def native_bytes(self, index: int) -> memoryview:
         """Return the bytes of a native frame."""
@@ -159,6 +163,15 @@ class _Source:
         return native_table(self.start, ranges)
 
 
+def frames_of(received: Received) -> ReceivedFrames:
+    """Return the frames of a file, decoded one by one. Raises UNSUPPORTED where it has none that can be told apart."""
+    try:
+        return ReceivedFrames(received)
+    except _Kept as kept:
+        message = f"the frames cannot be read: {str(kept).replace('-', ' ')}"
+        raise AppError(Category.UNSUPPORTED, message, where=received.summary.sop_uid) from None
+
+
 def extended_offsets(values: Values) -> tuple[list[int], list[int]] | None:
     """Return Extended Offset Table and its lengths (PS3.3 C.7.6.3.1.8); None when they are absent."""
     elements = [values.elements.get(tag) for tag in (0x7FE00001, 0x7FE00002)]
@@ -169,7 +182,7 @@ def extended_offsets(values: Values) -> tuple[list[int], list[int]] | None:
 
 
 def _encode(received: Received, target: Codec, pool: Executor | None) -> Encoded:
-    source = _Source(received)
+    source = ReceivedFrames(received)
     _check_encodable(received, source)
     layout = _stored_layout(source.layout)
     codestreams = Spool()
@@ -213,7 +226,7 @@ def _encode(received: Received, target: Codec, pool: Executor | None) -> Encoded
     return Encoded(parts, size, stored_digest, target.uid, layout, frames, digest.hexdigest(), "", envelope)
 
 
-def _check_encodable(received: Received, source: _Source) -> None:
+def _check_encodable(received: Received, source: ReceivedFrames) -> None:
     """Raise _Kept with the reason for what is stored as received."""
     layout, uid = source.layout, received.transfer_syntax_uid
     if layout.is_float:
@@ -231,7 +244,7 @@ def _check_encodable(received: Received, source: _Source) -> None:
         raise _Kept("cannot-encode")
 
 
-def _is_reversible(received: Received, source: _Source) -> bool:
+def _is_reversible(received: Received, source: ReceivedFrames) -> bool:
     """Tell whether a received JPEG 2000 instance is lossless, by its syntax or else by its codestream."""
     if codecs.get(source.uid).lossless:
         return True
@@ -243,7 +256,7 @@ def _is_reversible(received: Received, source: _Source) -> bool:
         return False
 
 
-def _decoded(source: _Source, index: int) -> Pixels:
+def _decoded(source: ReceivedFrames, index: int) -> Pixels:
     try:
         return source(index)
     except AppError as error:
@@ -338,7 +351,7 @@ def _kept_pixels(
     if layout.value_start is not None:
         layout = replace(layout, value_start=layout.value_start + moved)
     try:
-        source = _Source(received)
+        source = ReceivedFrames(received)
     except _Kept:
         return layout, None, None
     frames = None
@@ -347,7 +360,7 @@ def _kept_pixels(
     return layout, frames, None if reason in _UNSETTLED else _pixels_digest(source, pool)
 
 
-def _pixels_digest(source: _Source, pool: Executor | None) -> str | None:
+def _pixels_digest(source: ReceivedFrames, pool: Executor | None) -> str | None:
     digest = hashlib.sha256()
     frame_bytes = source.layout.frame_bits // 8
     try:

@@ -68,6 +68,7 @@ class Access(Enum):
     STORE = _Kind("C", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})  # transferred, STOW-RS
     RETRIEVE = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-107"})  # WADO-RS
     QUERY = _Kind("E", {"system": _DCM, "code": "110112"}, {"system": _IHE, "code": "RAD-129"})  # QIDO-RS
+    EXPORT = _Kind("R", {"system": _DCM, "code": "110106"}, {"system": _DCM, "code": "110106"})  # printed
     DELETE_IMAGES = _Kind("D", {"system": _DCM, "code": "110105"}, _interaction("delete"))  # study deleted
 
 
@@ -106,14 +107,18 @@ class Audit:
         resources: Iterable[str] = (),
         studies: Mapping[str, int] | None = None,
         parameters: Iterable[str] = (),
+        details: Mapping[str, str] | None = None,
     ) -> None:
         """Record an access that was allowed.
 
         resources    references of the FHIR resources, "Patient/1"
         studies      Study Instance UID -> number of instances concerned (0: not counted)
         parameters   names of search parameters; give no values
+        details      what else is to be known of the first resource, such as a number of pages
         """
         entities = [*_resources(resources), *_studies(studies or {}), *_query(parameters)]
+        if details:
+            entities[0]["detail"] = [{"type": name, "valueString": text} for name, text in details.items()]
         self._write(principal, access, SUCCESS, "", entities)
 
     def refused(

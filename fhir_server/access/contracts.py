@@ -22,6 +22,7 @@ class Right(StrEnum):
     REGISTER_IMAGES = "register-images"
     RECEIVE_IMAGES = "receive-images"
     ORDER_PROCESSING = "order-processing"
+    ORDER_HARD_COPY = "order-hard-copy"
     DEFINE = "define"
     AUDIT = "audit"
 
@@ -30,6 +31,7 @@ TERMS = {
     Right.REGISTER_IMAGES: "Register images and their FHIR resources with this server",
     Right.RECEIVE_IMAGES: "Search, read and retrieve images and FHIR resources of this server",
     Right.ORDER_PROCESSING: "Order processing of images that the subscriber may read or has registered",
+    Right.ORDER_HARD_COPY: "Order hard copies of images that the subscriber may read or has registered, or print them",
     Right.DEFINE: "Define profiles, search parameters and terminology for all subscribers of this server",
     Right.AUDIT: "Read the audit record of this server",
 }

@@ -1,8 +1,9 @@
 """From rights to a restriction: which resource types a principal may read and write, and under which clauses.
 
-Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` writes
-Tasks, and reads its own, its own Endpoints and what can be ordered; `define` reads and writes what tells everybody here
-how to work; `audit` reads the audit record and what explains it. What no row names is denied.
+Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` and
+`order-hard-copy` write Tasks, and read their own, their own Endpoints and what can be ordered; `define` reads and
+writes what tells everybody here how to work; `audit` reads the audit record and what explains it. What no row names is
+denied.
 """
 
 from functools import lru_cache
@@ -10,6 +11,7 @@ from types import MappingProxyType
 
 from fhir_server.access.contracts import Right
 from fhir_server.access.principals import Principal
+from fhir_server.hardcopy.devices import PRINTER_SYSTEM
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.store.filters import ALLOW, DENY, Access, Restriction, Rule
@@ -19,6 +21,9 @@ WRITERS = {Domain.CARE: Right.REGISTER_IMAGES, Domain.DEFINITION: Right.DEFINE} 
 ALGORITHM_SYSTEM = "urn:fhir-imaging:algorithm"  # of the identifier of a Device that is an algorithm of this server
 # What an auditor needs to understand the record, and nothing clinical.
 AUDITABLE = frozenset({"AuditEvent", "Contract", "Organization", "Provenance"})
+
+# Rights to place Tasks.
+ORDERING = frozenset({Right.ORDER_PROCESSING, Right.ORDER_HARD_COPY})
 
 
 def restriction(principal: Principal) -> Restriction:
@@ -42,9 +47,13 @@ def _restriction(rights: frozenset[Right], subscriber: str) -> Restriction:
 
 def _rule(resource_type: str, rights: frozenset[Right], subscriber: str) -> Rule:
     write: Access = ALLOW if WRITERS.get(RESOURCES[resource_type].domain) in rights else DENY
-    if resource_type == "Task" and Right.ORDER_PROCESSING in rights:
+    if resource_type == "Task" and rights & ORDERING:
         write = ALLOW  # what a Task may become, and who may change it, is told by `ownership`
-    return Rule(read=_read(resource_type, rights, subscriber), create=write, update=write, delete=write)
+    update = write
+    if resource_type == "Device" and write is DENY and Right.ORDER_HARD_COPY in rights:
+        # A printer's agent says how its printer is.
+        update = (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
+    return Rule(read=_read(resource_type, rights, subscriber), create=write, update=update, delete=write)
 
 
 def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
@@ -52,8 +61,8 @@ def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Acce
         return ALLOW
     if RESOURCES[resource_type].domain is Domain.DEFINITION and Right.DEFINE in rights:
         return ALLOW
-    if Right.RECEIVE_IMAGES not in rights and Right.ORDER_PROCESSING in rights:
-        return _read_to_order(resource_type, subscriber)
+    if Right.RECEIVE_IMAGES not in rights and rights & ORDERING:
+        return _read_to_order(resource_type, rights, subscriber)
     if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":
         return DENY
     if resource_type == "Contract":
@@ -62,13 +71,15 @@ def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Acce
     return ALLOW
 
 
-def _read_to_order(resource_type: str, subscriber: str) -> Access:
+def _read_to_order(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
     """Return what who may order, and no more, reads: its own Tasks and Endpoints, and what there is to order."""
     own = (Reference((subscriber,)),)
+    makers = {Right.ORDER_PROCESSING: ALGORITHM_SYSTEM, Right.ORDER_HARD_COPY: PRINTER_SYSTEM}
+    devices = tuple(Token(system, None) for right, system in makers.items() if right in rights)
     clauses: dict[str, Access] = {
         "Task": (Clause("requester", "reference", "", own),),
         "Endpoint": (Clause("organization", "reference", "", own),),
-        "ActivityDefinition": ALLOW,
-        "Device": (Clause("identifier", "token", "", (Token(ALGORITHM_SYSTEM, None),)),),
+        "ActivityDefinition": ALLOW if Right.ORDER_PROCESSING in rights else DENY,
+        "Device": (Clause("identifier", "token", "", devices),),
     }
     return clauses.get(resource_type, DENY)

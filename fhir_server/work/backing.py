@@ -9,6 +9,7 @@ from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config
 from fhir_server.model.criteria import Limits
 from fhir_server.outbound.remote import Rules
+from fhir_server.printers import Printers
 from fhir_server.store.peers import Peers
 from fhir_server.store.repository import Repository
 from fhir_server.studies import Studies
@@ -53,6 +54,10 @@ class Backing(Protocol):
     @property
     def outbound(self) -> Rules:
         """What holds for all connections that are made to peers."""
+
+    @property
+    def printers(self) -> Printers:
+        """The register of printers."""
 
     @property
     def clock(self) -> Callable[[], datetime]:

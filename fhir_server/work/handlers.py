@@ -44,7 +44,8 @@ class Later:
 
 # (Task, context, report); a list is the outputs alone
 Run = Callable[[Json, Any, Report], list[Json] | Done | Later]
-Admit = Callable[[Any, Any, Json], None]  # (server, principal, Task)
+Admit = Callable[[Any, Any, Json], Json | None]  # (server, principal, Task) -> what it becomes, None: as it is
+Reported = Callable[[Any, Any, Json], None]  # (server, principal, Task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,15 @@ class Limits:
 class Handler:
     """How Tasks of one kind are done. `run` is a function of a module, so that a child process can import it.
 
-    admit   raises what keeps a principal from placing an order whose inputs are well formed: rights, absent images
+    admit     raises what keeps a principal from placing an order whose inputs are well formed: rights, absent images
+    reported  hears of the end of an order that its owner, somebody outside, reports; it may hear it twice
     """
 
     kind: Kind
     run: Run
     limits: Limits = Limits()
     admit: Admit = lambda server, principal, task: None
+    reported: Reported = lambda server, principal, task: None
 
 
 handlers: Registry[Handler] = Registry("fhir_server.tasks")

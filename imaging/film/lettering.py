@@ -70,15 +70,23 @@ def qr(content: str, *, side: int) -> Coverage:
 
     Error correction M. Raises INVALID for content that is too long, or where a module would be less than two pixels.
     """
-    try:
-        code = segno.make_qr(content, error="m")
-    except segno.DataOverflowError:
-        raise AppError(Category.INVALID, "this is too long for a QR code", where="code") from None
-    modules = np.array([list(row) for row in code.matrix_iter(border=_QUIET)], dtype=np.float32)
+    modules = np.array([list(row) for row in _code(content).matrix_iter(border=_QUIET)], dtype=np.float32)
     factor = side // modules.shape[0]
     if factor < 2:
         raise AppError(Category.INVALID, f"a QR code in {side} pixels cannot be read", where="code")
     return np.repeat(np.repeat(modules, factor, axis=0), factor, axis=1)
+
+
+def qr_side(content: str) -> int:
+    """Return how many pixels the side of a QR code needs at least. Raises INVALID for content that is too long."""
+    return 2 * (int(_code(content).symbol_size(border=_QUIET)[0]))
+
+
+def _code(content: str) -> segno.QRCode:
+    try:
+        return segno.make_qr(content, error="m")
+    except segno.DataOverflowError:
+        raise AppError(Category.INVALID, "this is too long for a QR code", where="code") from None
 
 
 def orientation_letters(row_and_column: Sequence[float]) -> tuple[str, str, str, str]:

@@ -195,7 +195,7 @@ def test_no_path_of_somebodys_machine_is_named(page: Path) -> None:
 def test_all_commands_with_all_options_are_on_the_reference_page() -> None:
     text = COMMANDS.read_text()
     sections = dict(
-        re.findall(r"^## `fhir-imaging ([\w ]+?)(?: NAME)?`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+        re.findall(r"^## `fhir-imaging ([\w -]+?)(?: NAME)?`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     )
     common = {"--config", "--data-dir", "--set", "--help", "-h"}
     expected = dict(leaves(cli, ()))

@@ -1,0 +1,31 @@
+"""What is told at the end of a `hard-copy` Task. Pure."""
+
+from fhir_server.delivery import value
+from fhir_server.model.task import Json, Parameter
+
+OUTPUTS = (
+    Parameter("pages", "valueUnsignedInt", least=1),
+    Parameter("sheets", "valueUnsignedInt", least=1),
+    Parameter("device", "valueReference", least=1),
+    Parameter("detail", "valueString"),
+)
+MEANINGS = {
+    "pages": "pages of one copy that are printed for certain",
+    "sheets": "sheets of all copies: what is metered",
+    "device": "the Device that printed",
+    "detail": "what the printer said",
+}
+MOST_DETAIL = 500  # characters
+
+
+def printed(pages: int, copies: int, device: str, detail: str) -> list[Json]:
+    """Return the outputs of an order that was printed, or in part.
+
+    pages   of one copy, that are printed for certain
+    """
+    found = [
+        value("pages", "valueUnsignedInt", pages),
+        value("sheets", "valueUnsignedInt", pages * copies),
+        value("device", "valueReference", {"reference": device}),
+    ]
+    return [*found, value("detail", "valueString", detail[:MOST_DETAIL])] if detail else found
