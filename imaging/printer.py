@@ -109,11 +109,13 @@ class Capabilities:
     film_sizes         Film Size IDs as in `imaging.film.FILM_SIZES`
     dots_per_inch      resolutions at which pages may be composed; the first is the one to choose
     bits               of a grey P-Value; the first is the one to choose
-    most_copies        of a page in one job
+    most_copies        of a page in one job, most_pages without copies
     least_margin       mm along every edge of the sheet that cannot be printed on
     densities          lowest and highest optical density that it makes, None where that means nothing or is not known
     does_true_size     whether a millimetre of a composed page is one on the sheet
-    does_annotation    whether text (banner, captions, letters, scale bar) comes out as composed
+    does_annotation    whether banner and footer come out; a job that has them is refused otherwise
+    does_layout        whether the page comes out as composed; else the printer places the images, and captions,
+                       letters, scale bars and code are lost
     does_attachments   whether attachments reach whoever gets the pages
     destinations       Film Destinations
     """
@@ -130,6 +132,7 @@ class Capabilities:
     densities: tuple[float, float] | None = None
     does_true_size: bool = True
     does_annotation: bool = True
+    does_layout: bool = True
     does_attachments: bool = False
     destinations: tuple[str, ...] = ()
     reporting: Reporting = Reporting.PRINTED
@@ -151,6 +154,11 @@ class Capabilities:
             if offered and asked not in offered:
                 there_is = ", ".join(str(each) for each in offered if each != "")
                 raise AppError(Category.UNSUPPORTED, f"the printer has {there_is}, not {asked}", where=where)
+        if not self.does_annotation and (sheets.banner or sheets.footer):
+            message = "the printer prints no text; without it nobody knows whose images these are"
+            raise AppError(Category.UNSUPPORTED, message, where="annotation")
+        if not self.does_layout and (sheets.custom_boxes or sheets.code):
+            raise AppError(Category.UNSUPPORTED, "the printer has no boxes and codes of an order's own", where="layout")
         bounds: tuple[tuple[str, float, float, float], ...] = (
             ("copies", job.copies, 1, self.most_copies),
             ("pages", job.page_count, 1, self.most_pages),
@@ -271,10 +279,12 @@ class Printer:
         """Return what became of a job. Raises BUSY where the printer cannot be asked now, INVALID for no ticket."""
         raise NotImplementedError
 
-    def cancel(self, ticket: str) -> None:
-        """Give a job up. What is not printed yet is not printed any more, as far as the printer can still stop it.
+    def cancel(self, ticket: str) -> str:
+        """Give a job up; return the ticket to keep in place of this one.
 
-        Its outcome is FAILED from now on where nothing was sent. Cancelling again is a no-op.
+        What is not printed yet is not printed any more, as far as the printer can still stop it. The outcome of the
+        returned ticket is FAILED where nothing was sent. Cancelling again is a no-op. Raises BUSY where the printer
+        had to be told, and could not be.
         """
         raise NotImplementedError
 

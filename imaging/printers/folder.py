@@ -83,9 +83,10 @@ class FolderPrinter(Printer):
         """Return whether the folder has appeared."""
         return self._drop.outcome(ticket)
 
-    def cancel(self, ticket: str) -> None:
+    def cancel(self, ticket: str) -> str:
         """Remove what has not appeared."""
         self._drop.cancel(ticket)
+        return ticket
 
     @property
     def _drop(self) -> Drop:

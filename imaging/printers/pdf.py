@@ -62,9 +62,10 @@ class PdfPrinter(Printer):
         """Return whether the document has appeared."""
         return self._drop.outcome(ticket)
 
-    def cancel(self, ticket: str) -> None:
+    def cancel(self, ticket: str) -> str:
         """Remove a document that has not appeared."""
         self._drop.cancel(ticket)
+        return ticket
 
     @property
     def _drop(self) -> Drop:
