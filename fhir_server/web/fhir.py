@@ -13,6 +13,7 @@ from fhir_server.model import json
 from fhir_server.model.patch import JSON_PATCH, fhirpath_patch, json_patch
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
 from fhir_server.rest import interactions
+from fhir_server.rest.addresses import ROUTES, Route, methods
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
 from fhir_server.rest.interactions import KINDS, Interactions
 from fhir_server.web.formats import JSON_TYPES, check_accept, shown
@@ -22,26 +23,6 @@ from imaging.errors import AppError, Category
 FORM = "application/x-www-form-urlencoded"
 MOST_FORM_BYTES = 1 << 20
 PATCH_TYPES = (JSON_PATCH, *JSON_TYPES)
-# What the methods of an address stand for: of a type, its history, an instance, its history, a version.
-LEVELS: tuple[dict[Interaction, str], ...] = (
-    {
-        Interaction.SEARCH: "GET",
-        Interaction.CREATE: "POST",
-        Interaction.UPDATE: "PUT",
-        Interaction.PATCH: "PATCH",
-        Interaction.DELETE: "DELETE",
-    },
-    {Interaction.HISTORY_TYPE: "GET"},
-    {
-        Interaction.READ: "GET",
-        Interaction.UPDATE: "PUT",
-        Interaction.PATCH: "PATCH",
-        Interaction.DELETE: "DELETE",
-    },
-    {Interaction.HISTORY: "GET"},
-    {Interaction.VREAD: "GET"},
-)
-TYPE, INSTANCE = LEVELS[0], LEVELS[2]
 WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE, Interaction.PATCH})
 
 
@@ -57,25 +38,10 @@ def blueprint(server: Backing) -> Blueprint:
     """Return the door for one server."""
     door = _Door(server)
     routes = Blueprint("fhir", __name__, url_prefix="/fhir")
-    kind, one = "/<resource_type>", "/<resource_type>/<resource_id>"
-    for rule, method, name, answer in (
-        ("/metadata", "GET", "metadata", door.metadata),
-        ("/_history", "GET", "changes", door.asks(SystemInteraction.HISTORY)),
-        (kind, "GET", "search", door.asks(Interaction.SEARCH)),
-        (f"{kind}/_search", "POST", "search_by_post", door.search_by_post),
-        (kind, "POST", "create", door.asks(Interaction.CREATE)),
-        (kind, "PUT", "update_if", door.asks(Interaction.UPDATE)),
-        (kind, "PATCH", "patch_if", door.asks(Interaction.PATCH)),
-        (kind, "DELETE", "delete_if", door.asks(Interaction.DELETE)),
-        (f"{kind}/_history", "GET", "changes_of_type", door.asks(Interaction.HISTORY_TYPE)),
-        (one, "GET", "read", door.asks(Interaction.READ)),
-        (one, "PUT", "update", door.asks(Interaction.UPDATE)),
-        (one, "PATCH", "patch", door.asks(Interaction.PATCH)),
-        (one, "DELETE", "delete", door.asks(Interaction.DELETE)),
-        (f"{one}/_history", "GET", "history", door.asks(Interaction.HISTORY)),
-        (f"{one}/_history/<version>", "GET", "vread", door.asks(Interaction.VREAD)),
-    ):
-        routes.add_url_rule(rule, name, answer, methods=[method], provide_automatic_options=False)
+    views = [(route.method, _rule(route.template), door.asks(route)) for route in ROUTES]
+    views += [("GET", "/metadata", door.metadata), ("POST", "/<resource_type>/_search", door.search_by_post)]
+    for number, (method, rule, view) in enumerate(views):
+        routes.add_url_rule(rule, f"view-{number}", view, methods=[method], provide_automatic_options=False)
     return routes
 
 
@@ -90,11 +56,12 @@ class _Door:
         check_accept()
         return shown(self._statement)
 
-    def asks(self, interaction: Interaction | SystemInteraction) -> Callable[..., Response]:
-        """Return the view of an interaction."""
+    def asks(self, route: Route) -> Callable[..., Response]:
+        """Return the view of an address."""
+        interaction = route.interaction
 
         def view(resource_type: str = "", resource_id: str = "", version: str = "") -> Response:
-            acting = self._acting(interaction, resource_type, resource_id)
+            acting = self._acting(route, resource_type)
             check_accept()
             ask = Ask(
                 interaction,
@@ -111,7 +78,7 @@ class _Door:
         return view
 
     def search_by_post(self, resource_type: str) -> Response:
-        acting = self._acting(Interaction.SEARCH, resource_type)
+        acting = self._acting(Route("GET", "[type]", Interaction.SEARCH), resource_type)
         check_accept()
         check_content_type(request, [FORM])
         if (request.content_length or 0) > MOST_FORM_BYTES:
@@ -121,18 +88,14 @@ class _Door:
             acting, Ask(Interaction.SEARCH, resource_type, parameters=parameters, preferences=_preferences())
         )
 
-    def _acting(
-        self, interaction: Interaction | SystemInteraction, resource_type: str, resource_id: str = ""
-    ) -> Interactions:
+    def _acting(self, route: Route, resource_type: str) -> Interactions:
         """Who asks comes first: without a principal no type is told, without a right nothing is read."""
-        tries(KINDS[interaction].access)
+        tries(KINDS[route.interaction].access)
         acting = Interactions(self._server, principal_of(request))
-        row = RESOURCES.get(resource_type)
-        if row is not None and isinstance(interaction, Interaction):
-            level = _level(interaction, resource_id)
-            g.allow = {level[offered] for offered in row.interactions if offered in level}
-        acting.require(interaction, resource_type)
-        if interaction is Interaction.UPDATE and resource_id:
+        if row := RESOURCES.get(resource_type):
+            g.allow = methods(route.template, row)
+        acting.require(route.interaction, resource_type)
+        if route.template == "[type]/[id]" and route.method == "PUT":
             g.allow = g.allow - {"PUT"}  # what an absent resource can be asked instead
         return acting
 
@@ -164,10 +127,11 @@ def _response(answer: Answer) -> Response:
     return response
 
 
-def _level(interaction: Interaction, resource_id: str) -> dict[Interaction, str]:
-    if interaction in TYPE and interaction in INSTANCE:
-        return INSTANCE if resource_id else TYPE
-    return next(level for level in LEVELS if interaction in level)
+def _rule(template: str) -> str:
+    """Return the template of an address as Flask writes it."""
+    for name, variable in (("[type]", "resource_type"), ("[id]", "resource_id"), ("[vid]", "version")):
+        template = template.replace(name, f"<{variable}>")
+    return f"/{template}"
 
 
 def _preferences() -> Preferences:

@@ -1,0 +1,91 @@
+"""Addresses below the FHIR base and what their methods stand for: one table for the door and for entries of Bundles.
+
+Source: FHIR R4 http 3.1.0.1.4 (summary of interactions).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from fhir_server.model.resources import Interaction, ResourceType, SystemInteraction
+from imaging.errors import AppError, Category
+
+LONGEST = 64 << 10  # characters of an address within a Bundle
+_VARIABLE = re.compile(r"\[(\w+)\]")
+
+
+class Route(NamedTuple):
+    """What a method of an address stands for. `template` has `[type]`, `[id]` and `[vid]` where something varies."""
+
+    method: str
+    template: str
+    interaction: Interaction | SystemInteraction
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "_history", SystemInteraction.HISTORY),
+    Route("GET", "[type]", Interaction.SEARCH),
+    Route("POST", "[type]", Interaction.CREATE),
+    Route("PUT", "[type]", Interaction.UPDATE),
+    Route("PATCH", "[type]", Interaction.PATCH),
+    Route("DELETE", "[type]", Interaction.DELETE),
+    Route("GET", "[type]/_history", Interaction.HISTORY_TYPE),
+    Route("GET", "[type]/[id]", Interaction.READ),
+    Route("PUT", "[type]/[id]", Interaction.UPDATE),
+    Route("PATCH", "[type]/[id]", Interaction.PATCH),
+    Route("DELETE", "[type]/[id]", Interaction.DELETE),
+    Route("GET", "[type]/[id]/_history", Interaction.HISTORY),
+    Route("GET", "[type]/[id]/_history/[vid]", Interaction.VREAD),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address with a method, understood. `variables` are what stands at `[type]`, `[id]` and so on."""
+
+    route: Route
+    variables: Mapping[str, str]
+    parameters: tuple[tuple[str, str], ...]
+
+
+def methods(template: str, row: ResourceType) -> set[str]:
+    """Return the methods that an address takes for a resource type."""
+    return {route.method for route in ROUTES if route.template == template and route.interaction in row.interactions}
+
+
+def understood(method: str, url: str, base_url: str) -> Address:
+    """Return what a method and an address below the base, absolute or relative to it, stand for.
+
+    Raises INVALID for an address that is elsewhere, UNSUPPORTED for one that is not here.
+    """
+    if len(url) > LONGEST:
+        raise AppError(Category.INVALID, f"the address is longer than {LONGEST} characters", where="url")
+    local = url.removeprefix(f"{base_url}/")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", local.partition("?")[0]):
+        raise AppError(Category.INVALID, "the address is not one of this server", where="url")
+    path, _, query = local.partition("?")
+    segments = [unquote(segment) for segment in path.strip("/").split("/")]
+    wanted = "GET" if method == "HEAD" else method
+    # Words of the interface go before what may stand in their place.
+    fitting = sorted((route for route in ROUTES if route.method == wanted), key=lambda route: route.template.count("["))
+    for route in fitting:
+        variables = _variables(route.template.split("/"), segments)
+        if variables is not None:
+            return Address(route, MappingProxyType(variables), tuple(parse_qsl(query, keep_blank_values=True)))
+    raise AppError(Category.UNSUPPORTED, "there is no such interaction at this address", where="url")
+
+
+def _variables(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
+    if len(pattern) != len(segments):
+        return None
+    found = {}
+    for wanted, given in zip(pattern, segments, strict=True):
+        variable = _VARIABLE.fullmatch(wanted)
+        if variable and given:
+            found[variable[1]] = given
+        elif wanted != given:
+            return None
+    return found
