@@ -394,6 +394,15 @@ SETTINGS: tuple[Setting, ...] = (
         "outbound.silence_s", "120", _number(0.1, 3_600), "s",
         "Longest wait for an endpoint to send or take the next bytes.",
     ),
+    Setting(
+        "outbound.window_hours", "72", _number(0.0001, 100_000), "h",
+        "How long a delivery is tried, from the first try on; the period of its order may end it earlier.",
+    ),
+    Setting(
+        "outbound.pause_s", "5", _number(0.01, 3_600), "s",
+        "Pause after an endpoint did not answer; it doubles with each failure in a row.",
+    ),
+    Setting("outbound.longest_pause_s", "600", _number(0.01, 86_400), "s", "Longest pause between two tries."),
     # --- hard copy
     Setting(
         "hardcopy.logo", "", _optional_path, "",

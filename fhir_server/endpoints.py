@@ -55,6 +55,7 @@ class Endpoints:
             made = "" if known and known.secret and not new_secret_wanted else new_secret()
             peer = replace(peer, secret=made or (known.secret if known else ""))
         self._write(peer)
+        self._peers.wake(peer.name)
         return peer, made
 
     def all(self) -> list[Peer]:
@@ -68,6 +69,7 @@ class Endpoints:
     def resume(self, name: str) -> None:
         """Use a peer again. Raises NOT_FOUND."""
         self._write(replace(self._peers.get(name), is_suspended=False))
+        self._peers.wake(name)
 
     def remove(self, name: str) -> None:
         """Forget a peer with its credentials and what is known of it; orders for it fail. Raises NOT_FOUND."""

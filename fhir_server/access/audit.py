@@ -68,8 +68,20 @@ class Access(Enum):
     STORE = _Kind("C", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})  # transferred, STOW-RS
     RETRIEVE = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-107"})  # WADO-RS
     QUERY = _Kind("E", {"system": _DCM, "code": "110112"}, {"system": _IHE, "code": "RAD-129"})  # QIDO-RS
+    # sent by this server to a receiver: begun, and what was acknowledged
+    BEGIN_SENDING = _Kind("E", {"system": _DCM, "code": "110102"}, {"system": _IHE, "code": "RAD-108"})
+    SEND = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})
+    NOTIFY = _Kind("R", _REST, {"system": "urn:fhir-imaging:code:event", "code": "notify"})
     EXPORT = _Kind("R", {"system": _DCM, "code": "110106"}, {"system": _DCM, "code": "110106"})  # printed
     DELETE_IMAGES = _Kind("D", {"system": _DCM, "code": "110105"}, _interaction("delete"))  # study deleted
+
+
+class Receiver(NamedTuple):
+    """To whom the server sent something: the Organization, the name of its endpoint, and the host."""
+
+    subscriber: str
+    name: str
+    host: str
 
 
 # Errors that keep a principal from what was asked for; the rest is about how it was asked, or about the server.
@@ -121,6 +133,13 @@ class Audit:
             entities[0]["detail"] = [{"type": name, "valueString": text} for name, text in details.items()]
         self._write(principal, access, SUCCESS, "", entities)
 
+    def sent(
+        self, principal: Principal, access: Access, studies: Mapping[str, int], *, to: Receiver, failure: str = ""
+    ) -> None:
+        """Record what the server sends for a principal to a receiver, or has sent; `failure` says why not all of it."""
+        outcome = MINOR_FAILURE if failure else SUCCESS
+        self._write(principal, access, outcome, failure, list(_studies(studies)), to)
+
     def refused(
         self, principal: Principal | None, access: Access, error: AppError, *, resources: Iterable[str] = ()
     ) -> None:
@@ -134,7 +153,13 @@ class Audit:
         self._write(principal, access, outcome, error.message, list(_resources(resources)))
 
     def _write(
-        self, principal: Principal | None, access: Access, outcome: str, words: str, entities: list[dict[str, Any]]
+        self,
+        principal: Principal | None,
+        access: Access,
+        outcome: str,
+        words: str,
+        entities: list[dict[str, Any]],
+        receiver: Receiver | None = None,
     ) -> None:
         kind = access.value
         event = {
@@ -145,7 +170,7 @@ class Audit:
             "recorded": to_instant(self._clock()),
             "outcome": outcome,
             **({"outcomeDesc": words} if words else {}),
-            "agent": [_agent(principal)],
+            "agent": [_agent(principal), *([_destination(receiver)] if receiver else [])],
             "source": _SOURCE,
         }
         if request_id := logs.current_request_id():
@@ -177,10 +202,22 @@ class _Allowance:
 def _agent(principal: Principal | None) -> dict[str, Any]:
     agent: dict[str, Any] = {"requestor": True}
     if principal is not None:
-        agent = {"who": {"reference": principal.subscriber}, "altId": principal.client_id, **agent}
+        # The server itself works for a subscriber without any of its clients.
+        client = {"altId": principal.client_id} if principal.client_id else {}
+        agent = {"who": {"reference": principal.subscriber}, **client, **agent}
     if address := _address.get():
         agent["network"] = {"address": address, "type": "2"}  # IP address
     return agent
+
+
+def _destination(receiver: Receiver) -> dict[str, Any]:
+    return {
+        "type": {"coding": [{"system": _DCM, "code": "110152", "display": "Destination Role ID"}]},
+        "who": {"reference": receiver.subscriber},
+        "name": receiver.name,
+        "requestor": False,
+        "network": {"address": receiver.host, "type": "1"},  # machine name
+    }
 
 
 def _resources(references: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ import orjson
 
 from fhir_server.outbound.remote import Answer, Remote, require_good
 from imaging.blobs import Buffer
-from imaging.dicomweb import MultipartLimits, iter_parts, multipart_related, parse_content_type, read_body
+from imaging.dicomweb import MultipartLimits, iter_parts, multipart_related, packed, parse_content_type, read_body
 from imaging.errors import AppError, Category
 
 DICOM, DICOM_JSON = "application/dicom", "application/dicom+json"
@@ -23,7 +23,20 @@ PAGE = 500  # results asked for at a time
 NOT_MENTIONED = 0  # in place of a Failure Reason
 DUPLICATE = 0x0111  # PS3.7 C.5.6: an instance of this UID is there already
 TEMPORARY = frozenset({0xA700, 0x0213})  # out of resources, resource limitation: PS3.18 I.2.2, PS3.7 C.5.14
+DOUBTFUL = frozenset({NOT_MENTIONED, 0x0110})  # processing failure (PS3.7 C.5.15), which may be anything
 SYNTAX_REFUSED = frozenset({0xC122, 0x0122})  # transfer syntax, SOP class not supported: PS3.18 I.2.2, PS3.7 C.5.18
+_REASONS = {
+    # reason     what it says                                source
+    0x0110: "processing failure",                          # PS3.7 C.5.15
+    0x0117: "invalid SOP instance",                        # PS3.7 C.5.8
+    0x0122: "SOP class not supported",                     # PS3.7 C.5.18
+    0x0124: "not authorized",                              # PS3.7 C.5.23
+    0x0213: "resource limitation",                         # PS3.7 C.5.14
+    0xA700: "out of resources",                            # PS3.18 I.2.2, as the next three
+    0xA900: "the data set does not match the SOP class",
+    0xC000: "cannot be understood",
+    0xC122: "transfer syntax not supported",
+}  # fmt: skip
 _SOP_UID, _REASON, _FAILED, _STORED = "00081155", "00081197", "00081198", "00081199"
 
 
@@ -47,7 +60,7 @@ def store(remote: Remote, files: Iterable[Iterable[bytes]], sop_uids: Sequence[s
         "POST",
         "/studies",
         headers={"Content-Type": kind, "Accept": DICOM_JSON},
-        body=(chunk for chunk in multipart_related(parts, boundary) if chunk),
+        body=packed(multipart_related(parts, boundary)),
         most_bytes=MOST_ANSWER_BYTES,
     )
     return receipt(answer, sop_uids, remote.name)
@@ -71,6 +84,20 @@ def receipt(answer: Answer, sop_uids: Sequence[str], name: str) -> Receipt:
             require_good(answer.status, name)
         raise AppError(Category.BUSY, "the answer names none of the instances", where=name)
     return Receipt(frozenset(stored & sent), refused)
+
+
+def words_of(reason: int) -> str:
+    """Return what a Failure Reason says."""
+    if reason == NOT_MENTIONED:
+        return "the answer does not mention it"
+    # The low bits of A7xx, A9xx and Cxxx are the receiver's own.
+    known = next((each for each in (reason, reason & 0xFF00, reason & 0xF000) if each in _REASONS), None)
+    return f"failure reason {reason:04X}H" + (f", {_REASONS[known]}" if known else "")
+
+
+def is_temporary(reason: int) -> bool:
+    """Say whether a later try may go better."""
+    return reason in TEMPORARY or reason & 0xFF00 == 0xA700
 
 
 def search(remote: Remote, path: str, params: Sequence[tuple[str, str]], key: str) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,7 @@ _STATUS = {
     403: Category.FORBIDDEN,
     404: Category.NOT_FOUND,
     408: Category.BUSY,
-    410: Category.NOT_FOUND,
+    410: Category.GONE,
     413: Category.TOO_LARGE,
     425: Category.BUSY,
     429: Category.BUSY,

@@ -22,7 +22,7 @@ from fhir_server.studies import Studies
 from fhir_server.web.http import principal_of
 from imaging.archive import Archive
 from imaging.blobs import Buffer
-from imaging.dicomweb import Choice, Offer, multipart_related, negotiate
+from imaging.dicomweb import PIECE_BYTES, Choice, Offer, multipart_related, negotiate, packed
 from imaging.errors import AppError, Category
 
 DICOM_JSON = "application/dicom+json"
@@ -31,7 +31,6 @@ JSON_OFFERS = (Offer(DICOM_JSON), Offer("application/json"))
 IMMUTABLE = "private, max-age=31536000, immutable"  # content under its own hash, for the client that was let in
 REVALIDATE = "private, no-cache"
 MOST_BUFFERED_BYTES = 16 << 20  # up to this size an answer gets an ETag made of its content
-PIECE_BYTES = 256 << 10
 GZIP_LEVEL = 1  # of metadata: a tenth of the bytes at 100 MB/s
 GZIP_LEAST_BYTES = 1024
 
@@ -123,26 +122,6 @@ def streamed(chunks: Iterator[bytes], content_type: str, *, length: int | None =
     if length is not None:
         response.content_length = length
     return response
-
-
-def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in fewer pieces: small chunks are joined, large ones go out as they are."""
-    held: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        if len(chunk) < PIECE_BYTES:
-            held.append(chunk)
-            size += len(chunk)
-            if size < PIECE_BYTES:
-                continue
-            chunk = b""
-        if held:
-            yield b"".join(held)
-            held, size = [], 0
-        if chunk:
-            yield chunk
-    if held:
-        yield b"".join(held)
 
 
 def sliced(value: Buffer) -> Iterator[bytes]:

@@ -25,7 +25,6 @@ from fhir_server.web.dicom_answers import (
     json_array,
     multipart,
     not_modified,
-    packed,
     sliced,
     streamed,
     text_answer,
@@ -42,7 +41,7 @@ from fhir_server.web.dicom_forms import (
     syntax_of,
 )
 from imaging.archive import RECEIVED, Archive, Instance
-from imaging.dicomweb import Offer
+from imaging.dicomweb import Offer, packed
 from imaging.dicomweb.native_model import native_model
 from imaging.dicomweb.negotiation import OCTET_STREAM, part_content_type
 from imaging.errors import AppError, Category

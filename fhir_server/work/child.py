@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from fhir_server.model.task import Json, Progress
+from fhir_server.store.failures import unavailable
 from fhir_server.work.handlers import Done, Handler, Later, Limits, Run
 from imaging.errors import AppError, Category
 
@@ -119,6 +120,8 @@ def _done(run: Run, limits: Limits, task: Json, context: Any, report: Callable[[
     except MemoryError:
         return Category.TOO_LARGE, "the order needs more memory than an order may use", None
     except Exception as error:  # noqa: BLE001 -- a door; the words of the error may quote patient data
+        if message := unavailable(error):
+            return Category.BUSY, message, "mongodb"
         return Category.FAULT, f"the work ended by a fault ({type(error).__name__})", None
 
 

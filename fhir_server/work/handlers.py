@@ -65,14 +65,16 @@ class Limits:
 class Handler:
     """How Tasks of one kind are done. `run` is a function of a module, so that a child process can import it.
 
-    admit     raises what keeps a principal from placing an order whose inputs are well formed: rights, absent images
-    reported  hears of the end of an order that its owner, somebody outside, reports; it may hear it twice
+    admit      raises what keeps a principal from placing an order whose inputs are well formed: rights, absent images
+    ends_late  it is also run when the period of the order is over, to tell what was done of it until then
+    reported   hears of the end of an order that its owner, somebody outside, reports; it may hear it twice
     """
 
     kind: Kind
     run: Run
     limits: Limits = Limits()
     admit: Admit = lambda server, principal, task: None
+    ends_late: bool = False
     reported: Reported = lambda server, principal, task: None
 
 

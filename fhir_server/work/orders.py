@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from fhir_server.delivery import CODES, value
 from fhir_server.model.task import Json, Parameter, name_of
@@ -36,6 +36,19 @@ class Keep(StrEnum):
     BEFORE = "before"
     AFTER = "after"
     BOTH = "both"
+
+
+class Named(Protocol):
+    """How an order names images: by studies, series and instances, or by a search for studies."""
+
+    @property
+    def studies(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def series(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def instances(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def search(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +118,22 @@ def check_order(task: Mapping[str, Any]) -> None:
     """Raise INVALID for an order whose inputs do not fit together."""
     order = order_of(task)
     algorithm_named(order.algorithm, order.version).check(order.parameters)
-    if not (order.studies or order.series or order.instances or order.search):
-        message = "name images: an imaging-study, series, instance or search"
-        raise AppError(Category.INVALID, message, where="Task.input")
-    if order.search and (order.studies or order.series or order.instances):
-        raise AppError(Category.INVALID, "a search goes alone, without other images", where="Task.input")
+    check_images(order)
     if order.keep is Keep.AFTER and (order.frames or order.region):
         message = "keep 'after' removes whole images; it does not go with frames or a region"
         raise AppError(Category.INVALID, message, where="Task.input")
     if order.keep is Keep.BEFORE and not order.deliver_to:
         message = "keep 'before' drops the result after its delivery; name whom to deliver-to"
         raise AppError(Category.INVALID, message, where="Task.input")
+
+
+def check_images(named: Named) -> None:
+    """Raise INVALID where no images are named, or a search beside others."""
+    if not (named.studies or named.series or named.instances or named.search):
+        message = "name images: an imaging-study, series, instance or search"
+        raise AppError(Category.INVALID, message, where="Task.input")
+    if named.search and (named.studies or named.series or named.instances):
+        raise AppError(Category.INVALID, "a search goes alone, without other images", where="Task.input")
 
 
 def task_of(

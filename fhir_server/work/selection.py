@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from fhir_server.access.principals import Principal
 from fhir_server.model.query import parse
 from fhir_server.work.backing import Backing
-from fhir_server.work.orders import Order
+from fhir_server.work.orders import Named, Order
 from imaging.algorithm import Takes
 from imaging.archive import Instance
 from imaging.errors import AppError, Category
@@ -40,15 +40,24 @@ class Chosen:
     frames: tuple[int, ...]
 
 
+def within_reach(server: Backing, principal: Principal, named: Named) -> list[Instance]:
+    """Return the instances that are named, with pixels or without, by study and in reading order.
+
+    Raises NOT_FOUND for what is not here or not within reach, INVALID for what is of another study than the named one,
+    TOO_LARGE for too many.
+    """
+    is_part = named.series or named.instances
+    found = _named(server, named) if is_part else _of_studies(server, principal, named)
+    server.studies.require_reach(found, principal)
+    return found
+
+
 def choose(server: Backing, principal: Principal, order: Order) -> list[Chosen]:
     """Return the chosen images by series, in the order in which series were named, else in reading order.
 
     Raises NOT_FOUND for what is not here or not within reach, INVALID where no image is left, TOO_LARGE for too many.
     """
-    named = order.series or order.instances
-    found = _named(server, order) if named else _of_studies(server, principal, order)
-    server.studies.require_reach(found, principal)
-    images = [each for each in found if each.number_of_frames]
+    images = [each for each in within_reach(server, principal, order) if each.number_of_frames]
     if not images:
         raise AppError(Category.INVALID, "none of the chosen instances has pixels", where="Task.input")
     by_series = [
@@ -59,21 +68,21 @@ def choose(server: Backing, principal: Principal, order: Order) -> list[Chosen]:
     return sorted(by_series, key=lambda each: places.get(each.series_uid, len(places)))
 
 
-def _named(server: Backing, order: Order) -> list[Instance]:
-    found = server.archive.chosen(series=order.series, instances=order.instances, limit=MOST_INSTANCES)
+def _named(server: Backing, named: Named) -> list[Instance]:
+    found = server.archive.chosen(series=named.series, instances=named.instances, limit=MOST_INSTANCES)
     here = {each.series_uid for each in found} | {each.sop_uid for each in found}
-    lacking = [uid for uid in (*order.series, *order.instances) if uid not in here]
+    lacking = [uid for uid in (*named.series, *named.instances) if uid not in here]
     if lacking:
         raise AppError(Category.NOT_FOUND, "no such series or instance", where=lacking[0])
-    if order.studies:
-        outside = [each.sop_uid for each in found if each.study_uid not in order.studies]
+    if named.studies:
+        outside = [each.sop_uid for each in found if each.study_uid not in named.studies]
         if outside:
             raise AppError(Category.INVALID, "an instance is of another study than the order names", where=outside[0])
     return found
 
 
-def _of_studies(server: Backing, principal: Principal, order: Order) -> list[Instance]:
-    uids = order.studies or tuple(_searched(server, principal, order.search))
+def _of_studies(server: Backing, principal: Principal, named: Named) -> list[Instance]:
+    uids = named.studies or tuple(_searched(server, principal, named.search))
     found: list[Instance] = []
     for uid in uids:
         found += server.archive.instances(uid)

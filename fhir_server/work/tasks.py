@@ -177,7 +177,7 @@ class Worker:
             handler = self._handlers.get(tasks.code_of(task))
             if handler is None:
                 raise AppError(Category.UNSUPPORTED, "its first code has to say what is to be done", where="Task.code")
-            if self._is_early(task, lease):
+            if self._is_early(task, lease, handler):
                 return True
             self._begin(current, handler, lease)
             done = self._outcome(handler, task, lease, stopping)
@@ -193,11 +193,11 @@ class Worker:
             self._fail_or_retry(error, lease, handler)
         return True
 
-    def _is_early(self, task: Json, lease: Lease) -> bool:
+    def _is_early(self, task: Json, lease: Lease, handler: Handler) -> bool:
         """Put an order aside whose period has not come. Raises INVALID when the period is over."""
         period = task.get("restriction", {}).get("period", {})
         now = self._clock()
-        if "end" in period and interval(period["end"]).high <= now:
+        if "end" in period and interval(period["end"]).high <= now and not handler.ends_late:
             waited_for = f"; it waited for this: {reason}" if (reason := tasks.waits_for(task)) else ""
             message = f"the period of the order is over{waited_for}"
             raise AppError(Category.INVALID, message, where="Task.restriction.period")

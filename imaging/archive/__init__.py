@@ -18,7 +18,7 @@ from pymongo.database import Database
 
 from imaging.archive import catalogue, query, upkeep
 from imaging.archive.catalogue import INSTANCE_FIELDS, Document, Instance, instance_from_row
-from imaging.archive.files import RECEIVED, STORED, Files
+from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
 from imaging.archive.ingest import Admit, Ingest, Outcome, Refused, Stored, mark_studies
 from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, order
 from imaging.archive.upkeep import Finding, Swept
@@ -32,7 +32,7 @@ from imaging.transcode import convert_frame, decode_frame
 
 __all__ = [
     "RECEIVED", "STORED", "Archive", "Finding", "Instance", "Outcome", "Refused", "SeriesFacts", "Stored",
-    "StudyFacts", "Swept",
+    "StudyFacts", "Swept", "size_of_file",
 ]  # fmt: skip
 
 

@@ -5,11 +5,13 @@ Hides the grammars of PS3.18 and of the RFCs it leans on. Knows no database, no 
 
 from imaging.dicomweb.media import ContentType, parse_content_type
 from imaging.dicomweb.multipart import (
+    PIECE_BYTES,
     MultipartLimits,
     MultipartReader,
     Part,
     iter_parts,
     multipart_related,
+    packed,
     part_head,
     read_body,
 )
@@ -18,6 +20,7 @@ from imaging.dicomweb.query import ALL, Level, Match, Matching, MatchKind, parse
 
 __all__ = [
     "ALL",
+    "PIECE_BYTES",
     "Choice",
     "ContentType",
     "Level",
@@ -31,6 +34,7 @@ __all__ = [
     "iter_parts",
     "multipart_related",
     "negotiate",
+    "packed",
     "parse_content_type",
     "parse_query",
     "part_head",

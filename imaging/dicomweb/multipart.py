@@ -19,6 +19,7 @@ BLOCK_BYTES = 1 << 20
 MAX_BOUNDARY_CHARS = 200  # RFC 2046 says 70; some clients send more
 MAX_PADDING_BYTES = 256  # white space between a boundary and its line end
 MAX_PREAMBLE_BYTES = 65_536
+PIECE_BYTES = 256 << 10  # in which a body is sent
 _SMALL_BYTES = 4_096  # blocks and chunks up to this are cheaper to copy than to keep track of
 
 Body = Spooled
@@ -98,6 +99,26 @@ def multipart_related(parts: Iterable[tuple[Mapping[str, str], Iterable[bytes]]]
         yield from chunks
         line_end = b"\r\n"
     yield line_end + f"--{boundary}--\r\n".encode("latin-1")
+
+
+def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in fewer pieces: small chunks are joined, large ones go out as they are."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        if len(chunk) < PIECE_BYTES:
+            held.append(chunk)
+            size += len(chunk)
+            if size < PIECE_BYTES:
+                continue
+            chunk = b""
+        if held:
+            yield b"".join(held)
+            held, size = [], 0
+        if chunk:
+            yield chunk
+    if held:
+        yield b"".join(held)
 
 
 class _State(Enum):

@@ -11,6 +11,7 @@ from pydicom import Dataset, dcmread
 from fhir_server.access.contracts import Right
 from fhir_server.delivery import value
 from fhir_server.model import task as tasks
+from fhir_server.model.peer import Peer, Way
 from fhir_server.work.kinds import handlers
 from imaging.archive import RECEIVED
 from imaging.derive import to_part10
@@ -21,6 +22,7 @@ from tests.support.volumes import ct_files, slice_dataset
 STUDY, SERIES = "1.2.3.4", "1.2.3.4.5"
 UCUM = "http://unitsofmeasure.org"
 CM = {"value": 5, "system": UCUM, "code": "cm"}
+RECEIVER = Peer("pacs", "", Way.STOW, "https://receiver.example/dicom-web")
 ORDERER = (Right.ORDER_PROCESSING, Right.RECEIVE_IMAGES)
 
 
@@ -251,7 +253,7 @@ class TestWhatIsKept:
     def test_before_removes_the_result_only_after_its_delivery(self, doors):
         owner = doors.caller(*Right, name="owner")
         doors.ingest(*ct_files(), name="owner")
-        endpoint = doors.server.own.create(ENDPOINT).key
+        endpoint = doors.server.endpoints.add(RECEIVER, "owner")[0].endpoint
         inputs = mip(
             value("keep", "valueCode", "before"), value("deliver-to", "valueReference", {"reference": endpoint})
         )
@@ -270,7 +272,7 @@ class TestWhatIsKept:
     def test_nothing_is_removed_when_a_delivery_failed(self, doors):
         owner = doors.caller(*Right, name="owner")
         doors.ingest(*ct_files(), name="owner")
-        endpoint = doors.server.own.create(ENDPOINT).key
+        endpoint = doors.server.endpoints.add(RECEIVER, "owner")[0].endpoint
         inputs = mip(
             value("keep", "valueCode", "after"), value("deliver-to", "valueReference", {"reference": endpoint})
         )
@@ -390,15 +392,6 @@ class TestRefusals:
         task = order(value("series", "valueId", SERIES)) | {"code": {"coding": [{"code": "discard"}]}}
 
         assert everything.post("/fhir/Task", task).status_code == 403
-
-
-ENDPOINT = {
-    "resourceType": "Endpoint",
-    "status": "active",
-    "connectionType": {"code": "dicom-stow-rs"},
-    "payloadType": [{"text": "DICOM"}],
-    "address": "https://receiver.example/dicom-web",
-}
 
 
 def _part_of(task: dict[str, Any]) -> Any:

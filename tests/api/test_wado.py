@@ -546,7 +546,7 @@ def test_a_failure_after_the_first_byte_breaks_the_answer_off(here: Site, monkey
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(type(archive), "files", failing)
-    monkeypatch.setattr("fhir_server.web.dicom_answers.PIECE_BYTES", 1)
+    monkeypatch.setattr("imaging.dicomweb.multipart.PIECE_BYTES", 1)
 
     with pytest.raises(OSError, match="disk"):
         here.get("/studies/1.2.3", FILES).get_data()

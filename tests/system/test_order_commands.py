@@ -93,7 +93,7 @@ def test_a_wrong_order_is_refused_in_one_line(user: User) -> None:
         (["mpr", "--study", STUDY, "-p", "row_direction=1,0"], "3 values expected (row_direction)"),
         (["slab"], "name images"),
         (["slab", "--study", "9.9"], "9.9"),
-        (["slab", "--study", STUDY, "--deliver-to", "Endpoint/none"], "Endpoint/none is not known"),
+        (["slab", "--study", STUDY, "--deliver-to", "Endpoint/none"], "not registered by the operator"),
         (["slab", "--study", STUDY, "--deliver-to", "Patient/1"], "an Endpoint or an Organization expected"),
     ],
 )

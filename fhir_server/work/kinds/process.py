@@ -25,6 +25,7 @@ from fhir_server.projection import imaging_study_id
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Report, handlers
 from fhir_server.work.orders import CODE, INPUTS, Keep, Order, algorithm_named, check_order, further_inputs, order_of
+from fhir_server.work.recipients import admit_recipient
 from fhir_server.work.selection import OURS, Chosen, Loaded, choose, inputs_for, is_made_here
 from imaging.algorithm import Algorithm, Result, Takes
 from imaging.archive import Refused, Stored
@@ -60,13 +61,13 @@ def admit(server: Backing, principal: Principal, task: Json) -> None:
     """Raise what keeps a principal from placing an order whose inputs are well formed. A search is done later."""
     require(principal, Right.ORDER_PROCESSING, "order processing")
     order = order_of(task)
-    for reference in order.deliver_to:
-        server.own.read(*reference.split("/", 1))
     if order.keep is Keep.AFTER:
         require(principal, Right.REGISTER_IMAGES, "have images replaced by what is made of them")
+    chosen = [] if order.search else choose(server, principal, order)
+    for reference in order.deliver_to:
+        admit_recipient(server, principal, reference, {each.study_uid for each in chosen})
     if order.search:
         return
-    chosen = choose(server, principal, order)
     if algorithm_named(order.algorithm, order.version).takes is Takes.PAIR and len(chosen) != 2:
         raise AppError(Category.INVALID, f"two series are compared; {len(chosen)} are named", where="Task.input")
     if order.keep is Keep.AFTER:
