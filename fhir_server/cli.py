@@ -156,7 +156,7 @@ def worker(config: Config) -> None:
     """
     from fhir_server import engine
     from fhir_server.app import open_server, task_crew
-    from fhir_server.work import maintenance, offered
+    from fhir_server.work import maintenance, offered, printer_watch
 
     _configure_logs(config, "worker")
     engine.attach(config)
@@ -166,7 +166,10 @@ def worker(config: Config) -> None:
             offered.publish(server.own)
             crew = threading.Thread(target=task_crew(server).run, args=(stopping,), name="tasks")
             crew.start()
+            watch = threading.Thread(target=printer_watch.run, args=(server, stopping), name="printers")
+            watch.start()
             maintenance.run(server, stopping)
+            watch.join()
             crew.join()
     except AppError:
         raise

@@ -31,6 +31,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
 }
 LEASE, LEASE_S = "print:", 30.0
+TURN = "printer:"
 AGENT = "agent"  # the kind of a printer that an agent at another site serves
 
 
@@ -107,6 +108,10 @@ class PrinterStore:
         """Forget a printer and its credentials; one that is not there is forgotten already."""
         self._printers.delete_one({"_id": name})
 
+    def turn(self, name: str, seconds: float) -> bool:
+        """Say whether it is this process' turn to ask a printer how it is; nobody else's for so long."""
+        return self._leases.claim(f"{TURN}{name}", str(uuid.uuid4()), seconds) is not None
+
     # ---- jobs
 
     @contextmanager
@@ -135,20 +140,21 @@ class PrinterStore:
             with suppress(PyMongoError):
                 self._leases.renew(lease, LEASE_S)
 
-    def concerns(self, task: str, studies: Mapping[str, int]) -> None:
-        """Note of which studies (UID) how many instances a job prints."""
+    def concerns(self, task: str, printer: str, studies: Mapping[str, int]) -> None:
+        """Note on which printer how many instances of which studies (UID) are printed for a Task."""
         told = [{"uid": uid, "instances": count} for uid, count in studies.items()]
-        self._jobs.update_one({"_id": task}, {"$set": {"studies": told}}, upsert=True)
+        self._jobs.update_one({"_id": task}, {"$set": {"printer": printer, "studies": told}}, upsert=True)
 
     def studies(self, task: str) -> dict[str, int]:
         """Return what `concerns` noted."""
         found = self._jobs.find_one({"_id": task}, {"studies": 1}) or {}
         return {each["uid"]: each["instances"] for each in found.get("studies", [])}
 
-    def open(self, limit: int) -> list[str]:
-        """Return Tasks with a job of which nobody has said yet what came out, longest untouched first."""
+    def open(self, limit: int) -> dict[str, str]:
+        """Return Tasks with a job of which nobody has said yet what came out, and its printer's name; oldest first."""
         wanted = {"ticket": {"$exists": True}, "metered": {"$exists": False}}
-        return [row["_id"] for row in self._jobs.find(wanted, {"_id": 1}).sort("at").limit(limit)]
+        found = self._jobs.find(wanted, {"printer": 1}).sort("at").limit(limit)
+        return {row["_id"]: row.get("printer", "") for row in found}
 
     def meter(self, task: str, sheets: Sheets, at: datetime) -> None:
         """Record what came out for a Task; a later word of the same Task replaces the earlier one."""

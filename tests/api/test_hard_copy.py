@@ -13,8 +13,10 @@ from pydicom.uid import generate_uid
 from fhir_server.access.contracts import Right
 from fhir_server.delivery import value
 from fhir_server.model import task as tasks
+from fhir_server.printers import build
+from fhir_server.work import printer_watch
 from fhir_server.work.handlers import Done, Later
-from fhir_server.work.kinds import handlers
+from fhir_server.work.kinds import handlers, hard_copy
 from imaging.derive import to_part10
 from tests.support.dicom_builder import instance
 from tests.support.doors import Caller, Doors, new_study
@@ -373,6 +375,47 @@ class TestPrinterOutside:
         assert waits.reason == "the printer is suspended"
         doors.server.printers.suspend("film", is_suspended=False)
         assert done(doors, task)["status"] == "completed"
+
+    def test_what_was_cancelled_is_given_up_at_the_printer_and_accounted_for(self, doors, folder, orderer):
+        study, files = new_study()
+        doors.ingest(*files)
+        task = placed(orderer, study_input(study), DEVICE)
+        printer, jobs = doors.server.printers.get("film"), doors.server.printers.jobs
+        jobs.concerns(task["id"], "film", {study: 1})
+        with jobs.job(task["id"]) as notes:
+            copy = hard_copy.copying(
+                doors.server, acting(doors, task), task, doors.server.printers.device("film").json()
+            )
+            notes.keep(build(printer).reserve(copy.job()))
+        orderer.put(f"/fhir/Task/{task['id']}", task | {"status": "cancelled"})
+
+        printer_watch.look(doors.server, 30)
+
+        assert jobs.open(10) == {}
+        assert list(folder.glob("[!.]*")) == []
+        assert metered(doors) == [(0, 0)]
+
+    def test_a_job_that_came_out_before_its_order_was_deleted_is_counted(self, doors, folder, orderer):
+        study, files = new_study()
+        doors.ingest(*files)
+        task = placed(orderer, study_input(study), DEVICE)
+        handlers.get("hard-copy").run(task, doors.server, lambda _: None)
+        doors.server.database["print_jobs"].update_one({"_id": task["id"]}, {"$unset": {"metered": ""}})
+        doors.server.own.delete("Task", task["id"])
+
+        printer_watch.look(doors.server, 30)
+
+        assert metered(doors) == [(1, 1)]
+
+
+def acting(doors: Doors, task: dict[str, Any]) -> Any:
+    return doors.server.principals.acting_for(task["requester"]["reference"])
+
+
+def metered(doors: Doors) -> list[tuple[int, int]]:
+    now = doors.server.clock()
+    rows = doors.server.printers.jobs.metered(now.replace(year=now.year - 1), now.replace(year=now.year + 1))
+    return [(row["pages"], row["sheets"]) for row in rows]
 
 
 class TestDevice:

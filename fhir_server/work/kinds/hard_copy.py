@@ -61,7 +61,7 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
         require(principal, Right.ORDER_HARD_COPY, "have hard copies printed")
         report(Progress(0, "composing and printing"))
         copy = copying(server, principal, task, device)
-        server.printers.jobs.concerns(task["id"], copy.chosen.studies())
+        server.printers.jobs.concerns(task["id"], printer.name, copy.chosen.studies())
         attached = Attachment("order.json", "application/fhir+json", json.dumps(task), "The order, a FHIR Task")
         return copy.job([attached])
 
