@@ -251,7 +251,7 @@ def create_app_from_config(config: Config) -> Flask:
 
 def create_app(server: Server) -> Flask:
     """Return the Flask application with all doors of `server`."""
-    from fhir_server.web import dicomweb, fhir, health, http
+    from fhir_server.web import dicomweb, fhir, health, http, preview
 
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
 
@@ -261,6 +261,7 @@ def create_app(server: Server) -> Flask:
         app, server.principals.authenticate, server.audit.refused, most_bytes=most_bytes, trusted_proxies=proxies
     )
     app.register_blueprint(fhir.blueprint(server))
+    app.register_blueprint(preview.blueprint(server))
     app.register_blueprint(dicomweb.blueprint(server))
     app.register_blueprint(health.blueprint(server.check))
     return app

@@ -154,7 +154,7 @@ def worker(config: Config) -> None:
     Example:
       MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
     """
-    from fhir_server import engine
+    from fhir_server import engine, hardcopies
     from fhir_server.app import open_server, task_crew
     from fhir_server.work import maintenance, offered, printer_watch
 
@@ -164,6 +164,7 @@ def worker(config: Config) -> None:
     try:
         with open_server(config) as server:
             offered.publish(server.own)
+            hardcopies.publish(server.own, server.fhir_url)
             crew = threading.Thread(target=task_crew(server).run, args=(stopping,), name="tasks")
             crew.start()
             watch = threading.Thread(target=printer_watch.run, args=(server, stopping), name="printers")

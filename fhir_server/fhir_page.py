@@ -97,6 +97,7 @@ def _interactions(row: Json) -> str:
 
 def _section(row: Json, common: Json) -> str:
     profiles = "".join(f"Conforms to `{each}`.\n\n" for each in row.get("supportedProfile", ()))
+    profiles += "".join(f"Operation on one of them: `${each['name']}`.\n\n" for each in row.get("operation", ()))
     sorts = _listed(sorted(sortable(row["type"])), "`_sort`: ")
     reverse = _listed(row.get("searchRevInclude", ()), "`_revinclude`: ")
     own = _parameters(each for each in row["searchParam"] if each["name"] not in common)

@@ -34,6 +34,14 @@ _FILM = (0.2, 3.0)  # optical densities of a film of which nothing is known
 _STEPS = 1024  # of the table from linear density to P-Values
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many pages an order needs, and how many pixels each of its images has."""
+
+    pages: int
+    source_pixels: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Copying:
     """An order, its images, and what the device can do.
@@ -69,19 +77,20 @@ class Copying:
         self.capabilities.check(job)
         return job
 
-    def check(self) -> int:
-        """Return how many pages there are. Raises what would keep any of them from being printed, naming the input."""
+    def check(self) -> Plan:
+        """Return what is printed. Raises what would keep any of them from being printed, naming the input."""
         with of_inputs():
             return self._check()
 
-    def _check(self) -> int:
+    def _check(self) -> Plan:
         job = self.job()
         places = job.sheets.image_boxes()
-        patients = {}
+        patients, sizes = {}, []
         for number, shot in enumerate(self.chosen.shots):
             document = self.chosen.document(shot.found)
             patients[shot.found.sop_uid] = {tag: document.get(tag, {}) for tag in labels.IDENTITY}
             outline = outline_of(document, shot.frame, self._look(shot))
+            sizes.append(outline.shape[0] * outline.shape[1])
             if (outline.fit or job.sheets.fit) is Fit.TRUE_SIZE and not self.capabilities.does_true_size:
                 raise AppError(Category.UNSUPPORTED, "the printer does not keep millimetres", where="fit")
             try:
@@ -90,7 +99,7 @@ class Copying:
                 message = f"{error.message} (image {number + 1}, {shot.found.sop_uid})"
                 raise AppError(error.category, message, where=error.where) from None
         labels.require_one_patient(patients)
-        return page_count(job.sheets, len(job.pictures))
+        return Plan(page_count(job.sheets, len(job.pictures)), tuple(sizes))
 
     # --- the sheet
 

@@ -39,7 +39,9 @@ def capability_statement(
     if security:
         rest["security"] = security
     rows = sorted(resources, key=lambda row: row.name)
-    rest["resource"] = [_resource(row, [other.name for other in rows], client_ids) for row in rows]
+    rest["resource"] = [
+        _resource(row, [other.name for other in rows], client_ids) | _operations(row, base_url) for row in rows
+    ]
     rest["interaction"] = [{"code": code.value} for code in SystemInteraction]
     return {
         "resourceType": "CapabilityStatement",
@@ -79,6 +81,19 @@ def _resource(row: ResourceType, served: list[str], client_ids: bool) -> Json:
         made["searchRevInclude"] = sorted(reverse)
         made["searchParam"] = [_parameter(found[code]) for code in sorted(found)]
     return {name: value for name, value in made.items() if value != []}
+
+
+def operation_id(resource_type: str, name: str) -> str:
+    """Return the id of the OperationDefinition of an operation on a type."""
+    return f"{resource_type.lower()}-{name}"
+
+
+def _operations(row: ResourceType, base_url: str) -> Json:
+    found = [
+        {"name": name, "definition": f"{base_url}/OperationDefinition/{operation_id(row.name, name)}"}
+        for name in row.operations
+    ]
+    return {"operation": found} if found else {}
 
 
 def _versioning(row: ResourceType, client_ids: bool) -> Json:

@@ -55,6 +55,9 @@ class ResourceType:
     append_only: bool = False  # written once, without version history: no update, no delete
     sorts: tuple[str, ...] = ()  # date parameters with an index of their own for range and order
     profiles: tuple[str, ...] = ()  # profiles that resources of this type conform to
+    operations: tuple[
+        str, ...
+    ] = ()  # on an instance; defined by OperationDefinition/<type>-<name>
 
 
 # Types that have nothing special about them.
@@ -108,7 +111,7 @@ _SPECIAL = (
     ResourceType("Provenance", sorts=("recorded",)),
     ResourceType("ServiceRequest", sorts=("authored",)),
     ResourceType("Subscription", READ_ONLY, Domain.SERVER),  # nothing is delivered for one
-    ResourceType("Task", sorts=("authored-on", "modified")),
+    ResourceType("Task", sorts=("authored-on", "modified"), operations=("preview",)),
 )
 
 _ROWS = sorted(

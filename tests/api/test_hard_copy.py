@@ -1,10 +1,13 @@
 """Hard-copy orders over REST: what may be ordered on which printer, and what comes out."""
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pikepdf
 import pytest
 from PIL import Image
 from pydicom import Dataset, Sequence
@@ -12,11 +15,12 @@ from pydicom.uid import generate_uid
 
 from fhir_server.access.contracts import Right
 from fhir_server.delivery import value
+from fhir_server.hardcopies import copying, publish
 from fhir_server.model import task as tasks
 from fhir_server.printers import build
 from fhir_server.work import printer_watch
 from fhir_server.work.handlers import Done, Later
-from fhir_server.work.kinds import handlers, hard_copy
+from fhir_server.work.kinds import handlers
 from imaging.derive import to_part10
 from tests.support.dicom_builder import instance
 from tests.support.doors import Caller, Doors, new_study
@@ -383,9 +387,7 @@ class TestPrinterOutside:
         printer, jobs = doors.server.printers.get("film"), doors.server.printers.jobs
         jobs.concerns(task["id"], "film", {study: 1})
         with jobs.job(task["id"]) as notes:
-            copy = hard_copy.copying(
-                doors.server, acting(doors, task), task, doors.server.printers.device("film").json()
-            )
+            copy = copying(doors.server, acting(doors, task), task, doors.server.printers.device("film").json())
             notes.keep(build(printer).reserve(copy.job()))
         orderer.put(f"/fhir/Task/{task['id']}", task | {"status": "cancelled"})
 
@@ -489,3 +491,84 @@ class TestRecord:
         entities = {each["what"]["reference"]: each for each in event["entity"] if "reference" in each["what"]}
         assert {"type": "sheets", "valueString": "1"} in entities[f"Task/{task['id']}"]["detail"]
         assert f"ImagingStudy/{study}" in entities
+
+
+class TestPreview:
+    @pytest.fixture
+    def draft(self, doors, folder, orderer) -> dict[str, Any]:
+        study, files = new_study(instances=3)
+        doors.ingest(*files)
+        return placed(orderer, study_input(study), DEVICE, text("layout", "STANDARD\\1,2"), status="draft")
+
+    def test_a_draft_is_shown_page_by_page_and_then_released(self, doors, folder, orderer, draft):
+        first = orderer.get(f"/fhir/Task/{draft['id']}/$preview?page=1")
+        second = orderer.get(f"/fhir/Task/{draft['id']}/$preview?page=2", headers={"Accept": "image/png"})
+        assert pages_in(folder) == []
+        released = orderer.put(f"/fhir/Task/{draft['id']}", draft | {"status": "requested"}).json
+        task = done(doors, released)
+
+        assert (first.status_code, first.mimetype, second.mimetype) == (200, "image/png", "image/png")
+        assert 'page=2>; rel="next"' in first.headers["Link"]
+        assert "next" not in second.headers["Link"]
+        assert first.data != second.data
+        assert outputs(task)["pages"] == 2
+
+    def test_it_is_what_is_printed(self, doors, folder, orderer, draft):
+        shown = orderer.get(f"/fhir/Task/{draft['id']}/$preview?resolution=300")
+        done(doors, orderer.put(f"/fhir/Task/{draft['id']}", draft | {"status": "requested"}).json)
+
+        preview = np.asarray(Image.open(io.BytesIO(shown.data)))  # not finer than the printer, which has 100 dpi
+        assert (preview == np.asarray(Image.open(pages_in(folder)[0]))).all()
+
+    def test_pdf_has_all_pages_or_one(self, orderer, draft):
+        whole = orderer.get(f"/fhir/Task/{draft['id']}/$preview", headers={"Accept": "application/pdf"})
+        one = orderer.get(f"/fhir/Task/{draft['id']}/$preview?_format=pdf&page=2")
+
+        assert whole.mimetype == one.mimetype == "application/pdf"
+        with pikepdf.open(io.BytesIO(whole.data)) as many, pikepdf.open(io.BytesIO(one.data)) as single:
+            assert (len(many.pages), len(single.pages)) == (2, 1)
+
+    def test_fhir_gets_a_binary(self, orderer, draft):
+        found = orderer.get(f"/fhir/Task/{draft['id']}/$preview", headers={"Accept": "application/fhir+json"}).json
+
+        assert (found["resourceType"], found["contentType"]) == ("Binary", "image/png")
+        assert base64.b64decode(found["data"])[:4] == b"\x89PNG"
+
+    def test_what_there_is_not_is_told(self, orderer, draft):
+        asked = {"page=3": 404, "page=x": 400, "resolution=9999": 400, "zoom=2": 400, "_format=image/gif": 406}
+
+        found = {query: orderer.get(f"/fhir/Task/{draft['id']}/$preview?{query}").status_code for query in asked}
+
+        assert found == asked
+
+    def test_it_needs_the_right_and_reach(self, doors, orderer, draft):
+        reader = doors.caller(Right.RECEIVE_IMAGES, name="reader")
+        blind = doors.caller(Right.ORDER_HARD_COPY, name="blind")
+
+        assert reader.get(f"/fhir/Task/{draft['id']}/$preview").status_code == 403
+        assert blind.get(f"/fhir/Task/{draft['id']}/$preview").status_code == 404
+        assert doors.stranger.get(f"/fhir/Task/{draft['id']}/$preview").status_code == 401
+
+    def test_other_tasks_have_none(self, doors, orderer):
+        other = doors.caller(Right.ORDER_PROCESSING, Right.ORDER_HARD_COPY, Right.RECEIVE_IMAGES, name="other")
+        task = other.post(
+            "/fhir/Task",
+            {"resourceType": "Task", "status": "draft", "intent": "order", "code": {"coding": [{"code": "walk"}]}},
+        ).json
+
+        assert other.get(f"/fhir/Task/{task['id']}/$preview").status_code == 400
+
+    def test_a_page_of_too_many_pixels_is_not_made_in_a_request(self, orderer, draft, monkeypatch):
+        monkeypatch.setattr("fhir_server.hardcopies.MOST_SOURCE_PIXELS", 128 * 128)
+
+        assert orderer.get(f"/fhir/Task/{draft['id']}/$preview").status_code == 413
+
+    def test_the_operation_is_defined_where_the_statement_says(self, doors, orderer):
+        publish(doors.server.own, doors.server.fhir_url)
+        rows = orderer.get("/fhir/metadata").json["rest"][0]["resource"]
+        (operation,) = next(row["operation"] for row in rows if row["type"] == "Task")
+
+        definition = orderer.get(operation["definition"].removeprefix("http://images.test"))
+
+        assert (operation["name"], definition.json["code"]) == ("preview", "preview")
+        assert definition.json["url"] == operation["definition"]

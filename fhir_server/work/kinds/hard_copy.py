@@ -5,42 +5,37 @@ the agent there does them. A run that is repeated goes on where the last one sto
 of the job whose ticket was saved (`fhir_server/hardcopy/press.py`).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from fhir_server.access.audit import Access
 from fhir_server.access.policy import require
 from fhir_server.access.principals import Principal, Right
-from fhir_server.hardcopy.composing import Copying, of_inputs
-from fhir_server.hardcopy.devices import PREFIX, availability, capabilities_of
-from fhir_server.hardcopy.images import Chosen
+from fhir_server.hardcopies import copying, printer_of
+from fhir_server.hardcopy.composing import of_inputs
+from fhir_server.hardcopy.devices import capabilities_of
 from fhir_server.hardcopy.inputs import PARAMETERS
-from fhir_server.hardcopy.logo import logo_from
-from fhir_server.hardcopy.orders import CODE, Order, check_order, order_of
+from fhir_server.hardcopy.orders import CODE, check_order, order_of
 from fhir_server.hardcopy.outputs import OUTPUTS, printed
 from fhir_server.hardcopy.press import press
-from fhir_server.hardcopy.stored import StoredImages
 from fhir_server.model import json
 from fhir_server.model.task import Json, Kind, Progress, name_of
 from fhir_server.printers import build
-from fhir_server.store.printers import Registered, Sheets
+from fhir_server.store.printers import Sheets
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Later, Report, handlers
-from imaging.archive import Instance
 from imaging.errors import AppError, Category
 from imaging.printer import Attachment, Job, Outcome
 from imaging.printer import Progress as Stage
 
 ASK_AGAIN_S = 5.0  # while the printer prints
 AWAY_S = 30.0  # while it cannot be reached, or is suspended
-_UNBORN = "00000000-0000-0000-0000-000000000000"  # in place of the id of a Task that is being placed
 
 
 def admit(server: Backing, principal: Principal, task: Json) -> Json:
     """Raise what keeps a principal from placing an order; return it, addressed to the agent that will do it if any."""
     require(principal, Right.ORDER_HARD_COPY, "order hard copies")
     order = order_of(task)
-    printer, device = _printer(server, principal, order)
+    printer, device = printer_of(server, principal, order)
     with of_inputs():
         copying(server, principal, task, device).check()
     if not printer.is_elsewhere:
@@ -53,7 +48,7 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
     server: Backing = context
     order = order_of(task)
     principal = server.principals.acting_for(task["requester"]["reference"])
-    printer, device = _printer(server, principal, order)
+    printer, device = printer_of(server, principal, order)
     if printer.is_suspended:
         return Later(AWAY_S, "the printer is suspended")
 
@@ -108,37 +103,6 @@ def account(server: Backing, principal: Principal, task: Json, pages: int, *, is
         principal, Access.EXPORT, resources=[f"Task/{task['id']}", order.device], studies=jobs.studies(task["id"]),
         details={"pages": str(pages), "sheets": str(sheets.sheets)},
     )  # fmt: skip
-
-
-def copying(server: Backing, principal: Principal, task: Json, device: Json) -> Copying:
-    """Return the copying of a Task. Raises NOT_FOUND for images that are not here or out of the principal's reach."""
-
-    def reach(found: Sequence[Instance]) -> None:
-        server.studies.require_reach(found, principal)
-
-    order, key = order_of(task), task.get("id", _UNBORN)
-    return Copying(
-        order=order,
-        chosen=Chosen(StoredImages(server.archive), order, reach=reach),
-        capabilities=capabilities_of(device),
-        key=key,
-        address=f"{server.fhir_url}/Task/{key}",
-        logo=logo_from(server.config["hardcopy.logo"]),
-    )
-
-
-def _printer(server: Backing, principal: Principal, order: Order) -> tuple[Registered, Json]:
-    """Return the printer of an order and its Device. Raises NOT_FOUND, FORBIDDEN, UNSUPPORTED naming the input."""
-    identifier = order.device.partition("/")[2]
-    found = server.printers.device(identifier.removeprefix(PREFIX)) if identifier.startswith(PREFIX) else None
-    if found is None:
-        raise AppError(Category.NOT_FOUND, "input 'device': there is no such printer", where="device")
-    device, printer = found.json(), server.printers.get(identifier.removeprefix(PREFIX))
-    if printer.subscribers and principal.subscriber not in printer.subscribers:
-        raise AppError(Category.FORBIDDEN, "input 'device': this printer is not for your orders", where="device")
-    if not printer.is_suspended and (reason := availability(device)):
-        raise AppError(Category.UNSUPPORTED, f"input 'device': {reason}", where="device")
-    return printer, device
 
 
 def why(outcome: Outcome) -> str:
