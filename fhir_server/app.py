@@ -42,10 +42,12 @@ from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.studies import Place, Studies
+from fhir_server.work import parties
 from fhir_server.work.crew import Crew
 from fhir_server.work.handlers import Limits as TaskLimits
 from fhir_server.work.kinds import handlers
 from fhir_server.work.tasks import Surroundings, Worker
+from fhir_server.work.upkeep import Upkeep
 from imaging.archive import Archive
 from imaging.blobs.gridfs import GridFsBlobs
 from imaging.dataset import Limits
@@ -161,16 +163,20 @@ def assemble(
     )
 
     def repository_for(principal: Principal) -> Repository:
+        actor = parties.actor_of(principal, own)
+
         def admit(task: dict[str, Any]) -> dict[str, Any]:
             code = code_of(task)
-            return (handlers.get(code).admit(server, principal, task) if code in handlers else None) or task
+            admitted = (handlers.get(code).admit(server, principal, task) if code in handlers else None) or task
+            parties.check(admitted, actor, own)
+            return admitted
 
         def reported(task: dict[str, Any]) -> None:
             code = code_of(task)
             if code in handlers:
                 handlers.get(code).reported(server, principal, task)
 
-        hooks = hooks_of(principal.subscriber, kinds, Overseer(admit, reported), clock)
+        hooks = hooks_of(actor, kinds, Overseer(admit, reported), clock)
         return own.opened_for(restriction(principal), hooks=hooks)
 
     audit = Audit(own, clock)
@@ -238,10 +244,12 @@ def task_crew(server: Server) -> Crew:
         attempts=config["work.order_attempts"],
     )
     known = {code: replace(handlers.get(code), limits=limits) for code in handlers}
+    parties.announce(server.own, name="FHIR ImagingStudy server", version=metadata.version("fhir-imaging-server"))
     leases, queue = Leases(server.database, server.clock), TaskQueue(server.database, server.clock)
     around = Surroundings(server.own, leases, queue, server.clock)
     workers = [Worker(around, known, partial(open_in_child, config)) for _ in range(config["work.task_workers"])]
-    return Crew(workers, queue)
+    claims = {"claim_s": config["work.claim_s"], "most_claims": config["work.order_attempts"]}
+    return Crew(workers, Upkeep(server.own, queue, server.clock, **claims), queue)
 
 
 def create_app_from_config(config: Config) -> Flask:

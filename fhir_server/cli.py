@@ -226,6 +226,7 @@ def subscriber() -> None:
 @click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
 @click.option("--order-hard-copy", is_flag=True, help="May order hard copies of images it may read or registered.")
 @click.option("--define", is_flag=True, help="May define profiles, search parameters and terminology for everybody.")
+@click.option("--process-images", is_flag=True, help="May claim orders that are open to any device of a kind.")
 @click.option("--audit", is_flag=True, help="May read the audit record.")
 @click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of the contract (UTC)  [default: now]")
 @click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of the contract (UTC)  [default: no end]")

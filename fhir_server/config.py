@@ -378,7 +378,14 @@ SETTINGS: tuple[Setting, ...] = (
         "work.order_memory_mb", "16384", _integer(512, 10_000_000), "MB",
         "Address space of the process that does an order, libraries included.",
     ),
-    Setting("work.order_attempts", "5", _integer(1, 100), "", "How often an order is tried that fails by a fault."),
+    Setting(
+        "work.order_attempts", "5", _integer(1, 100), "",
+        "How often an order is tried that fails by a fault, or whose claim lapses.",
+    ),
+    Setting(
+        "work.claim_s", "900", _number(1, 1_000_000), "s",
+        "How long the claim of a processor elsewhere holds after its last update of the Task.",
+    ),
     # --- connections to others
     Setting(
         "outbound.private_networks", "", _networks, "",

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-CODES = "urn:fhir-imaging:code:task"  # code system of Task.code
+from fhir_server.model.task import CODES
+
+_KEPT = ("basedOn", "groupIdentifier", "priority", "for", "encounter", "authoredOn", "restriction")
 _NAMESPACE = UUID("0f8a2f0e-5f0b-5d0e-8a55-0d2f5d0e6c11")
 
 
@@ -18,18 +20,17 @@ def following_id(task: Mapping[str, Any], *parts: str) -> str:
 
 
 def following(task: Mapping[str, Any], code: str, inputs: Sequence[Mapping[str, Any]], *parts: str) -> dict[str, Any]:
-    """Return a Task of a code that is part of another one, for the same requester and with its priority."""
+    """Return a Task of a code that is part of another one, for the same requester, under the same terms."""
+    kept = {name: task[name] for name in _KEPT if name in task}
     return {
         "resourceType": "Task",
         "id": following_id(task, code, *parts),
         "status": "requested",
         "intent": "order",
-        **({"priority": task["priority"]} if "priority" in task else {}),
         "code": {"coding": [{"system": CODES, "code": code}]},
         "partOf": [{"reference": f"Task/{task['id']}"}],
         "requester": task["requester"],
-        **({"authoredOn": task["authoredOn"]} if "authoredOn" in task else {}),
-        **({"restriction": task["restriction"]} if "restriction" in task else {}),
+        **kept,
         "input": [dict(each) for each in inputs],
     }
 

@@ -6,7 +6,7 @@ the elements of the images that a client tried to change. `HOOKS` has the reposi
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Any
 
 from fhir_server.hardcopy.devices import is_printer
 from fhir_server.model import task as tasks
-from fhir_server.model.dates import to_instant
+from fhir_server.model import task_writing as writing
 from fhir_server.model.peer import ENDPOINT_PREFIX
 from fhir_server.projection import (
     DICOM_UID,
@@ -46,7 +46,8 @@ OF_AGENT = ("property", "status", "statusReason", "version")
 
 OWNED_OF_DEVICE = ("manufacturer", "serialNumber", "deviceName", "modelNumber", "version")
 
-ALGORITHM = "algorithm-"  # how the ids of the Device and of the ActivityDefinition of an algorithm begin
+SERVER = tasks.SERVER.partition("/")[2]
+ALGORITHM = tasks.ALGORITHM.partition("/")[2]  # how ids of Device and ActivityDefinition of an algorithm begin
 ALGORITHM_URL = "urn:fhir-imaging:algorithm:"  # canonical of an algorithm's ActivityDefinition, before its name
 
 _UID_FORM = re.compile(r"\d+(?:\.\d+)+")
@@ -61,7 +62,8 @@ def is_the_servers(resource_type: str, resource_id: str) -> bool:
         case "Observation":
             return _UID_FORM.fullmatch(resource_id) is not None
         case "Device":
-            return resource_id.startswith((EQUIPMENT, ALGORITHM)) or is_printer(resource_id)
+            is_ours = resource_id.startswith((EQUIPMENT, ALGORITHM)) or resource_id == SERVER
+            return is_ours or is_printer(resource_id)
         case "ActivityDefinition":
             return resource_id.startswith(ALGORITHM)
         case "Endpoint":
@@ -315,29 +317,56 @@ class Overseer:
 
 
 def hooks_of(
-    subscriber: str, kinds: Mapping[str, tasks.Kind], overseer: Overseer, clock: Callable[[], datetime]
+    actor: writing.Actor, kinds: Mapping[str, tasks.Kind], overseer: Overseer, clock: Callable[[], datetime]
 ) -> Mapping[str, Hooks]:
-    """Return the hooks of one subscriber's repository, "Organization/...": what a Task may become depends on it.
+    """Return the hooks of one subscriber's repository: what a Task or a Device may become depends on who it is.
 
     kinds   of Tasks whose inputs are checked, by code
     """
 
-    def ordered(task: Resource) -> Resource:
-        return {"authoredOn": to_instant(clock()), **overseer.admit(task)}
-
     def create(resource: Resource) -> tuple[Resource, str | None]:
-        return ordered(tasks.created_by(resource, subscriber, kinds)), None
+        return overseer.admit(writing.created_by(resource, actor, kinds, clock())), None
 
     def update(current: Resource, new: Resource, is_internal: bool) -> Resource:
         if is_internal:
             return new
-        changed = tasks.updated_by(current, new, subscriber, kinds)
+        changed = writing.updated_by(current, new, actor, kinds, clock())
         if tasks.is_over(changed) and not tasks.is_over(current):
             overseer.reported(changed)
-        return ordered(changed) if tasks.status_of(current) is tasks.Status.DRAFT else changed
+        return overseer.admit(changed) if tasks.status_of(current) is tasks.Status.DRAFT else changed
+
+    def unmatched(current: Resource, new: Resource) -> None:
+        writing.check_unmatched(current, new, actor)
 
     def delete(current: Resource, is_internal: bool) -> None:
         if not is_internal:
-            tasks.check_deletable(current, subscriber)
+            writing.check_deletable(current, actor)
 
-    return MappingProxyType({**HOOKS, "Task": Hooks(before_create=create, before_update=update, before_delete=delete)})
+    task = Hooks(before_create=create, before_update=update, before_delete=delete, unmatched=unmatched)
+    return MappingProxyType({**HOOKS, "Task": task, "Device": _hooks_of_devices(actor.organization)})
+
+
+def _hooks_of_devices(organization: str) -> Hooks:
+    """Return the hooks that keep a Device which does Tasks with the organisation that owns it."""
+
+    def check(device: Resource) -> None:
+        if device.get("owner", {}).get("reference", organization) != organization:
+            message = f"only its owner may write a Device, and the owner can only be {organization} if you write it"
+            raise AppError(Category.FORBIDDEN, message, where="Device.owner")
+
+    def create(resource: Resource) -> tuple[Resource, str | None]:
+        check(resource)
+        return resource, None
+
+    def update(current: Resource, new: Resource, is_internal: bool) -> Resource:
+        if not is_internal:
+            check(current)
+            check(new)
+        return _update_device(current, new, is_internal)
+
+    def delete(current: Resource, is_internal: bool) -> None:
+        if not is_internal:
+            check(current)
+        _delete_made(current, is_internal)
+
+    return replace(HOOKS["Device"], before_create=create, before_update=update, before_delete=delete)

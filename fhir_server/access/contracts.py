@@ -24,6 +24,7 @@ class Right(StrEnum):
     ORDER_PROCESSING = "order-processing"
     ORDER_HARD_COPY = "order-hard-copy"
     DEFINE = "define"
+    PROCESS_IMAGES = "process-images"
     AUDIT = "audit"
 
 
@@ -33,6 +34,7 @@ TERMS = {
     Right.ORDER_PROCESSING: "Order processing of images that the subscriber may read or has registered",
     Right.ORDER_HARD_COPY: "Order hard copies of images that the subscriber may read or has registered, or print them",
     Right.DEFINE: "Define profiles, search parameters and terminology for all subscribers of this server",
+    Right.PROCESS_IMAGES: "Do orders of others that are open to any device of a kind that the subscriber has",
     Right.AUDIT: "Read the audit record of this server",
 }
 

@@ -1,9 +1,9 @@
 """From rights to a restriction: which resource types a principal may read and write, and under which clauses.
 
 Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` and
-`order-hard-copy` write Tasks, and read their own, their own Endpoints and what can be ordered; `define` reads and
-writes what tells everybody here how to work; `audit` reads the audit record and what explains it. What no row names is
-denied.
+`order-hard-copy` write Tasks, and read their own, their own Endpoints and what can be ordered; `process-images` writes
+Tasks and may claim open ones; `define` reads and writes what tells everybody here how to work; `audit` reads the audit
+record and what explains it. What no row names is denied.
 """
 
 from functools import lru_cache
@@ -47,7 +47,7 @@ def _restriction(rights: frozenset[Right], subscriber: str) -> Restriction:
 
 def _rule(resource_type: str, rights: frozenset[Right], subscriber: str) -> Rule:
     write: Access = ALLOW if WRITERS.get(RESOURCES[resource_type].domain) in rights else DENY
-    if resource_type == "Task" and rights & ORDERING:
+    if resource_type == "Task" and rights & (ORDERING | {Right.PROCESS_IMAGES}):
         write = ALLOW  # what a Task may become, and who may change it, is told by `ownership`
     update = write
     if resource_type == "Device" and write is DENY and Right.ORDER_HARD_COPY in rights:

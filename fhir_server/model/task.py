@@ -18,8 +18,14 @@ Json = dict[str, Any]
 Task = Mapping[str, Any]
 
 PROGRESS = "urn:fhir-imaging:extension:progress"  # on Task: percent, step and estimate of the work
+CLAIM = "urn:fhir-imaging:extension:claim"  # on Task: whether its owner came by itself, and how many claims lapsed
 BUSINESS_STATUS = "urn:fhir-imaging:code:business-status"
 WAITS = "waits"  # businessStatus: the order waits for something outside, which its text names
+LAPSED = "lapsed"  # businessStatus: who had claimed the order was not heard of any more
+CODES = "urn:fhir-imaging:code:task"  # code system of Task.code
+SERVER = "Device/fhir-imaging-server"  # this server as owner of a Task
+ALGORITHM = "Device/algorithm-"  # and what it runs
+KIND = ("urn:fhir-imaging:code:performer", "imaging-server")  # Task.performerType that means such a server as well
 MOST_REASON = 500  # characters of a statusReason
 
 
@@ -41,10 +47,11 @@ class Status(StrEnum):
 
 
 class Role(StrEnum):
-    """Who makes a move: whoever ordered, whoever does the work, or this server, which does what nobody else owns."""
+    """Who makes a move: whoever ordered, does the work, may claim it, or this server, which does what is left."""
 
     REQUESTER = "requester"
     OWNER = "owner"
+    CLAIMANT = "claimant"
     SERVER = "server"
 
 
@@ -55,6 +62,7 @@ INITIAL = frozenset({Status.DRAFT, Status.REQUESTED, Status.READY})  # in which 
 WAITING = frozenset({Status.REQUESTED, Status.RECEIVED, Status.ACCEPTED, Status.READY})  # from which work may start
 
 _WORKERS = frozenset({Role.OWNER, Role.SERVER})
+_STARTERS = _WORKERS | {Role.CLAIMANT}
 _REQUESTER = frozenset({Role.REQUESTER})
 _CANCELLERS = frozenset({Role.REQUESTER, Role.SERVER})
 
@@ -72,9 +80,11 @@ def _moves() -> Iterable[tuple[tuple[Status, Status], frozenset[Role]]]:
     yield (s.READY, s.REJECTED), _WORKERS
     # The work.
     for source in WAITING:
-        yield from (((source, to), _WORKERS) for to in (s.IN_PROGRESS, s.FAILED))
-    yield from (((s.IN_PROGRESS, to), _WORKERS) for to in (s.ON_HOLD, s.COMPLETED, s.FAILED))
-    yield from (((s.ON_HOLD, to), _WORKERS) for to in (s.IN_PROGRESS, s.FAILED))
+        yield (source, s.IN_PROGRESS), _STARTERS
+        yield (source, s.FAILED), _WORKERS
+    # Back to ready: given back undone, or left by an owner that was not heard of any more.
+    yield from (((s.IN_PROGRESS, to), _WORKERS) for to in (s.ON_HOLD, s.READY, s.COMPLETED, s.FAILED))
+    yield from (((s.ON_HOLD, to), _WORKERS) for to in (s.IN_PROGRESS, s.READY, s.FAILED))
     # Withdrawal, at any time before the end.
     for source in (s.DRAFT, *WAITING, s.IN_PROGRESS, s.ON_HOLD):
         yield (source, s.CANCELLED), _CANCELLERS
@@ -84,11 +94,6 @@ def _moves() -> Iterable[tuple[tuple[Status, Status], frozenset[Role]]]:
 
 # (from, to) -> who may; what is not here is illegal
 MOVES: Mapping[tuple[Status, Status], frozenset[Role]] = MappingProxyType(dict(_moves()))
-
-# What a role may change of a Task besides its status; a draft is its requester's altogether.
-_OF_OWNER = frozenset({"businessStatus", "statusReason", "output", "note", "extension", "executionPeriod"})
-_OF_REQUESTER = frozenset({"statusReason", "note"})
-_ALWAYS = frozenset({"meta", "text", "status", "lastModified"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +158,29 @@ def is_over(task: Task) -> bool:
 
 
 def code_of(task: Task) -> str:
-    """Return the first code that names the kind of a Task, "" without any."""
-    return next((str(each["code"]) for each in task.get("code", {}).get("coding", []) if "code" in each), "")
+    """Return the first code that names a kind of Task of this server, "" without any; codes of others are theirs."""
+    codings = task.get("code", {}).get("coding", [])
+    return next((str(each["code"]) for each in codings if "code" in each and each.get("system", CODES) == CODES), "")
+
+
+def codings_of(concepts: Iterable[Task]) -> frozenset[tuple[str, str]]:
+    """Return (system, code) of all codings of CodeableConcepts; "" for a system that is not given."""
+    codings = (each for concept in concepts for each in concept.get("coding", []))
+    return frozenset((str(each.get("system", "")), str(each["code"])) for each in codings if "code" in each)
+
+
+def is_open(task: Task) -> bool:
+    """Say whether a Task waits for any performer of the kinds that it names."""
+    return status_of(task) in WAITING and "owner" not in task and bool(codings_of(task.get("performerType", [])))
+
+
+def is_for_server(task: Task) -> bool:
+    """Say whether this server does a Task: one that is addressed to it, or to nobody else."""
+    owner = task.get("owner", {}).get("reference")
+    if owner is not None:
+        return bool(owner == SERVER or owner.startswith(ALGORITHM))
+    kinds = codings_of(task.get("performerType", []))
+    return not kinds or KIND in kinds
 
 
 def move(task: Task, to: Status, role: Role, now: datetime) -> Json:
@@ -202,10 +228,9 @@ def progress(task: Task, done: Progress, now: datetime) -> Json:
         parts.append({"url": "step", "valueString": done.step})
     if done.estimate_s is not None:
         parts.append({"url": "estimate", "valueDuration": _seconds(done.estimate_s)})
-    plain = _without_progress(task)
-    extension = [*plain.get("extension", []), {"url": PROGRESS, "extension": parts}]
+    told = with_extension(task, PROGRESS, {"url": PROGRESS, "extension": parts})
     status = {"businessStatus": {"text": done.step}} if done.step else {}
-    return {**plain, **status, "extension": extension, "lastModified": to_instant(now)}
+    return {**told, **status, "lastModified": to_instant(now)}
 
 
 def complete(task: Task, kind: Kind, outputs: Sequence[Json], role: Role, now: datetime) -> Json:
@@ -225,6 +250,31 @@ def waiting_for(task: Task, reason: str, now: datetime) -> Json:
     """Return a Task in progress that waits for something outside; its businessStatus says for what."""
     status = {"coding": [{"system": BUSINESS_STATUS, "code": WAITS}], "text": reason[:MOST_REASON]}
     return {**_without_progress(task), "businessStatus": status, "lastModified": to_instant(now)}
+
+
+def claimed(task: Task) -> Json:
+    """Return a Task whose owner came by itself, as any of a kind, with a note of that."""
+    return with_extension(task, CLAIM, _claim(is_open=True, lapsed=_claim_of(task)[1]))
+
+
+def given_back(task: Task) -> Json:
+    """Return a Task that is ready again, without signs of work; one that was open is open again."""
+    was_open, _ = _claim_of(task)
+    gone = {"executionPeriod", "output", *({"owner"} if was_open else ())}
+    return {name: value for name, value in _without_progress(task).items() if name not in gone}
+
+
+def lapsed(task: Task, now: datetime, *, most: int) -> Json:
+    """Return a Task whose owner was not heard of any more: ready again, or failed where that happened `most` times."""
+    was_open, before = _claim_of(task)
+    owner = task.get("owner", {}).get("reference", "its owner")
+    count = before + 1
+    left = with_extension(task, CLAIM, _claim(is_open=was_open, lapsed=count))
+    reason = f"{owner} was not heard of any more"
+    if count >= most:
+        return fail(left, f"claimed and left {count} times, at last because {reason}", Role.SERVER, now)
+    status = {"coding": [{"system": BUSINESS_STATUS, "code": LAPSED}], "text": reason}
+    return {**given_back(move(left, Status.READY, Role.SERVER, now)), "businessStatus": status}
 
 
 def waits_for(task: Task) -> str:
@@ -250,81 +300,15 @@ def cancel(task: Task, reason: str, role: Role, now: datetime) -> Json:
     return {**cancelled, "statusReason": {"text": reason[:MOST_REASON]}} if reason else cancelled
 
 
+def check_outputs(task: Task, kind: Kind) -> None:
+    """Return when the outputs are what the kind gives. Raises INVALID naming the output by position and type."""
+    _check_values(task.get("output", []), kind.outputs, "output")
+
+
 def check_inputs(task: Task, kind: Kind) -> None:
     """Return when the inputs are what the kind wants. Raises INVALID naming the input by position and type."""
     _check_values(task.get("input", []), (*kind.inputs, *kind.further(task)), "input")
     kind.check(task)
-
-
-def created_by(task: Task, actor: str, kinds: Mapping[str, Kind]) -> Json:
-    """Return a Task as a client may make it: ordered by `actor`, "Organization/...", and not yet begun.
-
-    Raises FORBIDDEN for another's name as requester, CONFLICT for a status beyond the beginning, INVALID for inputs.
-    """
-    if task.get("requester", {}).get("reference", actor) != actor:
-        raise AppError(Category.FORBIDDEN, f"you order as {actor}, not for others", where="Task.requester")
-    if status_of(task) not in INITIAL:
-        allowed = ", ".join(sorted(INITIAL))
-        message = f"a Task begins as one of {allowed}, not as {task['status']}"
-        raise AppError(Category.CONFLICT, message, where="Task.status")
-    if "output" in task:
-        raise AppError(Category.CONFLICT, "a Task that has not begun has no output", where="Task.output")
-    kind = kinds.get(code_of(task))
-    if kind is not None:
-        check_inputs(task, kind)
-    return {**task, "requester": {**task.get("requester", {}), "reference": actor}}
-
-
-def updated_by(current: Task, new: Task, actor: str, kinds: Mapping[str, Kind]) -> Json:
-    """Return a Task as a client may change it, being its requester or its owner.
-
-    Raises FORBIDDEN for anybody else, for a move or an element that is not theirs, CONFLICT for an illegal move.
-    """
-    roles = roles_of(current, actor)
-    if not roles:
-        raise AppError(Category.FORBIDDEN, "only the requester or the owner of a Task may change it", where="Task")
-    source, to = status_of(current), status_of(new)
-    if source in TERMINAL and dict(_content(current)) != dict(_content(new)):
-        raise AppError(Category.CONFLICT, f"a Task that is {source} is over and cannot change", where="Task.status")
-    if source is not to:
-        check_move(source, to, roles)
-    if source is Status.DRAFT:
-        checked = created_by({**new, "status": str(Status.DRAFT)}, actor, kinds)
-        return {**checked, "status": str(to)}
-    _check_elements(current, new, roles)
-    kind = kinds.get(code_of(current))
-    if kind is not None and to is Status.COMPLETED:
-        _check_values(new.get("output", []), kind.outputs, "output")
-    return dict(new)
-
-
-def check_deletable(current: Task, actor: str) -> None:
-    """Return when a client may delete a Task: its requester, before the work began or after it ended."""
-    if Role.REQUESTER not in roles_of(current, actor):
-        raise AppError(Category.FORBIDDEN, "only the requester of a Task may delete it", where="Task")
-    if status_of(current) in (Status.IN_PROGRESS, Status.ON_HOLD):
-        raise AppError(Category.CONFLICT, "the Task is being worked on: cancel it first", where="Task.status")
-
-
-def roles_of(task: Task, actor: str) -> frozenset[Role]:
-    """Return what an organisation, "Organization/...", is to a Task: its requester, its owner, both or nothing."""
-    names = {Role.REQUESTER: "requester", Role.OWNER: "owner"}
-    return frozenset(role for role, name in names.items() if task.get(name, {}).get("reference") == actor)
-
-
-def _content(task: Task) -> Iterable[tuple[str, Any]]:
-    return ((name, value) for name, value in task.items() if name not in ("id", "meta"))
-
-
-def _check_elements(current: Task, new: Task, roles: frozenset[Role]) -> None:
-    allowed = set(_ALWAYS)
-    allowed |= _OF_OWNER if Role.OWNER in roles else set()
-    allowed |= _OF_REQUESTER if Role.REQUESTER in roles else set()
-    names = [*current, *(name for name in new if name not in current)]
-    for name in names:
-        if name not in allowed and current.get(name) != new.get(name):
-            message = f"Task.{name} cannot be changed by the {' and '.join(sorted(roles))} once it was ordered"
-            raise AppError(Category.FORBIDDEN, message, where=f"Task.{name}")
 
 
 def _check_values(given: Sequence[Task], wanted: Sequence[Parameter], what: str) -> None:
@@ -355,10 +339,35 @@ def name_of(entry: Task) -> str:
     return str(coded or kind.get("text", ""))[:64]
 
 
-def _without_progress(task: Task) -> Json:
-    kept = [each for each in task.get("extension", []) if each.get("url") != PROGRESS]
+def without_extension(task: Task, url: str) -> Json:
+    """Return the Task without its extensions of this URL."""
+    kept = [each for each in task.get("extension", []) if each.get("url") != url]
     rest = {name: value for name, value in task.items() if name != "extension"}
     return {**rest, "extension": kept} if kept else rest
+
+
+def with_extension(task: Task, url: str, extension: Task | None) -> Json:
+    """Return the Task with this extension in place of others of its URL; without any for None."""
+    rest = without_extension(task, url)
+    return {**rest, "extension": [*rest.get("extension", []), dict(extension)]} if extension else rest
+
+
+def _without_progress(task: Task) -> Json:
+    return without_extension(task, PROGRESS)
+
+
+def _claim(*, is_open: bool, lapsed: int) -> Json:
+    parts = [{"url": "open", "valueBoolean": is_open}, {"url": "lapsed", "valueUnsignedInt": lapsed}]
+    return {"url": CLAIM, "extension": parts}
+
+
+def _claim_of(task: Task) -> tuple[bool, int]:
+    """Return whether the owner of a Task came by itself, and how many claims have lapsed."""
+    for each in task.get("extension", []):
+        if each.get("url") == CLAIM:
+            parts = {part["url"]: part for part in each["extension"]}
+            return bool(parts["open"]["valueBoolean"]), int(parts["lapsed"]["valueUnsignedInt"])
+    return False, 0
 
 
 def _ended(task: Task, now: datetime) -> Json:

@@ -32,6 +32,9 @@ ARRAYS = {
 PARTS = "abc"  # names of the components in a composite row
 MAX_TEXT = 512  # characters of a string that are kept for search
 MAX_COMBINATIONS = 100  # composite rows of one element
+RESTRICTION_PERIOD = "restriction-period"
+# Rows by which no client searches, only this server itself.
+HIDDEN = {"Task": (Parameter(RESTRICTION_PERIOD, "date", "", "Task.restriction.period"),)}
 _OWN_FIELDS = frozenset({"_id", "_lastUpdated"})  # fields of the document itself, not rows
 
 
@@ -43,7 +46,7 @@ def rows(resource: dict[str, Any], *, base_url: str = "") -> dict[str, Any]:
     kind = resource["resourceType"]
     found: dict[str, dict[tuple[Any, ...], Row]] = {}
     scalars: Row = {}
-    for parameter in parameters(kind).values():
+    for parameter in (*parameters(kind).values(), *HIDDEN.get(kind, ())):
         if parameter.type not in ARRAYS or parameter.code in _OWN_FIELDS:
             continue
         for array, row in _parameter_rows(parameter, kind, resource, base_url):

@@ -50,6 +50,8 @@ class Hooks:
     before_delete: Callable[[Json, bool], None] | None = None
     # (id) -> whether only the server itself gives it
     reserves: Callable[[str], bool] = lambda _: False
+    # (current, new), of a client that does not say which version it read: raises where it has to
+    unmatched: Callable[[Json, Json], None] | None = None
 
 
 NO_HOOKS: Mapping[str, Hooks] = MappingProxyType({})
@@ -253,7 +255,7 @@ class Repository:
                 return self._created_by_update(resource, key, mandatory, may_create=may_create)
             if must_be_new:
                 raise AppError(Category.PRECONDITION, f"{key} exists already", where="If-None-Match")
-            new = self._before_update(current, resource)
+            new = self._before_update(current, resource, is_matched=if_match is not None)
             return None if if_changed and _is_same(current, new) else new
 
         return self._write(key, "PUT", decide, mandatory, mandatory, guard=guard)
@@ -273,7 +275,7 @@ class Repository:
                 raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
             if current.deleted:
                 raise AppError(Category.GONE, f"{key} was deleted", where=key)
-            return self._before_update(current, change(current.json()))
+            return self._before_update(current, change(current.json()), is_matched=if_match is not None)
 
         return self._write(key, "PATCH", decide, seen, mandatory)
 
@@ -369,8 +371,10 @@ class Repository:
             identifier = derived or identifier
         return resource, check_id(identifier, where="id") if identifier else None
 
-    def _before_update(self, current: Resource, resource: Json) -> Json:
+    def _before_update(self, current: Resource, resource: Json, *, is_matched: bool) -> Json:
         hooks = self._hooks.get(current.type, Hooks())
+        if hooks.unmatched and not is_matched and not self._internal:
+            hooks.unmatched(current.json(), resource)
         return hooks.before_update(current.json(), resource, self._internal) if hooks.before_update else resource
 
     def _created_by_update(self, resource: Json, key: str, mandatory: tuple[Clause, ...], *, may_create: bool) -> Json:

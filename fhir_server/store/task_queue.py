@@ -1,10 +1,10 @@
 """The queue that the Tasks of the database are: which may be worked on now, in which order, and word of changes.
 
 A Task waits while nobody holds a lease `task:<id>`; a lease without worker that ends later is a pause before another
-attempt. Tasks with an owner are that owner's and never in this queue.
+attempt. Tasks that others own, or that are open to others only, are never in this queue.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,8 @@ from typing import Any
 from bson.codec_options import CodecOptions
 from pymongo.database import Database
 
-from fhir_server.model.task import WAITING, Status
+from fhir_server.model.task import ALGORITHM, CODES, KIND, SERVER, WAITING, Status
+from fhir_server.store.index import RESTRICTION_PERIOD
 from fhir_server.store.lease import COLLECTION
 
 LEASE = "task:"
@@ -45,6 +46,14 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A Task that somebody else works on, and when its last version was written."""
+
+    id: str
+    heard_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A Task that was made or changed, and its status then."""
 
@@ -67,9 +76,9 @@ class TaskQueue:
         condition = {
             "type": "Task",
             "_id": {"$nin": [f"Task/{each}" for each in held]},
-            "tok": {"$elemMatch": {"p": "status", "c": {"$in": states}}},
-            "$and": [{"tok": {"$elemMatch": {"p": "code", "c": {"$in": sorted(codes)}}}}],
-            "ref": {"$not": {"$elemMatch": {"p": "owner"}}},
+            "tok": _status(states),
+            "$and": [{"tok": {"$elemMatch": {"p": "code", "c": {"$in": sorted(codes)}, "s": {"$in": [None, CODES]}}}}],
+            "$or": _FOR_SERVER,
         }
         stages: list[dict[str, Any]] = [
             {"$match": condition},
@@ -86,11 +95,24 @@ class TaskQueue:
             {"$limit": AT_A_TIME},
         ]
         found = self._database["resources"].aggregate(stages)
-        orders = tuple(
-            Waiting(row["_id"].removeprefix("Task/"), row.get("requester", ""), row["urgency"], row["turn"])
-            for row in found
-        )
+        orders = tuple(Waiting(_id(row), row.get("requester", ""), row["urgency"], row["turn"]) for row in found)
         return Look(orders, min(held.values(), default=None))
+
+    def held_by_others(self) -> tuple[Held, ...]:
+        """Return Tasks under way or on hold that others own, those that were not heard of for longest first."""
+        states = [str(Status.IN_PROGRESS), str(Status.ON_HOLD)]
+        condition = {"type": "Task", "tok": _status(states), "ref": _OWNER, "$nor": _FOR_SERVER}
+        found = self._database["resources"].find(
+            condition, {"lastUpdated": 1}, sort=[("lastUpdated", 1)], limit=AT_A_TIME
+        )
+        return tuple(Held(_id(row), row["lastUpdated"]) for row in found)
+
+    def overdue(self) -> tuple[str, ...]:
+        """Return ids of Tasks of others whose period is over; workers see to those of this server."""
+        over = {"$elemMatch": {"p": RESTRICTION_PERIOD, "h": {"$lte": self._clock()}}}
+        states = [str(each) for each in (*sorted(WAITING), Status.IN_PROGRESS, Status.ON_HOLD)]
+        condition = {"type": "Task", "dat": over, "tok": _status(states), "$nor": _FOR_SERVER}
+        return tuple(_id(row) for row in self._database["resources"].find(condition, {"_id": 1}, limit=AT_A_TIME))
 
     @contextmanager
     def watch(self, max_await_ms: int) -> Iterator[Callable[[], Change | None]]:
@@ -107,11 +129,28 @@ class TaskQueue:
             yield change
 
 
+def _id(row: Mapping[str, Any]) -> str:
+    return str(row["_id"]).removeprefix("Task/")
+
+
+def _status(states: Sequence[str]) -> dict[str, Any]:
+    return {"$elemMatch": {"p": "status", "c": {"$in": states}}}
+
+
 def _first(array: str, parameter: str, field: str) -> dict[str, Any]:
     """Return the expression of a field of the first search row of a parameter."""
     rows = {"$filter": {"input": {"$ifNull": [array, []]}, "cond": {"$eq": ["$$this.p", parameter]}}}
     return {"$getField": {"field": field, "input": {"$first": rows}}}
 
+
+_OWNER = {"$elemMatch": {"p": "owner"}}
+# As `is_for_server` says of a Task.
+_FOR_SERVER: list[dict[str, Any]] = [
+    {"ref": {"$not": _OWNER}, "tok": {"$not": {"$elemMatch": {"p": "performer"}}}},
+    {"ref": {"$not": _OWNER}, "tok": {"$elemMatch": {"p": "performer", "s": KIND[0], "c": KIND[1]}}},
+    {"ref": {"$elemMatch": {"p": "owner", "r": SERVER}}},
+    {"ref": {"$elemMatch": {"p": "owner", "r": {"$gte": ALGORITHM, "$lt": ALGORITHM + "\uffff"}}}},
+]
 
 _URGENCY: dict[str, Any] = {
     "$let": {

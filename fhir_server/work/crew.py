@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.work.tasks import Worker
+from fhir_server.work.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +22,17 @@ _LOCAL_S = 0.0003  # an answer that takes longer came from the engine, not from 
 
 
 class Crew:
-    """Runs workers, each in a thread of its own."""
+    """Runs workers, each in a thread of its own, and the upkeep of Tasks that others do."""
 
-    def __init__(self, workers: Sequence[Worker], queue: TaskQueue) -> None:
-        self._workers = workers
+    def __init__(self, workers: Sequence[Worker], upkeep: Upkeep, queue: TaskQueue) -> None:
+        self._members: tuple[Worker | Upkeep, ...] = (*workers, upkeep)
         self._queue = queue
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; return within about a second of that."""
         threads = [
-            threading.Thread(target=worker.run, args=(stopping,), name=f"tasks-{number}")
-            for number, worker in enumerate(self._workers)
+            threading.Thread(target=member.run, args=(stopping,), name=f"tasks-{number}")
+            for number, member in enumerate(self._members)
         ]
         for thread in threads:
             thread.start()
@@ -40,7 +41,7 @@ class Crew:
             thread.join()
 
     def _watch(self, stopping: threading.Event) -> None:
-        while self._workers and not stopping.is_set():
+        while not stopping.is_set():
             try:
                 with self._queue.watch(AWAIT_MS) as change:
                     # What came before the stream was open is found by a look.
@@ -50,8 +51,8 @@ class Crew:
                         news = change()
                         if news is None:
                             continue
-                        for worker in self._workers:
-                            worker.hear(news)
+                        for member in self._members:
+                            member.hear(news)
                         if time.monotonic() - asked > _LOCAL_S:
                             stopping.wait(GATHER_S)
             except Exception:
@@ -60,5 +61,5 @@ class Crew:
         self._wake()
 
     def _wake(self) -> None:
-        for worker in self._workers:
-            worker.wake()
+        for member in self._members:
+            member.wake()

@@ -13,10 +13,9 @@ from importlib import metadata
 from typing import Any
 
 from fhir_server.access.policy import ALGORITHM_SYSTEM
-from fhir_server.delivery import CODES
 from fhir_server.model.criteria import Clause, Token
 from fhir_server.model.query import Query
-from fhir_server.model.task import Json
+from fhir_server.model.task import CODES, Json
 from fhir_server.ownership import ALGORITHM, ALGORITHM_URL
 from fhir_server.store.documents import Resource
 from fhir_server.store.repository import Repository

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from fhir_server.delivery import CODES, value
-from fhir_server.model.task import Json, Parameter, name_of
+from fhir_server.delivery import value
+from fhir_server.model.task import CODES, Json, Parameter, name_of
 from fhir_server.ownership import ALGORITHM_URL
 from imaging.algorithm import Algorithm
 from imaging.dataset import check_uid

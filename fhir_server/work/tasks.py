@@ -6,6 +6,7 @@ worker does nothing between the rounds that are far apart.
 """
 
 import logging
+import math
 import random
 import threading
 import time
@@ -24,6 +25,7 @@ from fhir_server.store.repository import Repository
 from fhir_server.store.task_queue import LEASE, Change, Look, TaskQueue, Waiting
 from fhir_server.work.child import Child, Opening
 from fhir_server.work.handlers import TREATMENT, Done, Handler, Later, Treatment
+from fhir_server.work.upkeep import CANCELLED, PERIOD_OVER, with_its_whole
 from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,10 @@ class _LostError(Exception):
 
 class _StoppedError(Exception):
     """The worker was told to stop."""
+
+
+class _CancelledError(Exception):
+    """What the order is a part of was cancelled; the argument is the id of that Task."""
 
 
 class Worker:
@@ -177,32 +183,55 @@ class Worker:
             handler = self._handlers.get(tasks.code_of(task))
             if handler is None:
                 raise AppError(Category.UNSUPPORTED, "its first code has to say what is to be done", where="Task.code")
+            self._check_wholes(task)
             if self._is_early(task, lease, handler):
                 return True
             self._begin(current, handler, lease)
             done = self._outcome(handler, task, lease, stopping)
             if isinstance(done, Later):
-                self._put_off(lease, done)
+                self._put_off(lease, done, task)
             else:
                 self._publish(lease, lambda now_is: self._ended(now_is, handler.kind, done), then=done.then)
         except _LostError:
             self._leases.finish(lease)
         except _StoppedError:
             self._leases.postpone(lease, 0, lease.attempt - 1)
+        except _CancelledError as error:
+            whole = str(error)
+            self._end(lease, lambda now_is: with_its_whole(now_is, whole, self._clock()) or now_is)
         except AppError as error:
             self._fail_or_retry(error, lease, handler)
         return True
 
+    def _check_wholes(self, task: Json) -> None:
+        """Raise _CancelledError where a Task that this one is a part of was cancelled."""
+        for whole in task.get("partOf", []):
+            kind, _, identifier = whole.get("reference", "").partition("/")
+            try:
+                found = self._own.read(kind, identifier).json()
+            except AppError as error:
+                if error.category not in (Category.NOT_FOUND, Category.GONE, Category.INVALID):
+                    raise
+            else:
+                if tasks.status_of(found) in CANCELLED:
+                    raise _CancelledError(identifier)
+
     def _is_early(self, task: Json, lease: Lease, handler: Handler) -> bool:
         """Put an order aside whose period has not come. Raises INVALID when the period is over."""
-        period = task.get("restriction", {}).get("period", {})
-        now = self._clock()
-        if "end" in period and interval(period["end"]).high <= now and not handler.ends_late:
-            waited_for = f"; it waited for this: {reason}" if (reason := tasks.waits_for(task)) else ""
-            message = f"the period of the order is over{waited_for}"
-            raise AppError(Category.INVALID, message, where="Task.restriction.period")
-        early_s = (interval(period["start"]).low - now).total_seconds() if "start" in period else 0.0
+        self._check_period(task, handler)
+        start = task.get("restriction", {}).get("period", {}).get("start")
+        early_s = (interval(start).low - self._clock()).total_seconds() if start else 0.0
         return early_s > 0 and self._leases.postpone(lease, early_s, 0)
+
+    def _check_period(self, task: Json, handler: Handler) -> None:
+        if self._left_s(task) <= 0 and not handler.ends_late:
+            waited_for = f"; it waited for this: {reason}" if (reason := tasks.waits_for(task)) else ""
+            raise AppError(Category.INVALID, f"{PERIOD_OVER}{waited_for}", where="Task.restriction.period")
+
+    def _left_s(self, task: Json) -> float:
+        """Return the time until the period of an order ends."""
+        end = task.get("restriction", {}).get("period", {}).get("end")
+        return (interval(end).high - self._clock()).total_seconds() if end else math.inf
 
     def _begin(self, current: Resource, handler: Handler, lease: Lease) -> None:
         # A worker that died in the middle counts as an attempt: what kills workers is set aside.
@@ -217,11 +246,11 @@ class Worker:
         completed = tasks.complete(task, kind, done.outputs, Role.SERVER, self._clock())
         return tasks.as_failed(completed, done.failure) if done.failure else completed
 
-    def _put_off(self, lease: Lease, later: Later) -> None:
+    def _put_off(self, lease: Lease, later: Later, task: Json) -> None:
         """Leave an order that waits for something outside, without a version of the Task while its reason stays."""
         if tasks.waits_for(self._read(_id_of(lease)).json()) != later.reason:
             self._write(lease, lambda now_is: tasks.waiting_for(now_is, later.reason, self._clock()))
-        self._leases.postpone(lease, later.seconds, 0)
+        self._leases.postpone(lease, max(min(later.seconds, self._left_s(task)), 0.0), 0)
 
     def _outcome(self, handler: Handler, task: Json, lease: Lease, stopping: threading.Event) -> Done | Later:
         """Return what was done. Kills the child where the order is lost, too slow, or the worker stops."""
@@ -236,6 +265,7 @@ class Worker:
                     return said
                 if now - started > handler.limits.wall_s:
                     raise AppError(Category.TOO_LARGE, f"the order took longer than {handler.limits.wall_s:g} s")
+                self._check_period(task, handler)
                 if stopping.is_set():
                     raise _StoppedError
                 unsaid = said or unsaid
@@ -305,9 +335,17 @@ class Worker:
             if error.category in (Category.NOT_FOUND, Category.GONE):
                 raise _LostError from error
             raise
-        if tasks.is_over(found.json()):
+        task = found.json()
+        if tasks.is_over(task) or not tasks.is_for_server(task):
             raise _LostError
         return found
+
+    def _end(self, lease: Lease, change: Callable[[Json], Json]) -> None:
+        """Publish an end without result, unless the order is somebody else's by now."""
+        try:
+            self._publish(lease, change)
+        except _LostError:
+            self._leases.finish(lease)
 
     def _fail_or_retry(self, error: AppError, lease: Lease, handler: Handler | None) -> None:
         treatment = TREATMENT[error.category]
@@ -318,10 +356,7 @@ class Worker:
             "an order failed", extra={"task": lease.name, "category": str(error.category), "then": treatment.name}
         )
         if treatment is Treatment.FAIL:
-            try:
-                self._publish(lease, lambda now_is: tasks.fail(now_is, str(error), Role.SERVER, self._clock()))
-            except _LostError:
-                self._leases.finish(lease)
+            self._end(lease, lambda now_is: tasks.fail(now_is, str(error), Role.SERVER, self._clock()))
             return
         if treatment is Treatment.LATER:
             self._leases.postpone(lease, self._pace.later_s, lease.attempt - 1)

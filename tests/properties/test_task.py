@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fhir_server.model import task as tasks
+from fhir_server.model import task_writing as writing
 from fhir_server.model.task import INITIAL, MOVES, TERMINAL, Kind, Parameter, Progress, Role, Status
 from fhir_server.model.validation import validate
 from imaging.errors import AppError, Category
@@ -16,11 +17,20 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 US, THEM, OTHERS = "Organization/us", "Organization/them", "Organization/others"
 KIND = Kind("count", inputs=(Parameter("upto", "valueInteger", least=1),), outputs=(Parameter("sum", "valueInteger"),))
 KINDS = {"count": KIND}
+
+
+def actor(organization: str, *, may_claim: bool = False, **devices: str) -> writing.Actor:
+    """An organisation with devices: `d1="reader"` is Device/d1 of the kind `reader`."""
+    types = {f"Device/{name}": frozenset({("urn:kinds", kind)}) for name, kind in devices.items()}
+    return writing.Actor(organization, lambda: types, may_claim)
+
+
+REQUESTING, OWNING, STRANGE = actor(US), actor(THEM), actor(OTHERS)
 UPTO = {"type": {"text": "upto"}, "valueInteger": 3}
 
 
 def order(status: str = "requested", **more: Any) -> dict[str, Any]:
-    code = {"coding": [{"system": "urn:fhir-imaging:task", "code": "count"}]}
+    code = {"coding": [{"system": tasks.CODES, "code": "count"}]}
     parties = {"requester": {"reference": US}, "owner": {"reference": THEM}}
     made = {"resourceType": "Task", "status": status, "intent": "order", "code": code, "input": [UPTO], **parties}
     return made | more
@@ -61,13 +71,13 @@ def test_a_terminal_state_is_final(source: Status, to: Status, role: Role) -> No
 
 
 @given(statuses, statuses, st.sampled_from([US, OTHERS]))
-def test_nobody_but_the_owner_completes_over_rest(source: Status, to: Status, actor: str) -> None:
+def test_nobody_but_the_owner_completes_over_rest(source: Status, to: Status, who: str) -> None:
     try:
-        made = tasks.updated_by(order(source), order(to), actor, KINDS)
+        made = writing.updated_by(order(source), order(to), actor(who), KINDS, NOW)
     except AppError:
         return
 
-    assert actor == US
+    assert who == US
     assert source is to or made["status"] not in {"completed", "in-progress", "failed"}
 
 
@@ -105,7 +115,7 @@ def test_a_completed_task_is_valid_fhir_with_its_outputs() -> None:
 )  # fmt: skip
 def test_a_wrong_input_is_named_by_position_and_type(given_inputs: list[Any], where: str) -> None:
     with pytest.raises(AppError) as caught:
-        tasks.created_by(order(input=given_inputs), US, KINDS)
+        writing.created_by(order(input=given_inputs), REQUESTING, KINDS, NOW)
 
     assert (caught.value.category, caught.value.where) == (Category.INVALID, where)
 
@@ -113,24 +123,24 @@ def test_a_wrong_input_is_named_by_position_and_type(given_inputs: list[Any], wh
 def test_an_order_gets_its_requester_and_cannot_be_placed_for_others() -> None:
     nameless = {name: value for name, value in order().items() if name != "requester"}
 
-    assert tasks.created_by(nameless, US, KINDS)["requester"] == {"reference": US}
+    assert writing.created_by(nameless, REQUESTING, KINDS, NOW)["requester"] == {"reference": US}
     with pytest.raises(AppError, match="not for others"):
-        tasks.created_by(order(), THEM, KINDS)
+        writing.created_by(order(), OWNING, KINDS, NOW)
 
 
 def test_a_task_is_not_made_as_completed() -> None:
     with pytest.raises(AppError, match="begins as"):
-        tasks.created_by(order("completed"), US, KINDS)
+        writing.created_by(order("completed"), REQUESTING, KINDS, NOW)
 
 
 def test_the_requester_cancels_but_does_not_change_what_was_ordered() -> None:
     running = tasks.start(order(), Role.OWNER, NOW)
 
-    cancelled = tasks.updated_by(running, {**running, "status": "cancelled"}, US, KINDS)
+    cancelled = writing.updated_by(running, {**running, "status": "cancelled"}, REQUESTING, KINDS, NOW)
 
     assert cancelled["status"] == "cancelled"
     with pytest.raises(AppError, match=r"Task\.owner"):
-        tasks.updated_by(running, {**running, "owner": {"reference": US}}, US, KINDS)
+        writing.updated_by(running, {**running, "owner": {"reference": US}}, REQUESTING, KINDS, NOW)
 
 
 def test_outputs_of_the_owner_are_of_the_kind() -> None:
@@ -138,12 +148,12 @@ def test_outputs_of_the_owner_are_of_the_kind() -> None:
     wrong = {**running, "status": "completed", "output": [{"type": {"text": "sum"}, "valueString": "6"}]}
 
     with pytest.raises(AppError, match="valueInteger"):
-        tasks.updated_by(running, wrong, THEM, KINDS)
+        writing.updated_by(running, wrong, OWNING, KINDS, NOW)
 
 
 def test_a_task_at_work_is_not_deleted() -> None:
-    tasks.check_deletable(order(), US)
+    writing.check_deletable(order(), REQUESTING)
     with pytest.raises(AppError, match="cancel it first"):
-        tasks.check_deletable(order("in-progress"), US)
+        writing.check_deletable(order("in-progress"), REQUESTING)
     with pytest.raises(AppError, match="requester"):
-        tasks.check_deletable(order(), THEM)
+        writing.check_deletable(order(), OWNING)

@@ -18,6 +18,7 @@ from fhir_server.store.task_queue import TaskQueue
 from fhir_server.work.crew import Crew
 from fhir_server.work.handlers import Done, Handler, Later, Limits, Report
 from fhir_server.work.tasks import Pace, Surroundings, Worker
+from fhir_server.work.upkeep import Upkeep
 from imaging.errors import AppError, Category
 
 
@@ -98,7 +99,8 @@ def crew(database: Any, lease_s: float = 5.0, workers: int = 1) -> Crew:
     own = Repository(database, UNRESTRICTED, clock=now, internal=True)
     around = Surroundings(own, Leases(database, now), TaskQueue(database, now), now)
     pace = Pace(lease_s=lease_s, first_s=0.1)
-    return Crew([Worker(around, HANDLERS, nothing, pace) for _ in range(workers)], around.queue)
+    upkeep = Upkeep(own, around.queue, now, claim_s=2, most_claims=2)
+    return Crew([Worker(around, HANDLERS, nothing, pace) for _ in range(workers)], upkeep, around.queue)
 
 
 def main(uri: str, name: str, lease_s: str) -> None:
