@@ -31,6 +31,7 @@ from fhir_server.model.task import code_of
 from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, Overseer, hooks_of
 from fhir_server.printers import Printers
+from fhir_server.rest.batch import BundleLimits
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
@@ -110,6 +111,11 @@ class Server:
     def endpoints(self) -> Endpoints:
         """The register of peers for the operator."""
         return Endpoints(self.peers, self.own, self.principals, self.outbound, self.clock)
+
+    @property
+    def bundle_limits(self) -> BundleLimits:
+        """Bounds on batches and transactions."""
+        return BundleLimits(self.config["limits.bundle_entries"], self.config["limits.bundle_bytes"])
 
     @property
     def most_resource_bytes(self) -> int:

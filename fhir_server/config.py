@@ -347,6 +347,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("limits.instance_bytes", "2 GiB", _size(KIB, 1 << 40), "bytes", "Largest single DICOM instance."),
     Setting("limits.parts", "20000", _integer(1, 1_000_000), "parts", "Most parts of one multipart request."),
     Setting("limits.resource_bytes", "8 MiB", _size(KIB, 15 * MIB), "bytes", "Largest FHIR resource in a request."),
+    Setting(
+        "limits.bundle_entries", "1000", _integer(1, 100_000), "entries",
+        "Most entries of a batch or transaction Bundle.",
+    ),
+    Setting(
+        "limits.bundle_bytes", "32 MiB", _size(KIB, GIB), "bytes",
+        "Largest batch or transaction Bundle, and largest answer to one.",
+    ),
     Setting("limits.search_count", "1000", _integer(1, 100_000), "matches", "Most matches on one page of a search."),
     Setting(
         "limits.search_count_default", "50", _integer(1, 100_000), "matches",

@@ -199,12 +199,12 @@ _SHARED_OF_SERIES = {"endpoint": _is_our_endpoint, "performer": _is_our_performe
 # --- hooks of the repository
 
 
-def _create_imaging_study(resource: Resource) -> tuple[Resource, str | None]:
+def _identify_imaging_study(resource: Resource) -> str | None:
     uid = study_uid_of(resource)
     if uid is None:
-        return resource, None
+        return None
     check_uid(uid, "the Study Instance UID in ImagingStudy.identifier")
-    return resource, imaging_study_id(uid)
+    return imaging_study_id(uid)
 
 
 def _update_imaging_study(current: Resource, new: Resource, is_internal: bool) -> Resource:
@@ -265,9 +265,9 @@ def _refuse_made(current: Resource) -> None:
         raise AppError(Category.CONFLICT, message, where=kind)
 
 
-def _create_definition(resource: Resource) -> tuple[Resource, str | None]:
+def _create_definition(resource: Resource) -> Resource:
     _refuse_our_url(resource)
-    return resource, None
+    return resource
 
 
 def _update_definition(current: Resource, new: Resource, is_internal: bool) -> Resource:
@@ -284,7 +284,7 @@ def _refuse_our_url(definition: Resource) -> None:
 
 HOOKS: Mapping[str, Hooks] = MappingProxyType(
     {
-        "ImagingStudy": Hooks(before_create=_create_imaging_study, before_update=_update_imaging_study),
+        "ImagingStudy": Hooks(identify=_identify_imaging_study, before_update=_update_imaging_study),
         "ActivityDefinition": Hooks(
             before_create=_create_definition,
             before_update=_update_definition,
@@ -324,8 +324,8 @@ def hooks_of(
     kinds   of Tasks whose inputs are checked, by code
     """
 
-    def create(resource: Resource) -> tuple[Resource, str | None]:
-        return overseer.admit(writing.created_by(resource, actor, kinds, clock())), None
+    def create(resource: Resource) -> Resource:
+        return overseer.admit(writing.created_by(resource, actor, kinds, clock()))
 
     def update(current: Resource, new: Resource, is_internal: bool) -> Resource:
         if is_internal:
@@ -354,9 +354,9 @@ def _hooks_of_devices(organization: str) -> Hooks:
             message = f"only its owner may write a Device, and the owner can only be {organization} if you write it"
             raise AppError(Category.FORBIDDEN, message, where="Device.owner")
 
-    def create(resource: Resource) -> tuple[Resource, str | None]:
+    def create(resource: Resource) -> Resource:
         check(resource)
-        return resource, None
+        return resource
 
     def update(current: Resource, new: Resource, is_internal: bool) -> Resource:
         if not is_internal:

@@ -59,6 +59,7 @@ class Access(Enum):
     VREAD = _Kind("R", _REST, _interaction("vread"))
     HISTORY = _Kind("R", _REST, _interaction("history-instance"))
     HISTORY_TYPE = _Kind("R", _REST, _interaction("history-type"))
+    BUNDLE = _Kind("E", _REST, _interaction("transaction"))  # batch as well: who cannot be recognised tells neither
     HISTORY_SYSTEM = _Kind("R", _REST, _interaction("history-system"))
     SEARCH = _Kind("E", _REST, _interaction("search-type"))
     CREATE = _Kind("C", _REST, _interaction("create"))
@@ -109,7 +110,19 @@ class Audit:
     def __init__(self, own: Repository, clock: Callable[[], datetime]) -> None:
         self._own = own
         self._clock = clock
+        self._gathered: ContextVar[list[dict[str, Any]] | None] = ContextVar("gathered", default=None)
         self._anonymous = _Allowance(ANONYMOUS_PER_S, ANONYMOUS_BURST)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Have the events of the work inside written together at its end, also where it fails."""
+        events: list[dict[str, Any]] = []
+        token = self._gathered.set(events)
+        try:
+            yield
+        finally:
+            self._gathered.reset(token)
+            self._own.append_all(events)
 
     def record(
         self,
@@ -177,7 +190,11 @@ class Audit:
             entities = [*entities, {"what": {"identifier": {"value": request_id}}, "type": _REQUEST_ID}]
         if entities:
             event["entity"] = entities
-        self._own.append(event)
+        gathered = self._gathered.get()
+        if gathered is None:
+            self._own.append(event)
+        else:
+            gathered.append(event)
 
 
 class _Allowance:

@@ -7,7 +7,7 @@ expressions. Source: FHIRPath 2.0 (N1), FHIR R4 fhirpath.
 import operator
 from collections.abc import Callable
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from fhir_server.model import fhirpath_grammar
@@ -34,7 +34,8 @@ _ABSTRACT = frozenset({"Resource", "DomainResource", "Element", "BackboneElement
 _TYPED = frozenset({"ofType", "as", "is"})
 
 
-@cache
+# More than the official definitions have; an expression from outside does not stay for ever.
+@lru_cache(maxsize=8192)
 def compile(expression: str, *, is_trusted: bool = False) -> Argument:
     """Return the function `(env, nodes) -> nodes` of an expression. Raises INVALID, saying what cannot be read.
 

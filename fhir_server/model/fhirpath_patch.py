@@ -1,8 +1,8 @@
 """FHIRPath Patch: operations in a Parameters resource, each of which changes one place of a resource.
 
 Paths walk by element names, `[n]`, `where(...)`, `first()`, `last()`, `single()`, `extension('url')`, `ofType(T)` and
-`as`; what stands in `where(...)` is FHIRPath that only compares. A path is walked along the definitions, so that
-choices (`Observation.value`) and extensions of primitives are found where JSON keeps them.
+`as`; what stands in `where(...)` is any FHIRPath but regular expressions. A path is walked along the definitions, so
+that choices (`Observation.value`) and extensions of primitives are found where JSON keeps them.
 Source: FHIR R4 fhirpatch; published cases: FHIR/fhir-test-cases r4/patch.
 """
 

@@ -3,37 +3,24 @@
 Source: FHIRPath 2.0, the part that FHIR R4 fhirpatch needs.
 """
 
-import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import fhirpathpy
-from fhirpathpy.engine.nodes import ResourceNode
-from fhirpathpy.models import models as fhirpath_models
-
+from fhir_server.model import fhirpath_engine as fhirpath
 from fhir_server.model.definitions import Element, elements
 from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
 
 LONGEST = 1000  # characters of a path
-MOST_JUDGED = 10_000  # elements that criteria of one patch may look at, each about 50 us
-# What a criterion may call: nothing whose work grows faster than the element, as regular expressions, nested criteria
-# and unions do.
-FUNCTIONS = frozenset({
-    "as", "contains", "count", "empty", "endsWith", "exists", "extension", "first", "hasValue", "indexOf", "is", "last",
-    "length", "lower", "not", "ofType", "single", "startsWith", "toString", "upper",
-})  # fmt: skip
+MOST_JUDGED = 10_000  # elements that criteria of one patch may look at
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<name>[A-Za-z_]\w*)|`(?P<quoted>[^`]+)`|\[\s*(?P<index>\d{1,6})\s*\]|(?P<sign>[.()]))", re.ASCII
 )
 _STRING = re.compile(r"'((?:[^'\\]|\\.)*)'")
-_CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
-_BEYOND = re.compile(r"\||\bexists\s*\(\s*[^)\s]")  # a union, a criterion within the criterion
 _EQUALITY = r"([A-Za-z]\w*)\s*=\s*'([^'\\]*)'"
 _EQUALITIES = re.compile(rf"{_EQUALITY}(?:\s+and\s+{_EQUALITY})*", re.ASCII)
 _LAST = re.compile(r"(.+)\.\s*`?([A-Za-z][A-Za-z0-9]*)`?", re.S)
@@ -141,14 +128,15 @@ class Place:
 
 @dataclass(slots=True)
 class Effort:
-    """How many elements the criteria of one patch may still look at."""
+    """How much the criteria of one patch have looked at: elements, and steps of the evaluator, which bounds those."""
 
-    left: int = MOST_JUDGED
+    judged: int = 0
+    steps: int = 0
 
-    def take(self) -> None:
-        """Count one. Raises TOO_LARGE."""
-        self.left -= 1
-        if self.left < 0:
+    def take(self, steps: int) -> None:
+        """Count one element, and the steps up to now. Raises TOO_LARGE."""
+        self.judged, self.steps = self.judged + 1, steps
+        if self.judged > MOST_JUDGED:
             raise AppError(Category.TOO_LARGE, f"the criteria look at more than {MOST_JUDGED} elements")
 
 
@@ -337,30 +325,19 @@ def _criterion(text: str, effort: Effort) -> Callable[[Place], bool]:
     if _EQUALITIES.fullmatch(text):
         wanted = re.findall(_EQUALITY, text)
         return lambda place: isinstance(place.value, dict) and all(place.value.get(name) == it for name, it in wanted)
-    bare = _STRING.sub("''", text)
-    unknown = sorted(set(_CALL.findall(bare)) - FUNCTIONS - {"and", "or", "in", "xor", "implies"})
-    if unknown or _BEYOND.search(bare):
-        told = unknown[0][:64] if unknown else "exists(...) with a criterion, or |"
-        raise AppError(Category.INVALID, f"where(...) may not use {told}")
+    expression = fhirpath.compile(text)
 
     def holds(place: Place) -> bool:
         if place.value is None:
             return False
-        effort.take()
+        node = (place.kind, place.value, place.extra())
+        env = fhirpath.Env(node, node, this=[node], steps=effort.steps)
         try:
-            # The evaluator leaves marks in what it is given.
-            node = ResourceNode.create_node(copy.deepcopy(place.value), place.kind)  # type: ignore[no-untyped-call]
-            return list(_evaluator(text)(node, {})) == [True]
-        # It raises whatever its parser and its functions come upon.
-        except Exception as error:
-            raise AppError(Category.INVALID, "what stands in where(...) cannot be evaluated") from error
+            return fhirpath.truth(expression(env, [node])) is True
+        finally:
+            effort.take(env.steps)
 
     return holds
-
-
-@lru_cache(maxsize=256)
-def _evaluator(text: str) -> Callable[[Any, Any], Any]:
-    return fhirpathpy.compile(text, fhirpath_models["r4"])
 
 
 def _drop_empty(holder: Json, name: str) -> None:

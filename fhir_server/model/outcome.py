@@ -34,7 +34,13 @@ class Issue:
     severity: str = "error"
 
 
-class InvalidResource(AppError):
+class Findings(AppError):
+    """An error that has several issues."""
+
+    issues: tuple[Issue, ...]
+
+
+class InvalidResource(Findings):
     """A resource that is not valid, with every finding."""
 
     def __init__(self, issues: tuple[Issue, ...], *, where: str) -> None:
@@ -46,11 +52,12 @@ class InvalidResource(AppError):
 
 def outcome(found: AppError | Iterable[Issue]) -> dict[str, Any]:
     """Return the OperationOutcome resource of an error or of issues."""
-    return {"resourceType": "OperationOutcome", "issue": [_issue(issue) for issue in _issues(found)]}
+    return {"resourceType": "OperationOutcome", "issue": [_issue(issue) for issue in issues_of(found)]}
 
 
-def _issues(found: AppError | Iterable[Issue]) -> Iterable[Issue]:
-    if isinstance(found, InvalidResource):
+def issues_of(found: AppError | Iterable[Issue]) -> Iterable[Issue]:
+    """Return the issues of an error."""
+    if isinstance(found, Findings):
         return found.issues
     if isinstance(found, AppError):
         return (Issue(ISSUE_CODES[found.category], str(found)),)

@@ -27,6 +27,8 @@ class Interaction(StrEnum):
 class SystemInteraction(StrEnum):
     """What a client may do with the whole. Source: FHIR R4 CapabilityStatement, SystemRestfulInteraction."""
 
+    TRANSACTION = "transaction"
+    BATCH = "batch"
     HISTORY = "history-system"
 
 
@@ -55,9 +57,7 @@ class ResourceType:
     append_only: bool = False  # written once, without version history: no update, no delete
     sorts: tuple[str, ...] = ()  # date parameters with an index of their own for range and order
     profiles: tuple[str, ...] = ()  # profiles that resources of this type conform to
-    operations: tuple[
-        str, ...
-    ] = ()  # on an instance; defined by OperationDefinition/<type>-<name>
+    operations: tuple[str, ...] = ()  # on an instance; defined by OperationDefinition/<type>-<name>
 
 
 # Types that have nothing special about them.

@@ -6,11 +6,11 @@ Source: FHIR R4 json 2.6.2, references 2.3.0, validation.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from fhir_server.model import fhirpath_engine as fhirpath
 from fhir_server.model.criteria import ID_FORM
@@ -24,6 +24,7 @@ from fhir_server.model.definitions import (
 )
 from fhir_server.model.outcome import InvalidResource, Issue
 from fhir_server.model.primitives import is_primitive, problem
+from fhir_server.model.properties import Property, choices, properties
 from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
@@ -72,13 +73,6 @@ class _Enough(Exception):
     """As many findings as are told."""
 
 
-class _Rule(NamedTuple):
-    """What a JSON property holds."""
-
-    element: Element
-    kind: str  # data type
-
-
 @dataclass(slots=True)
 class _Walk:
     """One walk through one resource."""
@@ -112,7 +106,7 @@ class _Walk:
         if len(place) > MAX_DEPTH:
             self.say("too-long", f"is nested deeper than {MAX_DEPTH} levels", place[:3])
             return
-        rules = _rules(kind)
+        rules = properties(kind)
         before = len(self.issues)
         for name, item in value.items():
             rule = rules.get(name)
@@ -141,7 +135,7 @@ class _Walk:
         else:
             self.say("structure", f"has elements that FHIR R4 does not define: {name[:64]}", place)
 
-    def items(self, value: Json, name: str, items: list[Any], rule: _Rule, place: Place, parent: str) -> None:
+    def items(self, value: Json, name: str, items: list[Any], rule: Property, place: Place, parent: str) -> None:
         beside = value.get(name[1:] if name.startswith("_") else f"_{name}")
         for position, item in enumerate(items):
             where = (*place, position)
@@ -153,7 +147,7 @@ class _Walk:
             else:
                 self.one(item, rule, where, parent)
 
-    def one(self, item: Any, rule: _Rule, place: Place, parent: str) -> None:
+    def one(self, item: Any, rule: Property, place: Place, parent: str) -> None:
         element, kind = rule
         path = f"{parent}.{element.name}"
         if is_primitive(kind):
@@ -238,19 +232,6 @@ class _Walk:
 
 
 @cache
-def _rules(kind: str) -> Mapping[str, _Rule]:
-    """Return what each JSON property of a type holds; that of `_name` is an Element."""
-    found: dict[str, _Rule] = {}
-    for element in elements(kind).values():
-        for key, one in choices(element):
-            found[key] = _Rule(element, one)
-            if is_primitive(one):
-                beside = Element(element.name, ("Element",), element.is_array, False, (), 0)
-                found[f"_{key}"] = _Rule(beside, "Element")
-    return found
-
-
-@cache
 def _wanted(kind: str) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
     """Return (element, its JSON names, whether it is required) of what has to be looked for: required or a choice."""
     rows = elements(kind).values()
@@ -259,15 +240,6 @@ def _wanted(kind: str) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
         for each in rows
         if each.minimum or each.name.endswith("[x]")
     )
-
-
-@cache
-def choices(element: Element) -> tuple[tuple[str, str], ...]:
-    """Return (JSON name, data type) of each type that an element may have."""
-    base = element.name.removesuffix("[x]")
-    if base == element.name:
-        return ((base, element.types[0]),)
-    return tuple((base + kind[:1].upper() + kind[1:], kind) for kind in element.types)
 
 
 @cache

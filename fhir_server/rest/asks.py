@@ -52,6 +52,7 @@ class Conditions:
 class Ask:
     """One interaction as it is asked for.
 
+    id     "" where the server chooses it or a search selects the resource; of a create: that which was chosen
     body   the resource as parsed; of a patch, what it does (`model.patch.Change`)
     """
 

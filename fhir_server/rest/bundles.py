@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from fhir_server.model import json
 from fhir_server.model.dates import to_instant
 from fhir_server.model.query import CURSOR, Query
+from fhir_server.rest.asks import Answer
 from fhir_server.store.documents import Resource
 from fhir_server.store.search import Page
 
@@ -38,6 +39,11 @@ def history(base_url: str, versions: Sequence[Resource], links: Iterable[tuple[s
     return _bundle("history", None, links, [_version(base_url, each) for each in versions], now)
 
 
+def responses(kind: str, answers: Iterable[Answer], now: datetime) -> bytes:
+    """Return the Bundle of the answers to the entries of a batch or transaction, in their order."""
+    return _bundle(kind, None, (), [_answer(each) for each in answers], now)
+
+
 def pretty(body: bytes) -> bytes:
     """Return JSON indented for people, every value with its own digits."""
     return b"".join(_indented(body)) + b"\n"
@@ -52,7 +58,7 @@ def _bundle(
         "meta": {"lastUpdated": to_instant(now)},
         "type": kind,
         **({} if total is None else {"total": total}),
-        "link": [{"relation": relation, "url": url} for relation, url in links],
+        **({"link": told} if (told := [{"relation": relation, "url": url} for relation, url in links]) else {}),
     }
     if not entries:
         return json.dumps(head)
@@ -75,6 +81,22 @@ def _version(base_url: str, version: Resource) -> bytes:
     if version.deleted:
         return b'{"fullUrl":' + json.dumps(f"{base_url}/{version.key}") + b"," + words + b"}"
     return _entry(base_url, version, words)
+
+
+def _answer(answer: Answer) -> bytes:
+    told: dict[str, Any] = {"status": f"{answer.status.value} {answer.status.phrase}"}
+    if answer.location:
+        told["location"] = answer.location
+    if answer.version:
+        told |= {"etag": answer.version.etag, "lastModified": to_instant(answer.version.last_updated)}
+    words = json.dumps(told)
+    if answer.is_outcome:
+        words = words[:-1] + b',"outcome":' + answer.body + b"}"
+    parts = [b'"response":' + words]
+    if answer.body and not answer.is_outcome:
+        # No fullUrl: several answers may be about one resource, and bdl-7 wants it to be unique.
+        parts.insert(0, b'"resource":' + answer.body)
+    return b"{" + b",".join(parts) + b"}"
 
 
 def _address(base_url: str, resource_type: str, parameters: Sequence[tuple[str, str]]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from fhir_server.access.audit import Access, Audit
 from fhir_server.access.principals import Principal
 from fhir_server.model import json, query
-from fhir_server.model.criteria import Limits, check_id
+from fhir_server.model.criteria import ID_FORM, Limits, check_id
 from fhir_server.model.outcome import Issue, outcome
 from fhir_server.model.patch import patched
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
@@ -142,6 +142,23 @@ class Interactions:
         for each in later:
             each()
 
+    def refused(
+        self, interaction: Interaction | SystemInteraction, resource_type: str, id: str, error: AppError
+    ) -> None:
+        """Put on record what an entry of a Bundle tried in vain."""
+        named = [f"{resource_type}/{id}"] if resource_type in RESOURCES and ID_FORM.fullmatch(id) else []
+        self._server.audit.refused(self._principal, KINDS[interaction].access, error, resources=named)
+
+    def existing(self, ask: Ask, found: Resource) -> Answer:
+        """Return the answer to a conditional create that found what it would create."""
+        self._record(ask, [found.key])
+        return self._written(ask, found, HTTPStatus.OK)
+
+    def nothing_deleted(self, ask: Ask) -> Answer:
+        """Return the answer to a conditional delete that found nothing."""
+        self._record(ask, [])
+        return _deleted(ask, "nothing meets the criteria, and nothing was deleted")
+
     # ---- reading
 
     def _read(self, ask: Ask) -> Answer:
@@ -197,7 +214,7 @@ class Interactions:
     def _create(self, ask: Ask) -> Answer:
         resource = {name: value for name, value in ask.body.items() if name != "id"}
         if ask.conditions.if_none_exist is None:
-            return self._created(ask, self._repository.create(resource))
+            return self._created(ask, self._repository.create(resource, id=ask.id or None))
         wanted = criteria_of_text(ask.type, ask.conditions.if_none_exist, self._url, self._server.search_limits)
 
         def create(repository: Repository) -> tuple[Resource, bool]:
@@ -205,10 +222,7 @@ class Interactions:
             return (found, True) if found else (repository.create(resource), False)
 
         made, was_there = self._repository.together(create, where=ask.type)
-        if was_there:
-            self._record(ask, [made.key])
-            return self._written(ask, made, HTTPStatus.OK)
-        return self._created(ask, made)
+        return self.existing(ask, made) if was_there else self._created(ask, made)
 
     def _created(self, ask: Ask, made: Resource) -> Answer:
         self._record(ask, [made.key])
@@ -276,8 +290,7 @@ class Interactions:
         wanted = criteria(ask.type, ask.parameters, self._url, self._server.search_limits)
         found = self._repository.together(lambda repository: repository.match(wanted), where=ask.type)
         if found is None:
-            self._record(ask, [])
-            return _deleted(ask, "nothing meets the criteria, and nothing was deleted")
+            return self.nothing_deleted(ask)
         # What was changed since it was found may not meet the criteria any more.
         return self._delete_one(ask, found.id, if_match or found.version)
 

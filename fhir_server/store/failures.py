@@ -11,6 +11,8 @@ _PASSING = ("RetryableWriteError", "TransientTransactionError")
 # Of nodes that stop or step down; source: MongoDB's error_codes.yml, category RetriableError.
 _STOPPING = {6, 7, 89, 91, 134, 189, 262, 317, 358, 384, 9001, 10107, 11600, 11602, 13435, 13436}
 
+_DUPLICATE_KEY = 11000
+
 
 @contextmanager
 def translated(where: str) -> Iterator[None]:
@@ -22,6 +24,8 @@ def translated(where: str) -> Iterator[None]:
     except errors.DocumentTooLarge:
         raise AppError(Category.TOO_LARGE, "the resource is larger than the database can keep", where=where) from None
     except errors.PyMongoError as error:
+        if isinstance(error, errors.BulkWriteError) and _DUPLICATE_KEY in _codes(error):
+            raise AppError(Category.CONFLICT, "another writer was first", where=where) from None
         if message := unavailable(error):
             raise AppError(Category.BUSY, message, where=where) from error
         raise

@@ -63,10 +63,10 @@ class History:
         self._base_url = base_url
         self._clock = clock
 
-    def part_of(self, session: ClientSession) -> "History":
-        """Return the same as a part of a session's transaction."""
+    def part_of(self, session: ClientSession, flush: Callable[[], None]) -> "History":
+        """Return the same as a part of a session's transaction; `flush` writes what waits to be written in it."""
         other = copy.copy(self)
-        other._history = InSession(self._database["history"], session)
+        other._history = InSession(self._database["history"], session, flush)
         return other
 
     def versions(self, key: str, numbers: Sequence[int]) -> list[Resource]:

@@ -42,12 +42,14 @@ ALWAYS = Period()
 class Hooks:
     """What the owner of a resource type does at its writes; every hook returns new values and may raise AppError."""
 
-    # (resource) -> (resource, id or None): an id makes the resource's id follow from its content
-    before_create: Callable[[Json], tuple[Json, str | None]] | None = None
+    # (resource) -> what is written
+    before_create: Callable[[Json], Json] | None = None
     # (current, new, whether the server itself writes) -> what is written
     before_update: Callable[[Json, Json, bool], Json] | None = None
     # (current, whether the server itself deletes)
     before_delete: Callable[[Json, bool], None] | None = None
+    # (resource) -> the id that follows from its content, None where none does
+    identify: Callable[[Json], str | None] = lambda _: None
     # (id) -> whether only the server itself gives it
     reserves: Callable[[str], bool] = lambda _: False
     # (current, new), of a client that does not say which version it read: raises where it has to
@@ -91,6 +93,7 @@ class Repository:
         self._client_ids = client_ids
         self._cursor_keys: list[bytes] = []
         self._session: ClientSession | None = None
+        self._expected: dict[str, Json | None] = {}
 
     def opened_for(
         self, restriction: Restriction, *, hooks: Mapping[str, Hooks] | None = None, internal: bool = False
@@ -113,7 +116,20 @@ class Repository:
 
         `work` runs again where other writers were in the way; what it raises undoes everything. `where` names it.
         """
-        return self._transaction(where, lambda session: work(self._part_of(session)))
+
+        def attempt(session: ClientSession) -> T:
+            part = self if self._session else self._part_of(session)
+            done = work(part)
+            part._writer.flush()
+            return done
+
+        return self._transaction(where, attempt)
+
+    def expect(self, keys: Sequence[str]) -> None:
+        """Fetch together the resources, `Type/id`, that are going to be written one after another, once each."""
+        with self._translated("resources"):
+            found = self._resources.find({"_id": {"$in": list(keys)}}, BODY_FIELDS)
+            self._expected = {**dict.fromkeys(keys), **{document["_id"]: document for document in found}}
 
     @property
     def is_shared(self) -> bool:
@@ -132,7 +148,8 @@ class Repository:
         kind = _type_of(resource)
         _check_changeable(kind)
         mandatory = self._restriction.require(kind.name, Act.CREATE)
-        resource, identifier = self._before_create(resource, id)
+        identifier = self._identified(resource, id)
+        resource = self._before_create(resource)
         key = f"{kind.name}/{identifier or uuid.uuid4()}"
         is_new = identifier is None  # nobody else can have a random id: no need to look
 
@@ -161,15 +178,21 @@ class Repository:
 
     def append(self, resource: Json) -> Resource:
         """Store a resource of an append-only type in one insert: no version history, not waiting for the disk."""
-        kind = _type_of(resource)
-        if not kind.append_only:
-            raise AppError(Category.INVALID, f"{kind.name} is not append-only", where=kind.name)
-        self._restriction.require(kind.name, Act.CREATE)
-        key = f"{kind.name}/{uuid.uuid4()}"
-        document = self._writer.document(key, resource, "POST")
-        with self._translated(key):
-            self._resources.with_options(write_concern=WriteConcern(1)).insert_one(document)
-        return resource_of(key, document)
+        return self.append_all([resource])[0]
+
+    def append_all(self, resources: Sequence[Json]) -> list[Resource]:
+        """Store resources of append-only types like `append`, many at a time."""
+        documents = []
+        for resource in resources:
+            kind = _type_of(resource)
+            if not kind.append_only:
+                raise AppError(Category.INVALID, f"{kind.name} is not append-only", where=kind.name)
+            self._restriction.require(kind.name, Act.CREATE)
+            documents.append(self._writer.document(f"{kind.name}/{uuid.uuid4()}", resource, "POST"))
+        if documents:
+            with self._translated("append"):
+                self._resources.with_options(write_concern=WriteConcern(1)).insert_many(documents)
+        return [resource_of(document["_id"], document) for document in documents]
 
     def read(self, type: str, id: str) -> Resource:
         """Return the current version. Raises NOT_FOUND, and GONE for one that was deleted."""
@@ -321,6 +344,10 @@ class Repository:
         """
         kept = {"$set": {"at": self._clock()}}
         self._database["conditions"].update_one({"_id": query.fingerprint}, kept, upsert=True, session=self._session)
+        return self.selected(query)
+
+    def selected(self, query: Query) -> Resource | None:
+        """Return the one resource that the query finds, None without any. Raises PRECONDITION for several."""
         found = self.search(replace(query, count=2, total="none")).matches
         if len(found) > 1:
             message = f"several {query.type} resources meet the criteria: they have to select one"
@@ -362,14 +389,20 @@ class Repository:
         with self._translated("history"):
             return self._past.within(versions, mandatory)
 
-    def _before_create(self, resource: Json, identifier: str | None) -> tuple[Json, str | None]:
+    def identity(self, resource: Json) -> str:
+        """Return the id that a new resource is going to have: one that follows from its content, or a random one."""
+        return self._identified(resource, None) or str(uuid.uuid4())
+
+    def _identified(self, resource: Json, wanted: str | None) -> str | None:
+        derived = self._hooks.get(resource["resourceType"], Hooks()).identify(resource)
+        if derived and wanted not in {None, derived}:
+            raise AppError(Category.INVALID, f"the id of this resource can only be {derived}", where="id")
+        identifier = derived or wanted
+        return check_id(identifier, where="id") if identifier else None
+
+    def _before_create(self, resource: Json) -> Json:
         hooks = self._hooks.get(resource["resourceType"], Hooks())
-        if hooks.before_create:
-            resource, derived = hooks.before_create(resource)
-            if derived and identifier not in {None, derived}:
-                raise AppError(Category.INVALID, f"the id of this resource can only be {derived}", where="id")
-            identifier = derived or identifier
-        return resource, check_id(identifier, where="id") if identifier else None
+        return hooks.before_create(resource) if hooks.before_create else resource
 
     def _before_update(self, current: Resource, resource: Json, *, is_matched: bool) -> Json:
         hooks = self._hooks.get(current.type, Hooks())
@@ -388,7 +421,8 @@ class Repository:
         if not self._internal and self._hooks.get(kind, Hooks()).reserves(identifier):
             raise AppError(Category.CONFLICT, f"only the server itself gives {kind} resources such an id", where="id")
         self._restriction.require(kind, Act.CREATE)
-        return self._before_create(resource, identifier)[0]
+        self._identified(resource, identifier)
+        return self._before_create(resource)
 
     def _write(
         self,
@@ -419,7 +453,10 @@ class Repository:
 
     def _locked(self, session: ClientSession, key: str, mandatory: tuple[Clause, ...]) -> Resource | None:
         """Return the current version within a transaction. Raises NOT_FOUND when it lies outside the clauses."""
-        document = self._resources.find_one({"_id": key}, BODY_FIELDS, session=session)
+        if key in self._expected:
+            document = self._expected.pop(key)
+        else:
+            document = self._resources.find_one({"_id": key}, BODY_FIELDS, session=session)
         found = resource_of(key, document) if document else None
         if found and not self._within([found], mandatory):
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
@@ -436,8 +473,10 @@ class Repository:
         """Return this repository as a part of a session's transaction."""
         other = copy.copy(self)
         other._session = session
-        other._resources = InSession(self._resources, session)  # type: ignore[assignment]
-        other._past = self._past.part_of(session)
+        other._expected = {}
+        other._writer = self._writer.gathering(session)
+        other._resources = InSession(self._resources, session, other._writer.flush)  # type: ignore[assignment]
+        other._past = self._past.part_of(session, other._writer.flush)
         return other
 
     def _translated(self, where: str) -> AbstractContextManager[None]:

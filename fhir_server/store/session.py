@@ -1,6 +1,6 @@
 """Collections as a part of one transaction."""
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from pymongo.client_session import ClientSession
@@ -8,11 +8,18 @@ from pymongo.collection import Collection
 
 
 class InSession:
-    """A collection whose every operation belongs to the transaction of a session."""
+    """A collection whose every operation belongs to the transaction of a session, and comes after what waits."""
 
-    def __init__(self, collection: Collection[Any], session: ClientSession) -> None:
+    def __init__(self, collection: Collection[Any], session: ClientSession, flush: Callable[[], None]) -> None:
         self._collection = collection
         self._session = session
+        self._flush = flush
 
     def __getattr__(self, name: str) -> Any:
-        return partial(getattr(self._collection, name), session=self._session)
+        act = getattr(self._collection, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._flush()
+            return act(*arguments, **{"session": self._session, **options})
+
+        return call

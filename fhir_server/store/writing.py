@@ -3,10 +3,12 @@
 The insert of the history document is what decides between concurrent writers.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
+from pymongo import InsertOne, ReplaceOne
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
@@ -39,6 +41,20 @@ class Writer:
         self._database = database
         self._base_url = base_url
         self._clock = clock
+        self._waiting: list[Document] | None = None  # None: what is put is written at once
+        self._session: ClientSession | None = None
+
+    def gathering(self, session: ClientSession) -> "Writer":
+        """Return a writer for many versions in one transaction: they wait, and `flush` writes them together."""
+        other = copy.copy(self)
+        other._waiting, other._session = [], session
+        return other
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting and self._session:
+            waiting, self._waiting = self._waiting, []
+            self._write_all(waiting, self._session)
 
     def document(self, key: str, resource: Json, method: str, current: Resource | None = None) -> Json:
         """Return the document of the version that follows `current`; time never goes back in a history."""
@@ -58,17 +74,27 @@ class Writer:
 
     def put(self, session: ClientSession, document: Document) -> Resource:
         """Write a version within a transaction and return it."""
-        key, version = document["_id"], document["version"]
-        kept = {name: document[name] for name in BODY_FIELDS if name in document}
-        outbox = {"key": key, "version": version, "method": document["method"], "at": document["lastUpdated"]}
-        past = {"_id": f"{key}/{version}", "type": key.partition("/")[0], **kept}
-        self._database["history"].insert_one(past, session=session)
-        if version == 1:
+        if self._waiting is not None:
+            self._waiting.append(document)
+            return resource_of(document["_id"], document)
+        key = document["_id"]
+        self._database["history"].insert_one(_past(document), session=session)
+        if document["version"] == 1:
             self._database["resources"].insert_one(dict(document), session=session)
         else:
             self._database["resources"].replace_one({"_id": key}, document, session=session)
-        self._database["outbox"].insert_one(outbox, session=session)
+        self._database["outbox"].insert_one(_told(document), session=session)
         return resource_of(key, document)
+
+    def _write_all(self, documents: Sequence[Document], session: ClientSession) -> None:
+        """Write versions of different resources; each kind of write goes once, whatever their number."""
+        self._database["history"].insert_many(map(_past, documents), session=session)
+        current = [
+            InsertOne(dict(each)) if each["version"] == 1 else ReplaceOne({"_id": each["_id"]}, each)
+            for each in documents
+        ]
+        self._database["resources"].bulk_write(current, ordered=False, session=session)
+        self._database["outbox"].insert_many(map(_told, documents), session=session)
 
     def transaction(self, where: str, attempt: Callable[[ClientSession], T]) -> T:
         """Return what `attempt` does within a transaction. Raises CONFLICT when others never let it through."""
@@ -84,3 +110,18 @@ class Writer:
 
         with translated(where), self._database.client.start_session() as session:
             return session.with_transaction(bounded, read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
+
+
+def _past(document: Document) -> Json:
+    key = document["_id"]
+    kept = {name: document[name] for name in BODY_FIELDS if name in document}
+    return {"_id": f"{key}/{document['version']}", "type": key.partition("/")[0], **kept}
+
+
+def _told(document: Document) -> Json:
+    return {
+        "key": document["_id"],
+        "version": document["version"],
+        "method": document["method"],
+        "at": document["lastUpdated"],
+    }

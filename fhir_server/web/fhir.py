@@ -9,24 +9,27 @@ from typing import Any, Protocol
 
 from flask import Blueprint, Response, g, request
 
+from fhir_server.access.audit import Access
 from fhir_server.model import json
 from fhir_server.model.patch import JSON_PATCH, fhirpath_patch, json_patch
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
-from fhir_server.rest import interactions
+from fhir_server.model.validation import MAX_DEPTH
+from fhir_server.rest import batch
 from fhir_server.rest.addresses import ROUTES, Route, methods
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
 from fhir_server.rest.interactions import KINDS, Interactions
 from fhir_server.web.formats import JSON_TYPES, check_accept, shown
-from fhir_server.web.http import check_content_type, json_body, principal_of, tries
+from fhir_server.web.http import check_content_type, json_body, leave_to_entries, principal_of, tries
 from imaging.errors import AppError, Category
 
 FORM = "application/x-www-form-urlencoded"
 MOST_FORM_BYTES = 1 << 20
 PATCH_TYPES = (JSON_PATCH, *JSON_TYPES)
+LEVELS_OF_BUNDLE = 3  # around each resource
 WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE, Interaction.PATCH})
 
 
-class Backing(interactions.Backing, Protocol):
+class Backing(batch.Backing, Protocol):
     """What this door needs of the server."""
 
     @property
@@ -39,6 +42,7 @@ def blueprint(server: Backing) -> Blueprint:
     door = _Door(server)
     routes = Blueprint("fhir", __name__, url_prefix="/fhir")
     views = [(route.method, _rule(route.template), door.asks(route)) for route in ROUTES]
+    views += [("POST", rule, door.bundle) for rule in ("", "/")]
     views += [("GET", "/metadata", door.metadata), ("POST", "/<resource_type>/_search", door.search_by_post)]
     for number, (method, rule, view) in enumerate(views):
         routes.add_url_rule(rule, f"view-{number}", view, methods=[method], provide_automatic_options=False)
@@ -76,6 +80,16 @@ class _Door:
             return _answered(acting, ask)
 
         return view
+
+    def bundle(self) -> Response:
+        tries(Access.BUNDLE)
+        principal = principal_of(request)
+        check_accept()
+        check_content_type(request, JSON_TYPES)
+        most = self._server.bundle_limits.bytes
+        received = json_body(request, most_bytes=most, most_levels=MAX_DEPTH + LEVELS_OF_BUNDLE)
+        leave_to_entries()
+        return _response(batch.processed(self._server, principal, received, _preferences()))
 
     def search_by_post(self, resource_type: str) -> Response:
         acting = self._acting(Route("GET", "[type]", Interaction.SEARCH), resource_type)

@@ -27,6 +27,7 @@ from fhir_server.model.criteria import ID_FORM
 from fhir_server.model.outcome import outcome
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.validation import MAX_DEPTH
+from fhir_server.rest.statuses import status_of
 from fhir_server.store.failures import unavailable
 from fhir_server.web.pace import TooSlow
 from imaging.errors import AppError, Category
@@ -38,27 +39,6 @@ FHIR_JSON = "application/fhir+json"
 REQUEST_ID = "X-Request-Id"
 RETRY_AFTER_S = 5
 
-STATUS: dict[Category, HTTPStatus] = {
-    Category.INVALID: HTTPStatus.BAD_REQUEST,
-    Category.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
-    Category.FORBIDDEN: HTTPStatus.FORBIDDEN,
-    Category.NOT_FOUND: HTTPStatus.NOT_FOUND,
-    Category.GONE: HTTPStatus.GONE,
-    Category.CONFLICT: HTTPStatus.CONFLICT,
-    Category.PRECONDITION: HTTPStatus.PRECONDITION_FAILED,
-    Category.UNSUPPORTED: HTTPStatus.NOT_IMPLEMENTED,
-    Category.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    Category.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
-    Category.FAULT: HTTPStatus.INTERNAL_SERVER_ERROR,
-}
-# Where a thing is not supported, or wrong, decides what HTTP calls it.
-STATUS_AT: dict[tuple[Category, str | None], HTTPStatus] = {
-    (Category.UNSUPPORTED, "Accept"): HTTPStatus.NOT_ACCEPTABLE,
-    (Category.UNSUPPORTED, "Content-Type"): HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    (Category.UNSUPPORTED, "method"): HTTPStatus.METHOD_NOT_ALLOWED,
-    (Category.INVALID, "slow body"): HTTPStatus.REQUEST_TIMEOUT,
-    (Category.INVALID, "patch"): HTTPStatus.UNPROCESSABLE_ENTITY,  # RFC 5789 2.2
-}
 # What Flask and Werkzeug raise by themselves, in our vocabulary.
 CATEGORY_OF_STATUS: dict[int, tuple[Category, str | None]] = {
     401: (Category.UNAUTHENTICATED, None),
@@ -122,6 +102,11 @@ def tries(access: Access) -> None:
     g.access = access
 
 
+def leave_to_entries() -> None:
+    """Say that what the request tries is put on record entry by entry."""
+    g.pop("access", None)
+
+
 def principal_of(incoming: Request) -> Principal:
     """Return who asks, found once per request. Raises UNAUTHENTICATED without a valid bearer token."""
     found: Principal | None = g.get("principal")
@@ -158,17 +143,12 @@ def error_response(error: AppError) -> Response:
     return response
 
 
-def status_of(error: AppError) -> HTTPStatus:
-    """Return the HTTP status of an error."""
-    return STATUS_AT.get((error.category, error.where), STATUS[error.category])
-
-
 def fhir_response(body: bytes | Iterable[bytes], status: int = HTTPStatus.OK) -> Response:
     """Return a response of FHIR JSON."""
     return Response(body, status=status, content_type=f"{FHIR_JSON}; charset=utf-8")
 
 
-def json_body(incoming: Request, *, most_bytes: int) -> Any:
+def json_body(incoming: Request, *, most_bytes: int, most_levels: int = MAX_DEPTH) -> Any:
     """Return the JSON that was sent.
 
     Raises TOO_LARGE, and INVALID for anything that is not strict JSON: broken UTF-8, names twice, NaN, nesting beyond
@@ -182,7 +162,7 @@ def json_body(incoming: Request, *, most_bytes: int) -> Any:
     if not data.strip():
         raise AppError(Category.INVALID, "the request has no body", where="body")
     value = json.loads(data)
-    json.check_depth(value, MAX_DEPTH)
+    json.check_depth(value, most_levels)
     return value
 
 

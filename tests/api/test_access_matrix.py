@@ -48,6 +48,9 @@ DOORS = [
     door("GET", "/fhir/Organization", "receive", "audit", "all"),
     door("GET", "/fhir/Contract", "receive", "audit", "all"),
     door("GET", "/fhir/AuditEvent", "audit", "all"),
+    # FHIR: a Bundle comes in with any token; its entries are asked one by one
+    door("POST", "/fhir", "register", "receive", "audit", "all", send="bundle"),
+    door("POST", "/fhir/", "register", "receive", "audit", "all", send="bundle"),
     # FHIR: writing needs to register
     door("POST", "/fhir/Patient", "register", "all", send="patient"),
     door("PUT", "/fhir/Patient/{patient}", "register", "all", send="patient"),
@@ -106,6 +109,8 @@ class Scene:
         if entrance.send == "patient":
             body = {**PATIENT, "id": names["patient"]} if entrance.method == "PUT" else PATIENT
             return caller.call(entrance.method, path, json=body)
+        if entrance.send == "bundle":
+            return caller.call(entrance.method, path, json={"resourceType": "Bundle", "type": "batch"})
         if entrance.send == "patch":
             return caller.call(entrance.method, path, json=[], headers={"Content-Type": "application/json-patch+json"})
         if entrance.send == "stow":

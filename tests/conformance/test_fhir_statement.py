@@ -157,7 +157,11 @@ def test_every_stated_conditional_interaction_works(client: Caller, statement: A
 
 def test_every_stated_interaction_with_the_whole_works(doors: Doors, client: Caller) -> None:
     stated = doors.stranger.get("/fhir/metadata").json["rest"][0]["interaction"]
-    tries = {"history-system": lambda: client.get("/fhir/_history")}
+    tries = {
+        "history-system": lambda: client.get("/fhir/_history"),
+        "batch": lambda: client.post("/fhir", {"resourceType": "Bundle", "type": "batch"}),
+        "transaction": lambda: client.post("/fhir", {"resourceType": "Bundle", "type": "transaction"}),
+    }
 
     answers = {each["code"]: tries[each["code"]]().status_code for each in stated}
 

@@ -260,7 +260,7 @@ def test_an_audit_event_is_appended_and_never_changed(repo: Repository, db: Data
 
 class TestHooks:
     def test_an_id_may_follow_from_the_content(self, open_repository: Callable[..., Repository]) -> None:
-        hooks = {"Patient": Hooks(before_create=lambda resource: ({**resource, "active": True}, "derived"))}
+        hooks = {"Patient": Hooks(lambda resource: {**resource, "active": True}, identify=lambda _: "derived")}
         repo = open_repository(hooks=hooks)
 
         assert repo.create(_patient()).json()["id"] == "derived"

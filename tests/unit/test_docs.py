@@ -19,8 +19,8 @@ from pydicom.data import get_testdata_file
 from fhir_server.cli import cli
 from fhir_server.config import SETTINGS
 from fhir_server.model.outcome import ISSUE_CODES
+from fhir_server.rest.statuses import STATUS
 from fhir_server.store import index
-from fhir_server.web.http import STATUS
 from imaging.archive.catalogue import instance_row
 from imaging.dataset import read
 from imaging.errors import AppError, Category

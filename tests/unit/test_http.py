@@ -6,7 +6,7 @@ import pytest
 
 from fhir_server.model.json import loads
 from fhir_server.rest.bundles import pretty
-from fhir_server.web.http import STATUS, status_of
+from fhir_server.rest.statuses import STATUS, status_of
 from imaging.errors import AppError, Category
 
 
