@@ -43,7 +43,7 @@ from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.studies import Place, Studies
-from fhir_server.work import parties
+from fhir_server.work import parties, triggers
 from fhir_server.work.crew import Crew
 from fhir_server.work.handlers import Limits as TaskLimits
 from fhir_server.work.kinds import handlers
@@ -182,7 +182,10 @@ def assemble(
             if code in handlers:
                 handlers.get(code).reported(server, principal, task)
 
-        hooks = hooks_of(actor, kinds, Overseer(admit, reported), clock)
+        def admit_plan(plan: dict[str, Any], is_new: bool) -> None:
+            triggers.admit(server, principal, plan, is_new=is_new)
+
+        hooks = hooks_of(actor, kinds, Overseer(admit, reported, admit_plan), clock)
         return own.opened_for(restriction(principal), hooks=hooks)
 
     audit = Audit(own, clock)

@@ -376,6 +376,10 @@ SETTINGS: tuple[Setting, ...] = (
         "How long a study must be quiet before its ImagingStudy is written, so that a burst is one write.",
     ),
     Setting(
+        "work.rules_quiet_s", "10", _number(0, 86_400), "s",
+        "How long a study must be quiet before processing rules look at it, so that they see all that was sent.",
+    ),
+    Setting(
         "work.task_workers", "one for two processors", _integer(0, 64), "orders",
         "Orders that one worker process does at a time, each in a process of its own; 0: none.",
         derive=_default_task_workers,

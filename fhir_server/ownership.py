@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fhir_server.hardcopy.devices import is_printer
+from fhir_server.model import rule as rules
 from fhir_server.model import task as tasks
 from fhir_server.model import task_writing as writing
 from fhir_server.model.peer import ENDPOINT_PREFIX
@@ -306,14 +307,16 @@ HOOKS: Mapping[str, Hooks] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Overseer:
-    """Who is asked about Tasks that a subscriber places, and told of those that it ends.
+    """Who is asked about Tasks and PlanDefinitions that a subscriber places, and told of Tasks that it ends.
 
-    admit     returns an order whose inputs are well formed as it is placed; raises what keeps it from being placed
-    reported  hears of an order that its owner ends, before that is written
+    admit       returns an order whose inputs are well formed as it is placed; raises what keeps it from being placed
+    reported    hears of an order that its owner ends, before that is written
+    admit_plan  raises what keeps a PlanDefinition from being stored; is told whether it is new as what it is
     """
 
     admit: Callable[[Resource], Resource]
     reported: Callable[[Resource], None]
+    admit_plan: Callable[[Resource, bool], None]
 
 
 def hooks_of(
@@ -324,6 +327,17 @@ def hooks_of(
     kinds   of Tasks whose inputs are checked, by code
     """
 
+    own = {
+        "Task": _hooks_of_tasks(actor, kinds, overseer, clock),
+        "Device": _hooks_of_devices(actor.organization),
+        "PlanDefinition": _hooks_of_plans(actor.organization, overseer.admit_plan),
+    }
+    return MappingProxyType({**HOOKS, **own})
+
+
+def _hooks_of_tasks(
+    actor: writing.Actor, kinds: Mapping[str, tasks.Kind], overseer: Overseer, clock: Callable[[], datetime]
+) -> Hooks:
     def create(resource: Resource) -> Resource:
         return overseer.admit(writing.created_by(resource, actor, kinds, clock()))
 
@@ -342,8 +356,7 @@ def hooks_of(
         if not is_internal:
             writing.check_deletable(current, actor)
 
-    task = Hooks(before_create=create, before_update=update, before_delete=delete, unmatched=unmatched)
-    return MappingProxyType({**HOOKS, "Task": task, "Device": _hooks_of_devices(actor.organization)})
+    return Hooks(before_create=create, before_update=update, before_delete=delete, unmatched=unmatched)
 
 
 def _hooks_of_devices(organization: str) -> Hooks:
@@ -370,3 +383,30 @@ def _hooks_of_devices(organization: str) -> Hooks:
         _delete_made(current, is_internal)
 
     return replace(HOOKS["Device"], before_create=create, before_update=update, before_delete=delete)
+
+
+def _hooks_of_plans(subscriber: str, admit: Callable[[Resource, bool], None]) -> Hooks:
+    def stored(plan: Resource, *, is_new: bool) -> Resource:
+        admit(plan, is_new)
+        return rules.owned(plan, subscriber if rules.is_rule(plan) else "")
+
+    def create(plan: Resource) -> Resource:
+        return stored(plan, is_new=True)
+
+    def update(current: Resource, new: Resource, is_internal: bool) -> Resource:
+        if is_internal:
+            return new
+        _refuse_rule_of_others(current, subscriber)
+        return stored(new, is_new=not rules.is_rule(current))
+
+    def delete(current: Resource, is_internal: bool) -> None:
+        if not is_internal:
+            _refuse_rule_of_others(current, subscriber)
+
+    return Hooks(before_create=create, before_update=update, before_delete=delete)
+
+
+def _refuse_rule_of_others(plan: Resource, subscriber: str) -> None:
+    if rules.owner_of(plan) not in ("", subscriber):
+        message = "a processing rule acts with the rights of who stored it; only they may change or delete it"
+        raise AppError(Category.FORBIDDEN, message, where="PlanDefinition")

@@ -1,9 +1,9 @@
 """From rights to a restriction: which resource types a principal may read and write, and under which clauses.
 
 Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` and
-`order-hard-copy` write Tasks, and read their own, their own Endpoints and what can be ordered; `process-images` writes
-Tasks and may claim open ones; `define` reads and writes what tells everybody here how to work; `audit` reads the audit
-record and what explains it. What no row names is denied.
+`order-hard-copy` write Tasks, and read their own, their own Endpoints and what can be ordered; the first also writes
+processing rules; `process-images` writes Tasks and may claim open ones; `define` reads and writes what tells everybody
+here how to work; `audit` reads the audit record and what explains it. What no row names is denied.
 """
 
 from functools import lru_cache
@@ -14,6 +14,7 @@ from fhir_server.access.principals import Principal
 from fhir_server.hardcopy.devices import PRINTER_SYSTEM
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.resources import RESOURCES, Domain
+from fhir_server.model.rule import OWNER
 from fhir_server.store.filters import ALLOW, DENY, Access, Restriction, Rule
 from imaging.errors import AppError, Category
 
@@ -49,11 +50,14 @@ def _rule(resource_type: str, rights: frozenset[Right], subscriber: str) -> Rule
     write: Access = ALLOW if WRITERS.get(RESOURCES[resource_type].domain) in rights else DENY
     if resource_type == "Task" and rights & (ORDERING | {Right.PROCESS_IMAGES}):
         write = ALLOW  # what a Task may become, and who may change it, is told by `ownership`
-    update = write
+    update = delete = write
     if resource_type == "Device" and write is DENY and Right.ORDER_HARD_COPY in rights:
         # A printer's agent says how its printer is.
         update = (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
-    return Rule(read=_read(resource_type, rights, subscriber), create=write, update=update, delete=write)
+    if resource_type == "PlanDefinition" and write is DENY and Right.ORDER_PROCESSING in rights:
+        # That what is written is a rule is told by `ownership`.
+        write, update, delete = ALLOW, _own_rules(subscriber), _own_rules(subscriber)
+    return Rule(read=_read(resource_type, rights, subscriber), create=write, update=update, delete=delete)
 
 
 def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
@@ -72,7 +76,7 @@ def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Acce
 
 
 def _read_to_order(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
-    """Return what who may order, and no more, reads: its own Tasks and Endpoints, and what there is to order."""
+    """Return what who may order, and no more, reads: its own Tasks, rules and Endpoints, and what there is to order."""
     own = (Reference((subscriber,)),)
     makers = {Right.ORDER_PROCESSING: ALGORITHM_SYSTEM, Right.ORDER_HARD_COPY: PRINTER_SYSTEM}
     devices = tuple(Token(system, None) for right, system in makers.items() if right in rights)
@@ -81,5 +85,10 @@ def _read_to_order(resource_type: str, rights: frozenset[Right], subscriber: str
         "Endpoint": (Clause("organization", "reference", "", own),),
         "ActivityDefinition": ALLOW if Right.ORDER_PROCESSING in rights else DENY,
         "Device": (Clause("identifier", "token", "", devices),),
+        "PlanDefinition": _own_rules(subscriber) if Right.ORDER_PROCESSING in rights else DENY,
     }
     return clauses.get(resource_type, DENY)
+
+
+def _own_rules(subscriber: str) -> tuple[Clause, ...]:
+    return (Clause("_tag", "token", "", (Token(OWNER, subscriber),)),)

@@ -1,4 +1,4 @@
-"""The maintenance worker: brings studies up to date when they have become quiet, and sweeps up after crashes.
+"""The maintenance worker: brings studies up to date when they have become quiet, has rules look at them, and sweeps up.
 
 Woken by a change stream, so an idle system does no work; a sweep now and then finds what nobody was told of. Any number
 of workers may run: one projects a study at a time (`projector`), and sweeping is safe anywhere.
@@ -8,40 +8,18 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Protocol
+from datetime import timedelta
 
-from fhir_server.config import Config
-from fhir_server.studies import Studies
-from imaging.archive import Archive
+from fhir_server.work.backing import Backing
+from fhir_server.work.triggers import Triggers
 
 log = logging.getLogger(__name__)
 
 AT_A_TIME = 500  # studies looked at in one round
 PATIENCE_S = 15.0  # a study that never becomes quiet is projected this often
 AWAIT_MS = 500  # how long the engine holds an idle question for changes; bounds how long a stop takes
+REST_S = 10.0  # before rules look again when they could not
 REOPEN_S = 1.0  # before a broken change stream is opened again
-
-
-class Backing(Protocol):
-    """What the worker needs of the server."""
-
-    @property
-    def config(self) -> Config:
-        """The settings."""
-
-    @property
-    def archive(self) -> Archive:
-        """The images."""
-
-    @property
-    def studies(self) -> Studies:
-        """Where DICOM meets FHIR."""
-
-    @property
-    def clock(self) -> Callable[[], datetime]:
-        """Now, aware UTC."""
 
 
 def run(server: Backing, stopping: threading.Event) -> None:
@@ -63,6 +41,7 @@ class Maintenance:
         self._server = server
         self._quiet_s: float = server.config["work.projection_quiet_s"]
         self._interval_s: float = server.config["work.sweep_interval_s"]
+        self._triggers = Triggers(server)
         self._woken = threading.Event()
         self._waits_since: dict[str, float] = {}  # Study Instance UID -> monotonic s
         self._swept = -self._interval_s + time.monotonic()
@@ -77,11 +56,17 @@ class Maintenance:
             log.exception("studies could not be brought up to date; it is tried again")
             return REOPEN_S
         try:
+            looking_s = self._triggers.round(stopping)
+        except Exception:
+            log.exception("rules could not look at studies; it is tried again")
+            looking_s = REST_S
+        try:
             if time.monotonic() - self._swept >= self._interval_s:
                 self._sweep()
         except Exception:
             log.exception("sweeping failed; it is tried again")
-        return max(self._quiet_s, 0.05) if waiting else self._interval_s
+        next_s = max(self._quiet_s, 0.05) if waiting else self._interval_s
+        return next_s if looking_s is None else min(next_s, looking_s)
 
     def wait(self, seconds: float, stopping: threading.Event) -> None:
         """Sleep until something changes, but not longer."""

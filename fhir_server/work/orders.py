@@ -22,6 +22,7 @@ MOST_NAMED = 10_000  # series or instances named one by one in an order
 MOST_RECIPIENTS = 20
 MOST_FRAMES = 100_000
 CODE = "process"  # of the Tasks
+CHOICES_OF_IMAGES = frozenset({"imaging-study", "series", "instance", "search"})  # inputs that say what is processed
 _UCUM = "http://unitsofmeasure.org"
 _SEARCH = re.compile(r"ImagingStudy\?[^\s#]{1,2000}")
 _REFERENCE = {
@@ -55,6 +56,7 @@ class Named(Protocol):
 class Order:
     """A processing order. Without `studies` and `search`, series and instances are named.
 
+    algorithm    "" where a rule of the requester chooses
     frames       1-based, of every chosen instance; none for all
     region       left, top, width, height in pixels of each frame; None for all
     parameters   as the algorithm takes them
@@ -79,12 +81,12 @@ def order_of(task: Mapping[str, Any]) -> Order:
     given: dict[str, list[Any]] = {}
     for entry in task.get("input", []):
         given.setdefault(name_of(entry), []).append(_value_of(entry))
-    name, version = _algorithm_of(task)
+    name, version = ("", "") if rule_in(task) else algorithm_of(task)
     reserved = {each.name for each in INPUTS}
     return Order(
         algorithm=name,
         version=version,
-        parameters=_parameters(algorithm_named(name, version), given, reserved),
+        parameters=_parameters(algorithm_named(name, version), given, reserved) if name else {},
         studies=tuple(_id_of(each) for each in given.get("imaging-study", [])),
         series=tuple(given.get("series", [])),
         instances=tuple(given.get("instance", [])),
@@ -94,6 +96,32 @@ def order_of(task: Mapping[str, Any]) -> Order:
         keep=Keep(given.get("keep", [Keep.BOTH])[0]),
         deliver_to=tuple("/".join(each["reference"].split("/")[-2:]) for each in given.get("deliver-to", [])),
     )
+
+
+def rule_in(task: Mapping[str, Any]) -> str:
+    """Return the canonical of the rule that is to choose what is done, "" where the order says that itself."""
+    canonical = str(task.get("instantiatesCanonical", ""))
+    has_algorithm = any(name_of(each) == "algorithm" for each in task.get("input", []))
+    return "" if has_algorithm or canonical.startswith(ALGORITHM_URL) else canonical
+
+
+def algorithm_of(task: Mapping[str, Any]) -> tuple[str, str]:
+    """Return name and version, "" for whichever is here, from an input, `instantiatesCanonical` or both.
+
+    Beside the input, `instantiatesCanonical` may tell by which rule that was chosen. Raises INVALID.
+    """
+    told = [_value_of(each) for each in task.get("input", []) if name_of(each) == "algorithm"]
+    canonical = str(task.get("instantiatesCanonical", ""))
+    told += [canonical] if canonical.startswith(ALGORITHM_URL) else []
+    if not all(isinstance(each, str) for each in told):
+        message = "input 'algorithm' has to be a valueString or a valueUri or a valueCanonical"
+        raise AppError(Category.INVALID, message, where="Task.input")
+    named = {each.removeprefix(ALGORITHM_URL) for each in told}
+    if len(named) != 1:
+        message = "name one algorithm, by the input 'algorithm' or by instantiatesCanonical, which may also name a rule"
+        raise AppError(Category.INVALID, message, where="Task.input")
+    name, _, version = named.pop().partition("|")
+    return name, version
 
 
 def algorithm_named(name: str, version: str) -> type[Algorithm]:
@@ -111,19 +139,32 @@ def algorithm_named(name: str, version: str) -> type[Algorithm]:
 
 def further_inputs(task: Mapping[str, Any]) -> tuple[Parameter, ...]:
     """Return the inputs that an order may have for the parameters of the algorithm that it names."""
-    return tuple(_input_of(each) for each in algorithm_named(*_algorithm_of(task)).parameters())
+    if rule_in(task):
+        return ()
+    return tuple(_input_of(each) for each in algorithm_named(*algorithm_of(task)).parameters())
 
 
 def check_order(task: Mapping[str, Any]) -> None:
     """Raise INVALID for an order whose inputs do not fit together."""
     order = order_of(task)
-    algorithm_named(order.algorithm, order.version).check(order.parameters)
+    if order.algorithm:
+        algorithm_named(order.algorithm, order.version).check(order.parameters)
+    else:
+        _check_left_to_rule(order)
     check_images(order)
     if order.keep is Keep.AFTER and (order.frames or order.region):
         message = "keep 'after' removes whole images; it does not go with frames or a region"
         raise AppError(Category.INVALID, message, where="Task.input")
     if order.keep is Keep.BEFORE and not order.deliver_to:
         message = "keep 'before' drops the result after its delivery; name whom to deliver-to"
+        raise AppError(Category.INVALID, message, where="Task.input")
+
+
+def _check_left_to_rule(order: Order) -> None:
+    given = {"frames": order.frames, "region": order.region, "deliver-to": order.deliver_to}
+    told = [name for name, value in given.items() if value] + (["keep"] if order.keep is not Keep.BOTH else [])
+    if told:
+        message = f"the rule says what becomes of the images; leave out {', '.join(told)}"
         raise AppError(Category.INVALID, message, where="Task.input")
 
 
@@ -289,21 +330,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     return value if isinstance(value, str | bool | int) else float(value)
-
-
-def _algorithm_of(task: Mapping[str, Any]) -> tuple[str, str]:
-    """Return name and version, "" for whichever is here: from `instantiatesCanonical`, from an input, or from both."""
-    told = [_value_of(each) for each in task.get("input", []) if name_of(each) == "algorithm"]
-    told += [task["instantiatesCanonical"]] if "instantiatesCanonical" in task else []
-    if not all(isinstance(each, str) for each in told):
-        message = "input 'algorithm' has to be a valueString or a valueUri or a valueCanonical"
-        raise AppError(Category.INVALID, message, where="Task.input")
-    named = {each.removeprefix(ALGORITHM_URL) for each in told}
-    if len(named) != 1:
-        message = "name one algorithm, by the input 'algorithm' or by instantiatesCanonical"
-        raise AppError(Category.INVALID, message, where="Task.input")
-    name, _, version = named.pop().partition("|")
-    return name, version
 
 
 def _id_of(reference: Any) -> str:

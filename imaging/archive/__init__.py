@@ -10,14 +10,14 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from pymongo.database import Database
 
 from imaging.archive import catalogue, query, upkeep
-from imaging.archive.catalogue import INSTANCE_FIELDS, Document, Instance, instance_from_row
+from imaging.archive.catalogue import INSTANCE_FIELDS, Arrival, Document, Instance, instance_from_row
 from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
 from imaging.archive.ingest import Admit, Ingest, Outcome, Refused, Stored, mark_studies
 from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, order
@@ -31,7 +31,7 @@ from imaging.errors import AppError, Category
 from imaging.transcode import convert_frame, decode_frame
 
 __all__ = [
-    "RECEIVED", "STORED", "Archive", "Finding", "Instance", "Outcome", "Refused", "SeriesFacts", "Stored",
+    "RECEIVED", "STORED", "Archive", "Arrival", "Finding", "Instance", "Outcome", "Refused", "SeriesFacts", "Stored",
     "StudyFacts", "Swept", "size_of_file",
 ]  # fmt: skip
 
@@ -220,6 +220,17 @@ class Archive:
         here = {"_id": study_uid, "generation": generation}
         changed = {"$set": {"projected": generation}, "$unset": {"behind": ""}}
         return self._database.studies.update_one(here, changed).matched_count == 1
+
+    def arrivals(self, limit: int) -> list[Arrival]:
+        """Return up to `limit` studies to which images have come since they were looked at, longest quiet first."""
+        found = self._database.studies.find({"arrived_at": {"$exists": True}}, {"arrived_at": 1, "generation": 1})
+        rows = found.sort("arrived_at").limit(limit)
+        return [Arrival(row["_id"], row["arrived_at"].replace(tzinfo=UTC), row["generation"]) for row in rows]
+
+    def looked_at(self, arrival: Arrival) -> bool:
+        """Say that somebody has looked at these images; False (and still to be looked at) when more came since."""
+        here = {"_id": arrival.study_uid, "generation": arrival.generation}
+        return self._database.studies.update_one(here, {"$unset": {"arrived_at": ""}}).matched_count == 1
 
     def mark(self, study_uid: str) -> None:
         """Put a study behind, so that its projection is made anew, also one that is being made now."""

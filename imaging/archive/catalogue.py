@@ -4,7 +4,8 @@ Hides the document layout of the collections `instances`, `series`, `studies` an
 row does; everything in `series` and `studies` is derived from rows.
 
 * `instances`  `_id` SOP Instance UID
-* `series`, `studies`  `_id` UID; a study's `generation` counts changes, `projected` is the one its ImagingStudy shows
+* `series`, `studies`  `_id` UID; a study's `generation` counts changes, `projected` is the one its ImagingStudy shows,
+  and `arrived_at` is there while nobody has looked at images that came
 * `garbage`  blob keys that may belong to nothing, and the studies of the batch that wrote them (see `upkeep`)
 """
 
@@ -66,6 +67,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("keys.00080061", ASCENDING), ("keys.00080020", DESCENDING)], name="modalities_date"),
         IndexModel([("keys.00200010", ASCENDING)], name="study_id"),
         IndexModel([("marked_at", ASCENDING)], name="behind", partialFilterExpression={"behind": True}),
+        IndexModel([("arrived_at", ASCENDING)], name="arrivals", sparse=True),
     ],
     "garbage": [IndexModel([("at", ASCENDING)], name="at")],
 }
@@ -115,6 +117,15 @@ class Instance:
     def number_of_frames(self) -> int:
         """Frames that can be asked for one by one; 0 without pixel data."""
         return len(self.frames) if self.frames else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A study to which images have come at which nobody has looked: when the last came, and in which generation."""
+
+    study_uid: str
+    at: datetime
+    generation: int
 
 
 INSTANCE_FIELDS = {

@@ -211,7 +211,7 @@ class Ingest:
         return content_sha256(earlier, pixels=pixels) == content_sha256(item.received, pixels=pixels)
 
     def _mark(self, study_uids: list[str]) -> None:
-        mark_studies(self._studies, study_uids, self._clock())
+        mark_arrivals(self._studies, study_uids, self._clock())
 
 
 _COMPARED = {"received": 1, "pixels_sha256": 1, "stored_syntax": 1, "kept_reason": 1, "size": 1, "series": 1}
@@ -219,9 +219,18 @@ _COMPARED = {"received": 1, "pixels_sha256": 1, "stored_syntax": 1, "kept_reason
 
 def mark_studies(studies: Any, study_uids: Iterable[str], now: datetime) -> None:
     """Say that the summaries and the ImagingStudy of these studies are behind their instances."""
+    _mark(studies, study_uids, now, {})
+
+
+def mark_arrivals(studies: Any, study_uids: Iterable[str], now: datetime) -> None:
+    """Say the same, and that images have come at which nobody has looked yet."""
+    _mark(studies, study_uids, now, {"arrived_at": now})
+
+
+def _mark(studies: Any, study_uids: Iterable[str], now: datetime, more: Document) -> None:
     change = {
         "$inc": {"generation": 1},
-        "$set": {"behind": True, "marked_at": now},
+        "$set": {"behind": True, "marked_at": now, **more},
         "$setOnInsert": {"projected": 0, "first_stored_at": now},
     }
     studies.bulk_write([UpdateOne({"_id": uid}, change, upsert=True) for uid in study_uids], ordered=False)

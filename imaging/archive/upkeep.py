@@ -11,7 +11,7 @@ from pymongo import WriteConcern
 from pymongo.database import Database
 
 from imaging.archive.catalogue import Document
-from imaging.archive.ingest import mark_studies
+from imaging.archive.ingest import mark_arrivals
 from imaging.blobs import BlobStore
 from imaging.blobs.gridfs import RENEW_WITHIN
 
@@ -48,7 +48,7 @@ def sweep(database: Database[Document], blobs: BlobStore, now: datetime) -> Swep
             # Only those with an instance: a crash before any was written must not leave an empty study.
             found = [uid for uid in row["studies"] if database.instances.find_one({"study": uid}, {"_id": 1})]
             if found:
-                mark_studies(studies, found, now)
+                mark_arrivals(studies, found, now)
             marked += len(found)
             database.garbage.update_one({"_id": row["_id"]}, {"$set": {"marked": True}})
         if row["at"] >= now - ORPHANED:

@@ -44,6 +44,8 @@ def test_no_set_of_rights_without_receiving_auditing_or_defining_reads_what_is_n
     reading = access(some - {Right.RECEIVE_IMAGES, Right.AUDIT, Right.DEFINE}, resource_type, Act.READ)
 
     # Who orders sees its own orders, and what can be ordered.
-    own = {"Task": ["requester"], "Endpoint": ["organization"]}.get(resource_type)
+    own = {
+        "Task": ["requester"], "Endpoint": ["organization"], "PlanDefinition": ["_tag"], "Device": ["identifier"]
+    }.get(resource_type)  # fmt: skip
     is_own = isinstance(reading, tuple) and [clause.code for clause in reading] == own
     assert reading is DENY or is_own or resource_type == "ActivityDefinition"

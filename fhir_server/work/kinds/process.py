@@ -24,9 +24,20 @@ from fhir_server.ownership import ALGORITHM
 from fhir_server.projection import imaging_study_id
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Report, handlers
-from fhir_server.work.orders import CODE, INPUTS, Keep, Order, algorithm_named, check_order, further_inputs, order_of
+from fhir_server.work.orders import (
+    CODE,
+    INPUTS,
+    Keep,
+    Order,
+    algorithm_named,
+    check_order,
+    further_inputs,
+    order_of,
+    rule_in,
+)
 from fhir_server.work.recipients import admit_recipient
 from fhir_server.work.selection import OURS, Chosen, Loaded, choose, inputs_for, is_made_here
+from fhir_server.work.triggers import orders_of, rule_named
 from imaging.algorithm import Algorithm, Result, Takes
 from imaging.archive import Refused, Stored
 from imaging.errors import AppError, Category
@@ -38,10 +49,11 @@ _DROPPED = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 OUTPUTS = (
     Parameter("performed", "valueString", least=1),
-    Parameter("imaging-study", "valueReference", least=1, most=MOST_OUTPUTS),
+    Parameter("imaging-study", "valueReference", most=MOST_OUTPUTS),
     Parameter("series", "valueId", most=MOST_OUTPUTS),
-    Parameter("provenance", "valueReference", least=1, most=MOST_OUTPUTS),
+    Parameter("provenance", "valueReference", most=MOST_OUTPUTS),
     Parameter("refused", "valueString", most=MOST_OUTPUTS),
+    Parameter("task", "valueReference", most=MOST_OUTPUTS),
 )
 
 
@@ -63,10 +75,14 @@ def admit(server: Backing, principal: Principal, task: Json) -> None:
     order = order_of(task)
     if order.keep is Keep.AFTER:
         require(principal, Right.REGISTER_IMAGES, "have images replaced by what is made of them")
+    if canonical := rule_in(task):
+        rule_named(server, canonical, principal.subscriber)
     chosen = [] if order.search else choose(server, principal, order)
     for reference in order.deliver_to:
         admit_recipient(server, principal, reference, {each.study_uid for each in chosen})
     if order.search:
+        return
+    if not order.algorithm:
         return
     if algorithm_named(order.algorithm, order.version).takes is Takes.PAIR and len(chosen) != 2:
         raise AppError(Category.INVALID, f"two series are compared; {len(chosen)} are named", where="Task.input")
@@ -80,8 +96,10 @@ def run(task: Json, context: Any, report: Report) -> Done:
     principal = server.principals.acting_for(task["requester"]["reference"])
     require(principal, Right.ORDER_PROCESSING, "have images processed")
     order = order_of(task)
-    algorithm = algorithm_named(order.algorithm, order.version)
     chosen = choose(server, principal, order)
+    if canonical := rule_in(task):
+        return _left_to_rule(server, principal, task, chosen, canonical)
+    algorithm = algorithm_named(order.algorithm, order.version)
     if order.keep is Keep.AFTER:
         _require_own(chosen, principal)
     groups = [chosen] if algorithm.takes is Takes.PAIR else [[each] for each in chosen]
@@ -99,6 +117,18 @@ def run(task: Json, context: Any, report: Report) -> Done:
         reasons = "; ".join(made.refused[:3]) or "all of the images are results of processing already"
         raise AppError(Category.INVALID, f"nothing could be processed: {reasons}")
     return Done(_outputs(made), _following(task, order, chosen, made))
+
+
+def _left_to_rule(server: Backing, principal: Principal, task: Json, chosen: Sequence[Chosen], canonical: str) -> Done:
+    """Return the orders, parts of this one, that a rule makes of it."""
+    parts = orders_of(server, task, rule_named(server, canonical, principal.subscriber), chosen)
+    if not parts:
+        message = "the rule acts on none of the chosen series"
+        raise AppError(Category.INVALID, message, where="Task.instantiatesCanonical")
+    performed = value("performed", "valueString", f"{canonical}: {len(parts)} orders for {len(chosen)} series")
+    return Done(
+        [performed, *(value("task", "valueReference", {"reference": f"Task/{each['id']}"}) for each in parts)], parts
+    )
 
 
 def _process(
