@@ -61,6 +61,7 @@ class Order:
     region       left, top, width, height in pixels of each frame; None for all
     parameters   as the algorithm takes them
     deliver_to   "Endpoint/..." or "Organization/..."
+    restricted_to  whom alone it is for: "Patient/..." whose images it may work on, "Organization/..." that may get them
     """
 
     algorithm: str
@@ -74,6 +75,11 @@ class Order:
     search: str
     keep: Keep
     deliver_to: tuple[str, ...]
+    restricted_to: tuple[str, ...] = ()
+
+    def restriction(self, resource_type: str) -> frozenset[str]:
+        """Return the references of a type to which the order is restricted; none: it is not."""
+        return frozenset(each for each in self.restricted_to if each.startswith(f"{resource_type}/"))
 
 
 def order_of(task: Mapping[str, Any]) -> Order:
@@ -87,14 +93,15 @@ def order_of(task: Mapping[str, Any]) -> Order:
         algorithm=name,
         version=version,
         parameters=_parameters(algorithm_named(name, version), given, reserved) if name else {},
-        studies=tuple(_id_of(each) for each in given.get("imaging-study", [])),
+        studies=tuple(_id_of(each) for each in [*given.get("imaging-study", []), *_focus(task)]),
         series=tuple(given.get("series", [])),
         instances=tuple(given.get("instance", [])),
         frames=frames_from_text(given["frames"][0]) if "frames" in given else (),
         region=_region(given["region"][0]) if "region" in given else None,
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
         keep=Keep(given.get("keep", [Keep.BOTH])[0]),
-        deliver_to=tuple("/".join(each["reference"].split("/")[-2:]) for each in given.get("deliver-to", [])),
+        deliver_to=tuple(_relative(each) for each in given.get("deliver-to", [])),
+        restricted_to=tuple(_relative(each) for each in task.get("restriction", {}).get("recipient", [])),
     )
 
 
@@ -152,12 +159,25 @@ def check_order(task: Mapping[str, Any]) -> None:
     else:
         _check_left_to_rule(order)
     check_images(order)
+    _check_restriction(task, order)
     if order.keep is Keep.AFTER and (order.frames or order.region):
         message = "keep 'after' removes whole images; it does not go with frames or a region"
         raise AppError(Category.INVALID, message, where="Task.input")
     if order.keep is Keep.BEFORE and not order.deliver_to:
         message = "keep 'before' drops the result after its delivery; name whom to deliver-to"
         raise AppError(Category.INVALID, message, where="Task.input")
+
+
+def _check_restriction(task: Mapping[str, Any], order: Order) -> None:
+    where = "Task.restriction"
+    if task.get("restriction", {}).get("repetitions", 1) != 1:
+        raise AppError(Category.INVALID, "an order is done once; place another one", where=f"{where}.repetitions")
+    understood = order.restriction("Patient") | order.restriction("Organization")
+    if not understood.issuperset(order.restricted_to):
+        message = (
+            "an order can be restricted to a Patient, whose images it is for, or to an Organization that gets them"
+        )
+        raise AppError(Category.INVALID, message, where=f"{where}.recipient")
 
 
 def _check_left_to_rule(order: Order) -> None:
@@ -330,6 +350,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     return value if isinstance(value, str | bool | int) else float(value)
+
+
+def _focus(task: Mapping[str, Any]) -> list[Any]:
+    """Return the study that a Task is about, where it is one: the same as an input that names it."""
+    focus = task.get("focus", {})
+    return [focus] if _REFERENCE["imaging-study"].fullmatch(str(focus.get("reference", ""))) else []
+
+
+def _relative(reference: Mapping[str, Any]) -> str:
+    """Return `Type/id` of a reference, "" where it has none."""
+    return "/".join(str(reference.get("reference", "")).split("/")[-2:])
 
 
 def _id_of(reference: Any) -> str:

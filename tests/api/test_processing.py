@@ -143,6 +143,30 @@ class TestResult:
         assert [(ds.Rows, ds.Columns) for ds in made] == [(2, 3), (2, 3)]
         assert [float(each) for each in made[0].ImagePositionPatient] == [0.25, 0.0, 2.0]
 
+    def test_frames_are_taken_as_they_are_written(self, doors, orderer):
+        ds = slice_dataset(
+            (0, 0, 0), 1, SOPClassUID="1.2.840.10008.5.1.4.1.1.12.1", Modality="XA", StudyInstanceUID=STUDY,
+            SeriesInstanceUID=SERIES, NumberOfFrames=5, RescaleSlope=1, RescaleIntercept=0,
+        )  # fmt: skip
+        del ds.ImagePositionPatient, ds.ImageOrientationPatient
+        ds.PixelData = np.repeat(np.arange(1, 6, dtype=np.int16) * 10, 20).tobytes()
+        ds["PixelData"].VR = "OW"
+        doors.ingest(to_part10(ds))
+        part = [value("algorithm", "valueString", "median"), value("frames", "valueString", "4,1-2")]
+
+        done = run(doors, placed(orderer, *part, value("series", "valueId", SERIES)))
+
+        made = series_of(doors, outputs(done, "series")[0])
+        assert [float(each.pixel_array.mean()) for each in made] == [40, 10, 20]
+        assert [each.SourceImageSequence[0].ReferencedFrameNumber for each in made] == [4, 1, 2]
+
+    def test_the_focus_of_a_task_is_a_study_to_process(self, doors, orderer):
+        doors.ingest(*ct_files())
+
+        task = placed(orderer, *mip(study=False), focus={"reference": f"ImagingStudy/{STUDY}"})
+
+        assert len(outputs(run(doors, task), "series")) == 1
+
     def test_everything_that_a_search_finds_is_processed(self, doors, orderer):
         doors.ingest(*ct_files(), *ct_files(4, "1.2.3.9", "1.2.3.9.1"))
 
@@ -233,6 +257,62 @@ class TestResult:
 
         kinds = sorted({str(ds.Modality) for uid in outputs(done, "series") for ds in series_of(doors, uid)})
         assert kinds == ["CT", "REG"]
+
+
+class TestRestriction:
+    OTHER = "1.2.3.9"
+
+    @pytest.fixture
+    def patients(self, doors) -> list[str]:
+        """Two studies of two patients, whose references are returned."""
+        doors.ingest(*ct_files(), *ct_files(4, self.OTHER, f"{self.OTHER}.1", PatientID="P2"))
+        doors.server.studies.catch_up()
+        own = doors.server.own
+        return [own.read("ImagingStudy", uid).json()["subject"]["reference"] for uid in (STUDY, self.OTHER)]
+
+    def test_of_what_a_search_finds_the_images_of_the_patients_are_processed(self, doors, orderer, patients):
+        search = value("search", "valueString", "ImagingStudy?modality=CT")
+        restriction = {"recipient": [{"reference": patients[1]}]}
+
+        done = run(doors, placed(orderer, *mip(search, study=False), restriction=restriction))
+
+        assert outputs(done, "imaging-study") == [{"reference": f"ImagingStudy/{self.OTHER}"}]
+
+    def test_images_of_another_patient_are_refused(self, doors, orderer, patients):
+        restriction = {"recipient": [{"reference": patients[1]}]}
+
+        response = orderer.post("/fhir/Task", order(*mip(), restriction=restriction))
+
+        assert response.status_code == 400
+        assert "restricted to other patients" in refusal(response)
+
+    def test_a_result_goes_to_no_other_organisation_than_those_of_the_restriction(self, doors, patients):
+        owner = doors.caller(*Right, name="owner")
+        (subscriber,) = [each for each in doors.server.principals.subscribers() if each.name == "owner"]
+        endpoint = doors.server.endpoints.add(RECEIVER, "owner")[0].endpoint
+        inputs = mip(value("deliver-to", "valueReference", {"reference": endpoint}))
+        wanted, other = (
+            {"recipient": [{"reference": each}]} for each in (subscriber.organization, "Organization/other")
+        )
+
+        assert owner.post("/fhir/Task", order(*inputs, restriction=wanted)).status_code == 201
+        response = owner.post("/fhir/Task", order(*inputs, restriction=other))
+
+        assert response.status_code == 400
+        assert "restricted to other recipients" in refusal(response)
+
+    @pytest.mark.parametrize(
+        ("restriction", "words"),
+        [
+            ({"recipient": [{"reference": "Practitioner/1"}]}, "restricted to a Patient"),
+            ({"repetitions": 2}, "an order is done once"),
+        ],
+    )
+    def test_what_is_not_understood_is_refused(self, doors, orderer, patients, restriction, words):
+        response = orderer.post("/fhir/Task", order(*mip(), restriction=restriction))
+
+        assert response.status_code == 400
+        assert words in refusal(response)
 
 
 class TestWhatIsKept:

@@ -39,7 +39,7 @@ def ct_files(count: int = 6, study: str = "1.2.3.4", series: str = "1.2.3.4.5", 
     for n in range(count):
         ds = slice_dataset(
             (0, 0, 2.0 * n), n + 1, StudyInstanceUID=study, SeriesInstanceUID=series, SeriesNumber=3,
-            SOPInstanceUID=f"{series}.{n + 1}", PatientID="P1", **attributes,
+            SOPInstanceUID=f"{series}.{n + 1}", **attributes,
         )  # fmt: skip
         ds.PixelData = np.full((4, 5), 10 * n, np.int16).tobytes()
         ds["PixelData"].VR = "OW"
