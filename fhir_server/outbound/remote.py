@@ -30,8 +30,19 @@ BLOCK_BYTES = 1 << 18
 AGENT = "fhir-imaging"
 _NOT_PERMITTED = "its address is not public, or would be reached without TLS; outbound.private_networks may allow it"
 _PORTS = {"http": 80, "https": 443}
-# Global by their form, but they carry another address inside: NAT64, 6to4, Teredo. RFC 6052, RFC 3056, RFC 4380.
-_DISGUISES = tuple(ipaddress.ip_network(each) for each in ("64:ff9b::/96", "2002::/16", "2001::/32"))
+# Global by their form, but they carry another address inside, or lead nowhere public.
+_DISGUISES = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "64:ff9b::/96", "64:ff9b:1::/48",  # NAT64: RFC 6052, RFC 8215
+            "2002::/16", "192.88.99.0/24",  # 6to4 and its relays: RFC 3056, RFC 7526
+            "2001::/32",  # Teredo: RFC 4380
+            "::/96", "::ffff:0:0:0/96",  # IPv4-compatible: RFC 4291 2.5.5.1; IPv4-translated: RFC 2765
+            "fec0::/10",  # site local: RFC 3879
+        ),
+    )
+)  # fmt: skip
 _STATUS = {
     # status     category                what it means for a request that is not to be changed
     401: Category.FORBIDDEN,
