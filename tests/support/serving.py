@@ -44,12 +44,16 @@ def fhir_imaging(*arguments: object, **environment: str) -> "subprocess.Complete
 
 
 @contextmanager
-def serving(data_dir: Path, *arguments: object) -> Iterator[Served]:
+def serving(data_dir: Path, *arguments: object, **environment: str) -> Iterator[Served]:
     """Run `fhir-imaging serve` on a free port until the block ends."""
     command = [*COMMAND, "serve", "--port", "0", "--data-dir", data_dir, *arguments, "--set", "engine.cache_gb=0.25"]
     with tempfile.NamedTemporaryFile("w", suffix=".log") as log:
         process = subprocess.Popen(
-            [str(word) for word in command], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=log, text=True
+            [str(word) for word in command],
+            env=ENVIRONMENT | environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
         try:
             lines = []

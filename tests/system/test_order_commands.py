@@ -7,17 +7,16 @@ import signal
 import subprocess
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from click.testing import CliRunner
 
 from fhir_server.cli import cli
-from tests.support.serving import COMMAND, ENVIRONMENT, Served, fhir_imaging, serving
+from tests.support.serving import COMMAND, ENVIRONMENT, serving
+from tests.support.user import User
 from tests.support.volumes import ct_files
 
 pytestmark = pytest.mark.slow
@@ -25,30 +24,10 @@ pytestmark = pytest.mark.slow
 STUDY = "1.2.3.4"
 
 
-class User:
-    """Somebody at the terminal of a machine with a server, and a subscriber's token."""
-
-    def __init__(self, served: Served, token: str) -> None:
-        self.served, self.token = served, token
-
-    def run(self, *words: object) -> "subprocess.CompletedProcess[str]":
-        return fhir_imaging(*words, "--data-dir", self.served.data_dir, COLUMNS="200")
-
-    def ask(self, method: str, path: str, body: Any = None, kind: str = "application/fhir+json") -> Any:
-        data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
-        request = urllib.request.Request(f"{self.served.base_url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return orjson.loads(answer.read())
-
-
 @pytest.fixture(scope="module")
 def user() -> Iterator[User]:
     with tempfile.TemporaryDirectory(prefix="fhir-imaging-test-") as directory, serving(Path(directory)) as served:
-        options = ("--data-dir", directory)
-        rights = ("--register-images", "--receive-images", "--order-processing")
-        assert fhir_imaging("subscriber", "add", "radiology", *rights, *options).returncode == 0
-        made = User(served, fhir_imaging("token", "radiology", *options).stdout.strip())
+        made = User.let_in(served)
         for file in ct_files(10):
             made.ask("POST", "/dicom-web/studies", file, "application/dicom")
         yield made
