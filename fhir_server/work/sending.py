@@ -42,6 +42,7 @@ class Push:
     form   which files are sent
     note   is told what the receiver said of each batch, at once
     tries  how often the delivery was tried, this time included
+    most_s longest time for one batch, whatever its size
     """
 
     remote: Remote
@@ -49,6 +50,7 @@ class Push:
     form: Form
     note: Note
     tries: int
+    most_s: float
 
     def batches(self, instances: Iterable[Instance]) -> Iterator[int]:
         """Send instances; yield after each batch how many of it the receiver now has.
@@ -98,8 +100,8 @@ class Push:
         return _joined(self._sent(batch[:half], form_of), self._sent(batch[half:], form_of))
 
     def _files(self, batch: Sequence[Instance], form_of: Callable[[Instance], str]) -> Iterator[Iterator[bytes]]:
-        bytes_ = sum(size_of_file(each) for each in batch)
-        end = time.monotonic() + PATIENCE_S + bytes_ / SLOWEST_BYTES_PER_S
+        size_bytes = sum(size_of_file(each) for each in batch)
+        end = time.monotonic() + min(PATIENCE_S + size_bytes / SLOWEST_BYTES_PER_S, self.most_s)
         groups = (self.archive.files(group, form) for form, group in groupby(batch, key=form_of))
         for _, pieces in chain.from_iterable(groups):
             yield self._in_time(pieces, end)
@@ -107,7 +109,7 @@ class Push:
     def _in_time(self, pieces: Iterable[bytes], end: float) -> Iterator[bytes]:
         for piece in pieces:
             if time.monotonic() > end:
-                message = f"it takes fewer than {SLOWEST_BYTES_PER_S} bytes per second"
+                message = "it takes the images too slowly"
                 raise AppError(Category.BUSY, message, where=self.remote.name)
             yield piece
 

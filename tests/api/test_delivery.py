@@ -283,6 +283,17 @@ class TestWhatIsAnswered:
         assert isinstance(outcome, Later)
         assert "no answer" in outcome.reason
 
+    def test_a_receiver_that_takes_images_too_slowly_is_given_up_for_now(self, doors, orderer, monkeypatch):
+        monkeypatch.setattr("fhir_server.work.sending.PATIENCE_S", -1.0)
+        monkeypatch.setattr("fhir_server.work.sending.SLOWEST_BYTES_PER_S", 1e9)
+        doors.ingest(*ct_files(1))
+        with receiving() as receiver:
+            outcome = attempt(doors, placed(orderer, order(register(doors, receiver))))
+
+        assert isinstance(outcome, Later)
+        assert "too slowly" in outcome.reason
+        assert receiver.kept == {}
+
     def test_an_instance_that_was_kept_without_an_answer_is_sent_again_and_single_there(self, doors, orderer):
         doors.ingest(*ct_files())
         with receiving(keeps_and_closes, takes) as receiver:

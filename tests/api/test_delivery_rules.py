@@ -256,7 +256,8 @@ class TestNotification:
             task, told = notified(doors, orderer, receiver)
 
         resources = [each["resource"] for each in told["entry"]]
-        for each in resources[1:]:
+        validate(told, "Bundle")
+        for each in resources:
             validate(each, each["resourceType"])
         header, order_, study, *_ = resources
         assert (told["type"], header["eventUri"]) == ("message", "urn:fhir-imaging:event:images-available")

@@ -21,7 +21,7 @@ TEST_COLUMN = re.compile(r"^\|[^\n]*\| test \|\n\|[-|]+\|\n((?:\|[^\n]*\n)+)", r
 
 
 def functions(path: Path) -> set[str]:
-    return {each.name for each in ast.parse(path.read_text()).body if isinstance(each, ast.FunctionDef)}
+    return {each.name for each in ast.walk(ast.parse(path.read_text())) if isinstance(each, ast.FunctionDef)}
 
 
 def routes_on_the_page() -> set[tuple[str, str]]:

@@ -38,6 +38,7 @@ CODE = "deliver"
 TURN_S = 300.0  # after which other orders go first
 SUSPENDED_S = 60.0  # between two looks at a suspended endpoint
 LONGEST_WAIT_S = 3_600.0  # between two looks at an order
+_OF_WALL = 0.8  # part of the time of an order after which a batch is given up, so that the order itself is not
 # What the other side may answer today and not tomorrow, when its operator has seen to it.
 _PASSING = frozenset({Category.BUSY, Category.FORBIDDEN, Category.NOT_FOUND})
 # Of images or of the order itself: whatever is tried again, it stays so.
@@ -208,7 +209,8 @@ class _Attempt:
             refused.update(now_refused)
 
         tries = self.server.peers.tried(self.known.key)
-        push = Push(remote, self.server.archive, self.peer.form, note, tries)
+        most_s = _OF_WALL * self.server.config["work.order_wall_s"]
+        push = Push(remote, self.server.archive, self.peer.form, note, tries, most_s)
         self._record(Access.BEGIN_SENDING, wanting)
         problem = "the sending was interrupted"
         try:
