@@ -100,11 +100,14 @@ def is_temporary(reason: int) -> bool:
     return reason in TEMPORARY or reason & 0xFF00 == 0xA700
 
 
-def search(remote: Remote, path: str, params: Sequence[tuple[str, str]], key: str) -> Iterator[dict[str, Any]]:
+def search(
+    remote: Remote, path: str, params: Sequence[tuple[str, str]], key: str, *, most: int
+) -> Iterator[dict[str, Any]]:
     """Yield the matches of a QIDO-RS search, each once, page by page; `key` is the tag of the UID that names them.
 
-    A page shorter than asked ends it, unless the server says by a Warning that there is more (PS3.18 8.3.4.4). Raises
-    BUSY, and UNSUPPORTED for a server that gives the same page again and again.
+    A page of another length than asked ends it (a longer one comes from a server that knows no `limit` and gives all),
+    unless the server says by a Warning that there is more (PS3.18 8.3.4.4). Raises BUSY, TOO_LARGE beyond `most`
+    matches, and UNSUPPORTED for a server that gives the same page again and again.
     """
     seen: set[str] = set()
     offset = 0
@@ -112,21 +115,32 @@ def search(remote: Remote, path: str, params: Sequence[tuple[str, str]], key: st
         query = urlencode([*params, ("limit", str(PAGE)), ("offset", str(offset))])
         answer = remote.exchange("GET", f"{path}?{query}", headers={"Accept": DICOM_JSON}, most_bytes=MOST_ANSWER_BYTES)
         require_good(answer.status, remote.name)
-        page = [] if answer.status == 204 or not answer.body else _matches(answer.body, remote.name)
-        new = [each for each in page if text(each, key) and text(each, key) not in seen]
-        yield from new
-        seen.update(text(each, key) for each in new)
-        if not page or (len(page) < PAGE and "299" not in answer.headers.get("warning", "")):
+        # No body where none was told is how an answer looks that broke off in its header.
+        is_empty = answer.status == 204 or answer.headers.get("content-length") == "0"
+        page = [] if is_empty else _matches(answer.body, remote.name)
+        before = len(seen)
+        for each in page:
+            if text(each, key) and text(each, key) not in seen:
+                if len(seen) == most:
+                    raise AppError(Category.TOO_LARGE, f"the search finds more than {most}", where=remote.name)
+                seen.add(text(each, key))
+                yield each
+        is_cut = len(page) == PAGE or "299" in answer.headers.get("warning", "")
+        if not page or not is_cut:
             return
-        if not new:
+        if len(seen) == before:
             raise AppError(Category.UNSUPPORTED, "the search knows no `offset`: its pages repeat", where=remote.name)
         offset += len(page)
 
 
-def retrieve(remote: Remote, path: str, limits: MultipartLimits) -> Iterator[Buffer]:
-    """Yield the files below an address as they come, in the syntax in which they are kept there."""
+def retrieve(remote: Remote, path: str, limits: MultipartLimits, *, within_s: float) -> Iterator[Buffer]:
+    """Yield the files below an address as they come, in the syntax in which they are kept there.
+
+    Raises BUSY when that breaks off or takes longer than `within_s`, INVALID for a body that is malformed, TOO_LARGE
+    beyond the limits, and what `require_good` raises; the files before it have been yielded.
+    """
     accept = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
-    with remote.incoming(path, {"Accept": accept}) as (headers, blocks):
+    with remote.incoming(path, {"Accept": accept}, within_s=within_s) as (headers, blocks):
         read = _reader(blocks)
         kind = parse_content_type(headers.get("content-type", ""))
         if kind.media_type == DICOM:
@@ -138,12 +152,16 @@ def retrieve(remote: Remote, path: str, limits: MultipartLimits) -> Iterator[Buf
             yield part.body
 
 
+def values(match: Mapping[str, Any], tag: str) -> list[str]:
+    """Return the values of an element of DICOM JSON that are text or whole numbers, as text."""
+    element = match.get(tag)
+    given = element.get("Value") if isinstance(element, dict) else None
+    return [str(each) for each in given if isinstance(each, str | int)] if isinstance(given, list) else []
+
+
 def text(match: Mapping[str, Any], tag: str) -> str:
     """Return the first value of an element of DICOM JSON as text, "" without one."""
-    element = match.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    first = values[0] if isinstance(values, list) and values else None
-    return str(first) if isinstance(first, str | int) else ""
+    return next(iter(values(match, tag)), "")
 
 
 def count(match: Mapping[str, Any], tag: str) -> int:

@@ -9,11 +9,13 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import urllib3
@@ -145,6 +147,8 @@ class Remote:
         self._headers = {"Host": self._target.authority, "User-Agent": AGENT, "Accept-Encoding": "identity"}
         if authorization:
             self._headers["Authorization"] = authorization
+        self._connection: Any = None
+        self._is_cut = False
         self._pool = self._opened()
 
     def __enter__(self) -> "Remote":
@@ -169,10 +173,10 @@ class Remote:
         An iterable body is sent as it comes, in chunks. Raises BUSY when the other side is silent or breaks off,
         TOO_LARGE when its answer is beyond `most_bytes`.
         """
-        end = time.monotonic() + ANSWER_WITHIN_S
-        with self._answered(method, path, headers or {}, body) as response:
+        with self._answered(method, path, headers or {}, body, ANSWER_WITHIN_S) as response:
+            end = time.monotonic() + ANSWER_WITHIN_S  # however long the sending took
             held = bytearray()
-            for block in response.stream(BLOCK_BYTES):
+            while block := _next(response):
                 held += block
                 if len(held) > most_bytes:
                     message = f"the answer is beyond the limit of {most_bytes} bytes"
@@ -182,38 +186,55 @@ class Remote:
             return Answer(response.status, _lower(response.headers), bytes(held))
 
     @contextmanager
-    def incoming(self, path: str, headers: Headers) -> Iterator[tuple[Headers, Iterator[bytes]]]:
-        """GET something large: give the headers and the blocks of a good answer. Raises what `require_good` raises."""
-        with self._answered("GET", path, headers, None) as response:
-            require_good(response.status, self.name)
-            yield _lower(response.headers), self._blocks(response)
+    def incoming(self, path: str, headers: Headers, *, within_s: float) -> Iterator[tuple[Headers, Iterator[bytes]]]:
+        """GET something large: give the headers and the blocks of a good answer.
 
-    def _blocks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        Raises what `require_good` raises, and BUSY when the last block has not come after `within_s`.
+        """
+        end = time.monotonic() + within_s
+        with self._answered("GET", path, headers, None, within_s) as response:
+            require_good(response.status, self.name)
+            yield _lower(response.headers), self._blocks(response, end)
+
+    def _blocks(self, response: urllib3.BaseHTTPResponse, end: float) -> Iterator[bytes]:
         try:
-            yield from response.stream(BLOCK_BYTES)
+            while block := _next(response):
+                yield block
+                if time.monotonic() > end:
+                    raise self._silent("the answer takes too long")
         except (HTTPError, OSError, http.client.HTTPException) as error:
             raise self._silent(f"it broke off ({type(error).__name__})") from None
 
     @contextmanager
     def _answered(
-        self, method: str, path: str, headers: Headers, body: bytes | Iterable[bytes] | None
+        self, method: str, path: str, headers: Headers, body: bytes | Iterable[bytes] | None, within_s: float
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         silence_s = self._rules.silence_s
+        # A header may trickle for ever, and no wait for the next bytes is long. What is sent takes as long as it may.
+        cut = threading.Timer(within_s, self._cut)
+        cut.daemon, self._is_cut = True, False
         try:
-            response = self._pool.urlopen(
-                method,
-                self._target.path + path,
-                body=body,
-                headers={**self._headers, **headers},
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                preload_content=False,
-                chunked=body is not None and not isinstance(body, bytes),
-                # The first of the two also bounds each wait while sending; the connection itself stands already.
-                timeout=urllib3.Timeout(connect=silence_s, read=silence_s),
-            )
+            if body is None:
+                cut.start()
             try:
+                response = self._pool.urlopen(
+                    method,
+                    self._target.path + path,
+                    body=body,
+                    headers={**self._headers, **headers},
+                    retries=False,
+                    redirect=False,
+                    assert_same_host=False,
+                    preload_content=False,
+                    chunked=body is not None and not isinstance(body, bytes),
+                    # The first of the two also bounds each wait while sending; the connection itself stands already.
+                    timeout=urllib3.Timeout(connect=silence_s, read=silence_s),
+                )
+            finally:
+                cut.cancel()
+            try:
+                if self._is_cut:  # a header that ends anywhere is taken for a whole one
+                    raise self._silent("the answer takes too long")
                 yield response
             finally:
                 # What was not read to its end cannot be used again.
@@ -224,7 +245,7 @@ class Remote:
     def _opened(self) -> urllib3.HTTPConnectionPool:
         ip, target = self._reachable(), self._target
         if target.scheme == "http":
-            return urllib3.HTTPConnectionPool(ip, target.port, maxsize=1)
+            return self._watched(urllib3.HTTPConnectionPool(ip, target.port, maxsize=1))
         context = ssl.create_default_context()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self._rules.ca_file:
@@ -233,7 +254,7 @@ class Remote:
             except OSError as error:  # ssl.SSLError is one
                 message = f"the file of certificate authorities cannot be read ({type(error).__name__})"
                 raise AppError(Category.FAULT, message, where="outbound.ca_bundle") from None
-        return urllib3.HTTPSConnectionPool(
+        pool = urllib3.HTTPSConnectionPool(
             ip,
             target.port,
             maxsize=1,
@@ -241,6 +262,26 @@ class Remote:
             server_hostname=target.host,
             assert_hostname=target.host,
         )
+        return self._watched(pool)
+
+    def _watched(self, pool: urllib3.HTTPConnectionPool) -> urllib3.HTTPConnectionPool:
+        """Have the pool tell its connection, so that it can be cut while somebody waits for it."""
+        made: Any = pool.ConnectionCls
+
+        def connection(*arguments: Any, **options: Any) -> Any:
+            self._connection = made(*arguments, **options)
+            return self._connection
+
+        pool.ConnectionCls = connection  # type: ignore[assignment]
+        return pool
+
+    def _cut(self) -> None:
+        self._is_cut = True
+        plain = getattr(self._connection, "sock", None)
+        if plain is not None:
+            with suppress(OSError):
+                # Not the method of an SSL socket, which would take its state from under the one who reads.
+                socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
     def _reachable(self) -> str:
         """Return the first permitted address that takes a connection."""
@@ -279,6 +320,11 @@ def require_good(status: int, name: str) -> None:
         raise AppError(Category.UNSUPPORTED, message, where=name)
     category = Category.BUSY if status >= 500 and status != 501 else _STATUS.get(status, Category.UNSUPPORTED)
     raise AppError(category, f"the other server refuses the request (HTTP {status})", where=name)
+
+
+def _next(response: urllib3.BaseHTTPResponse) -> bytes:
+    """Return what has come, b"" at the end: unlike `stream`, which waits until a block is full, however slowly."""
+    return response.read1(BLOCK_BYTES)
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

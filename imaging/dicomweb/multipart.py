@@ -79,7 +79,7 @@ def read_body(
         while block := read(BLOCK_BYTES):
             spool.write(block)
             if spool.size > most_bytes:
-                raise AppError(Category.TOO_LARGE, f"beyond the limit of {most_bytes} bytes", where="body")
+                raise PartTooLargeError(Category.TOO_LARGE, f"beyond the limit of {most_bytes} bytes", where="body")
         return spool.finish()
     finally:
         spool.discard()
@@ -119,6 +119,10 @@ def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
             yield chunk
     if held:
         yield b"".join(held)
+
+
+class PartTooLargeError(AppError):
+    """One part, or a body that is no multipart, is beyond its own limit; the others may be well."""
 
 
 class _State(Enum):
@@ -276,7 +280,8 @@ class MultipartReader:
         if self._state is _State.BODY:
             self._body.write(data)
             if self._body.size > self._limits.part_bytes:
-                raise _too_large(f"part {self._parts} is", self._limits.part_bytes, "bytes")
+                message = f"part {self._parts} is beyond the limit of {self._limits.part_bytes} bytes"
+                raise PartTooLargeError(Category.TOO_LARGE, message, where="multipart")
             return
         self._preamble_bytes += len(data)
         if self._preamble_bytes > MAX_PREAMBLE_BYTES:
