@@ -4,7 +4,7 @@ The only place that knows how the parts fit. Nothing here is made at import; a M
 any fork, by whoever calls `open_database`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, Overseer, hooks_of
 from fhir_server.printers import Printers
 from fhir_server.rest.batch import BundleLimits
+from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
@@ -44,6 +45,7 @@ from fhir_server.store.secrets import secret
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.studies import Place, Studies
 from fhir_server.work import parties, triggers
+from fhir_server.work.collection.collector import Collector
 from fhir_server.work.crew import Crew
 from fhir_server.work.handlers import Limits as TaskLimits
 from fhir_server.work.kinds import handlers
@@ -78,6 +80,7 @@ class Server:
     printers: Printers
     audit: Audit
     peers: Peers
+    collected: Collected
     capability_statement: dict[str, Any]
 
     @property
@@ -160,7 +163,8 @@ def assemble(
         limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
     )
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
-    parts = (archive, credentials, peers, printer_store)
+    collected = Collected(database)
+    parts = (archive, credentials, peers, collected, printer_store)
     ensure_schema(database, others=[partial(_ensure_indexes, each) for each in parts], clock=clock)
     base_url = f"{config['web.base_url']}/fhir"
     client_ids = config["fhir.ids"] == "clients"
@@ -214,6 +218,7 @@ def assemble(
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
         peers=peers,
+        collected=collected,
         capability_statement=capability_statement(
             RESOURCES.values(),
             base_url=base_url,
@@ -226,8 +231,17 @@ def assemble(
     return server
 
 
-def _ensure_indexes(part: Archive | Credentials | Peers | PrinterStore, _: Database[Any]) -> None:
+def _ensure_indexes(part: Archive | Credentials | Peers | Collected | PrinterStore, _: Database[Any]) -> None:
     part.ensure_indexes()
+
+
+@contextmanager
+def open_server_for_work(config: Config) -> Iterator[Server]:
+    """Give the server to a command that does orders: its child processes find the engine that was opened."""
+    with engine.open_engine(config) as uri:
+        found = config.with_values({"mongodb.uri": uri})
+        with closing(build(found, uri)) as server:
+            yield server
 
 
 @contextmanager
@@ -245,6 +259,24 @@ def open_in_child(config: Config) -> Server:
 
 def task_crew(server: Server) -> Crew:
     """Return the workers of Tasks of one process, as many as set; each does one order at a time in a child process."""
+    parties.announce(server.own, name="FHIR ImagingStudy server", version=metadata.version("fhir-imaging-server"))
+    orders, transfers = server.config["work.task_workers"], server.config["work.transfer_workers"]
+    workers = [_worker(server, is_transfer=False) for _ in range(orders)]
+    return _crew(server, workers + [_worker(server, is_transfer=True) for _ in range(transfers)])
+
+
+def transfer_crew(server: Server) -> Crew:
+    """Return one worker of those Tasks that wait for other machines more than they work, for a command."""
+    return _crew(server, [_worker(server, is_transfer=True)])
+
+
+def _crew(server: Server, workers: Sequence[Worker]) -> Crew:
+    config, queue = server.config, TaskQueue(server.database, server.clock)
+    claims = {"claim_s": config["work.claim_s"], "most_claims": config["work.order_attempts"]}
+    return Crew(workers, Upkeep(server.own, queue, server.clock, **claims), queue)
+
+
+def _worker(server: Server, *, is_transfer: bool) -> Worker:
     config = server.config
     limits = TaskLimits(
         cpu_s=config["work.order_cpu_s"],
@@ -252,13 +284,15 @@ def task_crew(server: Server) -> Crew:
         memory_bytes=config["work.order_memory_mb"] << 20,
         attempts=config["work.order_attempts"],
     )
-    known = {code: replace(handlers.get(code), limits=limits) for code in handlers}
-    parties.announce(server.own, name="FHIR ImagingStudy server", version=metadata.version("fhir-imaging-server"))
+    every = {code: replace(handlers.get(code), limits=limits) for code in handlers}
+    known = {code: handler for code, handler in every.items() if handler.is_transfer is is_transfer}
     leases, queue = Leases(server.database, server.clock), TaskQueue(server.database, server.clock)
-    around = Surroundings(server.own, leases, queue, server.clock)
-    workers = [Worker(around, known, partial(open_in_child, config)) for _ in range(config["work.task_workers"])]
-    claims = {"claim_s": config["work.claim_s"], "most_claims": config["work.order_attempts"]}
-    return Crew(workers, Upkeep(server.own, queue, server.clock, **claims), queue)
+    return Worker(Surroundings(server.own, leases, queue, server.clock), known, partial(open_in_child, config))
+
+
+def collector(server: Server) -> Collector:
+    """Return what looks at the sources that images are collected from."""
+    return Collector(server, Leases(server.database, server.clock))
 
 
 def create_app_from_config(config: Config) -> Flask:

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from fhir_server import cli_endpoints, cli_orders, cli_printers, logs
+from fhir_server import cli_collect, cli_endpoints, cli_orders, cli_printers, logs
 from fhir_server import config as settings
 from fhir_server.cli_options import configured, table
 from fhir_server.config import Config
@@ -155,7 +155,7 @@ def worker(config: Config) -> None:
       MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
     """
     from fhir_server import engine, hardcopies
-    from fhir_server.app import open_server, task_crew
+    from fhir_server.app import collector, open_server, task_crew
     from fhir_server.work import maintenance, offered, printer_watch
 
     _configure_logs(config, "worker")
@@ -165,13 +165,17 @@ def worker(config: Config) -> None:
         with open_server(config) as server:
             offered.publish(server.own)
             hardcopies.publish(server.own, server.fhir_url)
-            crew = threading.Thread(target=task_crew(server).run, args=(stopping,), name="tasks")
-            crew.start()
-            watch = threading.Thread(target=printer_watch.run, args=(server, stopping), name="printers")
-            watch.start()
+            runs: dict[str, Callable[[threading.Event], None]] = {
+                "tasks": task_crew(server).run,
+                "collection": collector(server).run,
+                "printers": functools.partial(printer_watch.run, server),
+            }
+            threads = [threading.Thread(target=run, args=(stopping,), name=name) for name, run in runs.items()]
+            for each in threads:
+                each.start()
             maintenance.run(server, stopping)
-            watch.join()
-            crew.join()
+            for each in threads:
+                each.join()
     except AppError:
         raise
     except Exception:
@@ -179,7 +183,7 @@ def worker(config: Config) -> None:
         raise
 
 
-for _command in (cli_orders.algorithms, cli_orders.order, cli_orders.tasks):
+for _command in (cli_orders.algorithms, cli_orders.order, cli_orders.tasks, cli_collect.collect, cli_collect.sources):
     cli.add_command(_command)
 
 

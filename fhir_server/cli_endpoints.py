@@ -23,6 +23,7 @@ _FITS = {  # option -> ways that it goes with
     "form": {Way.STOW},
     "new_secret": {Way.WEBHOOK},
     **dict.fromkeys(_OF_SOURCES, SOURCES),
+    "filters": {Way.DICOMWEB},
     "since": {Way.DICOMWEB},
     "overlap_days": {Way.DICOMWEB},
     "quiet": {Way.FOLDER},
@@ -57,7 +58,9 @@ def endpoint() -> None:
 @click.option("--new-secret", is_flag=True, help="webhook: replace the secret of one that is registered already.")
 @click.option("--wado-address", metavar="URL", help="dicomweb: base of WADO-RS where it is another one.")
 @click.option("--every", type=click.FloatRange(1, 604_800), metavar="S", help="Pause between two looks  [default: 300]")
-@click.option("--filter", "filters", multiple=True, metavar="KEYWORD=VALUE", help="Collect only this; may be repeated.")
+@click.option(
+    "--filter", "filters", multiple=True, metavar="KEYWORD=VALUE", help="dicomweb: collect only this; may be repeated."
+)
 @click.option("--since", type=_DAY, metavar="DATE", help="dicomweb: first study date of interest.")
 @click.option("--overlap-days", type=click.IntRange(0, 3_650), metavar="N",
               help="dicomweb: days before the latest study date seen at which a look begins  [default: 3]")  # fmt: skip

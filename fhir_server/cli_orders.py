@@ -218,15 +218,12 @@ def _coloured(status: str) -> Text:
 
 
 def _progress(task: Mapping[str, Any]) -> tuple[int | None, str]:
-    from fhir_server.model.task import PROGRESS
+    from fhir_server.model.task import progress_of
 
     if task["status"] == "completed":
         return 100, ""
-    for extension in task.get("extension", []):
-        if extension.get("url") == PROGRESS:
-            told = {each["url"]: each for each in extension["extension"]}
-            return told["percent"]["valueUnsignedInt"], told.get("step", {}).get("valueString", "")
-    return None, ""
+    told = progress_of(task)
+    return (told.percent, told.step) if told else (None, "")
 
 
 def _what(task: Mapping[str, Any]) -> str:

@@ -384,6 +384,10 @@ SETTINGS: tuple[Setting, ...] = (
         "Orders that one worker process does at a time, each in a process of its own; 0: none.",
         derive=_default_task_workers,
     ),
+    Setting(
+        "work.transfer_workers", "2", _integer(0, 64), "orders",
+        "Orders that wait for other machines (collection from a source), done at a time besides the others; 0: none.",
+    ),
     Setting("work.order_cpu_s", "3600", _integer(1, 1_000_000), "s", "Processor time that one order may use."),
     Setting("work.order_wall_s", "7200", _number(1, 1_000_000), "s", "Time after which an order is given up."),
     Setting(
@@ -430,6 +434,27 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "hardcopy.poll_s", "30", _number(1, 86_400), "s",
         "How often printers are asked how they are; the worker does it where any is registered.",
+    ),
+    # --- collection
+    Setting(
+        "collect.round_instances", "20000", _integer(1, 10_000_000), "instances",
+        "Most instances that one round fetches from a source; the next round goes on at once.",
+    ),
+    Setting(
+        "collect.round_bytes", "16 GiB", _size(MIB, 1 << 50), "bytes",
+        "About how much one round fetches from a source; an instance that was begun is fetched to its end.",
+    ),
+    Setting(
+        "collect.round_s", "900", _number(1, 86_400), "s",
+        "About how long one round takes, so that sources take turns and work shows.",
+    ),
+    Setting(
+        "collect.day_instances", "0", _integer(0, 1_000_000_000), "instances",
+        "Most instances that are fetched from one source in a day (UTC); 0: any number.",
+    ),
+    Setting(
+        "collect.day_bytes", "0", _size(0, 1 << 60), "bytes",
+        "About how much is fetched from one source in a day (UTC); 0: any amount.",
     ),
     # --- logs
     Setting(

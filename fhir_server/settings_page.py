@@ -16,6 +16,7 @@ _GROUPS = {
     "access": "Access",
     "work": "Background work",
     "outbound": "Connections to others",
+    "collect": "Collection",
     "hardcopy": "Hard copy",
     "log": "Logs",
 }

@@ -233,6 +233,19 @@ def progress(task: Task, done: Progress, now: datetime) -> Json:
     return {**told, **status, "lastModified": to_instant(now)}
 
 
+def progress_of(task: Task) -> Progress | None:
+    """Return how far a Task says that it is, None where it does not."""
+    told = next((each["extension"] for each in task.get("extension", []) if each.get("url") == PROGRESS), None)
+    if told is None:
+        return None
+    parts = {each["url"]: each for each in told}
+    return Progress(
+        parts["percent"]["valueUnsignedInt"],
+        parts.get("step", {}).get("valueString", ""),
+        parts.get("estimate", {}).get("valueDuration", {}).get("value"),
+    )
+
+
 def complete(task: Task, kind: Kind, outputs: Sequence[Json], role: Role, now: datetime) -> Json:
     """Return the Task as completed, with outputs that its kind knows. Raises INVALID naming a wrong output."""
     _check_values(outputs, kind.outputs, "output")

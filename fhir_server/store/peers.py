@@ -1,19 +1,19 @@
-"""The register of peers on MongoDB, and what was exchanged with them, so that nothing is sent or fetched twice.
+"""The register of peers on MongoDB, and what was sent to them, so that nothing is sent twice.
 
 * `peers`      `_id` name; the peer with its credentials, which are nowhere else
 * `delivered`  `_id` id of the delivery's Task and name of the peer; what the receiver has, refused, and how it ended
 * `rests`      `_id` name; until when nothing is sent to a peer that did not answer, and how often that was
-* `collected`  `_id` peer and study, instance or file; what was found there when it was last looked at
 
-What `delivered` and `collected` say only saves work: an instance sent or fetched again is recognised by its UID.
+What `delivered` says only saves work: an instance that is sent again is recognised by its UID. What was collected from
+peers is remembered in `collected`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel, ReplaceOne, ReturnDocument
+from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
@@ -25,26 +25,7 @@ KEPT_S = 400 * 86_400  # a note of a delivery or a collection is forgotten after
 INDEXES: dict[str, list[IndexModel]] = {
     "peers": [IndexModel([("subscriber", ASCENDING)], name="subscriber")],
     "delivered": [IndexModel([("at", ASCENDING)], name="forget", expireAfterSeconds=KEPT_S)],
-    "collected": [
-        IndexModel([("at", ASCENDING)], name="forget", expireAfterSeconds=KEPT_S),
-        IndexModel([("peer", ASCENDING), ("kind", ASCENDING)], name="peer"),
-    ],
 }
-REFUSED, SEEN, FILE = "refused", "seen", "file"
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What is remembered of one thing at a source.
-
-    kind    REFUSED: an instance that is not to be fetched again; SEEN: a study or series; FILE
-    key     its UID or relative path
-    value   what it looked like: a number of instances, a size and time of change, a reason
-    """
-
-    kind: str
-    key: str
-    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +58,7 @@ class Rest:
 
 
 class Peers:
-    """The register and the notes of exchanges."""
+    """The register and the notes of deliveries."""
 
     def __init__(self, database: Database[Any]) -> None:
         durable = WriteConcern("majority", j=True)
@@ -96,6 +77,8 @@ class Peers:
         """Register a peer, or replace the one of the same name."""
         document = to_document(peer)
         self._peers.replace_one({"_id": peer.name}, document, upsert=True)
+        # A source may have been put right: it is looked at anew at once.
+        self._marks.update_one({"_id": peer.name}, {"$set": {"due": None, "failures": 0, "reason": "", "told": ""}})
 
     def get(self, name: str) -> Peer:
         """Return a peer. Raises NOT_FOUND."""
@@ -156,30 +139,6 @@ class Peers:
         """End the rest of a peer, if it has one."""
         self._rests.delete_one({"_id": name})
 
-    # ---- collections
-
-    def notes(self, peer: str, kind: str, keys: Sequence[str]) -> dict[str, str]:
-        """Return what is remembered of these things, by key."""
-        wanted = [_key(peer, kind, each) for each in keys]
-        return {row["key"]: row["value"] for row in self._collected.find({"_id": {"$in": wanted}})}
-
-    def note(self, peer: str, notes: Sequence[Note], at: datetime) -> None:
-        """Remember things; later words replace earlier ones."""
-        rows = [
-            {"_id": _key(peer, n.kind, n.key), "peer": peer, "kind": n.kind, "key": n.key, "value": n.value, "at": at}
-            for n in notes
-        ]
-        if rows:
-            self._collected.bulk_write([ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in rows])
-
-    def mark(self, peer: str) -> dict[str, Any]:
-        """Return the high-water mark of a source and how the last round went; empty before the first."""
-        return self._marks.find_one({"_id": peer}, {"_id": 0}) or {}
-
-    def set_mark(self, peer: str, **values: Any) -> None:
-        """Change parts of the mark."""
-        self._marks.update_one({"_id": peer}, {"$set": values}, upsert=True)
-
 
 def _delivery(row: Mapping[str, Any]) -> Delivery:
     return Delivery(
@@ -191,7 +150,3 @@ def _delivery(row: Mapping[str, Any]) -> Delivery:
         ended=row.get("ended"),
         reason=row.get("reason", ""),
     )
-
-
-def _key(peer: str, kind: str, key: str) -> dict[str, str]:
-    return {"peer": peer, "kind": kind, "key": key}

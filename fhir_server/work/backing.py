@@ -10,6 +10,7 @@ from fhir_server.config import Config
 from fhir_server.model.criteria import Limits
 from fhir_server.outbound.remote import Rules
 from fhir_server.printers import Printers
+from fhir_server.store.collected import Collected
 from fhir_server.store.peers import Peers
 from fhir_server.store.repository import Repository
 from fhir_server.studies import Studies
@@ -50,6 +51,10 @@ class Backing(Protocol):
     @property
     def peers(self) -> Peers:
         """Other ends of connections that this server makes, and what was exchanged with them."""
+
+    @property
+    def collected(self) -> Collected:
+        """What is remembered of sources."""
 
     @property
     def outbound(self) -> Rules:

@@ -65,9 +65,11 @@ class Limits:
 class Handler:
     """How Tasks of one kind are done. `run` is a function of a module, so that a child process can import it.
 
-    admit      raises what keeps a principal from placing an order whose inputs are well formed: rights, absent images
-    ends_late  it is also run when the period of the order is over, to tell what was done of it until then
-    reported   hears of the end of an order that its owner, somebody outside, reports; it may hear it twice
+    admit        raises what keeps a principal from placing an order whose inputs are well formed: rights, absent images
+    ends_late    it is also run when the period of the order is over, to tell what was done of it until then
+    reported     hears of the end of an order that its owner, somebody outside, reports; it may hear it twice
+    is_transfer  it waits for another machine more than it works: done by workers of their own, so that a slow peer
+                 keeps no processing from being begun
     """
 
     kind: Kind
@@ -76,6 +78,7 @@ class Handler:
     admit: Admit = lambda server, principal, task: None
     ends_late: bool = False
     reported: Reported = lambda server, principal, task: None
+    is_transfer: bool = False
 
 
 handlers: Registry[Handler] = Registry("fhir_server.tasks")

@@ -35,6 +35,8 @@ __all__ = [
     "StudyFacts", "Swept", "size_of_file",
 ]  # fmt: skip
 
+_LOOKED_UP = 10_000  # UIDs in one question
+
 
 class Archive:
     """The instances of one database.
@@ -124,6 +126,15 @@ class Archive:
             key=lambda row: (row["study"], *order(row["series_number"], row["series"], row["number"], row["_id"]))
         )
         return [instance_from_row(row) for row in rows]
+
+    def present(self, sop_uids: Iterable[str]) -> set[str]:
+        """Return those of the SOP Instance UIDs whose instances are here."""
+        wanted = sorted(sop_uids)
+        return {
+            row["_id"]
+            for start in range(0, len(wanted), _LOOKED_UP)
+            for row in self._database.instances.find({"_id": {"$in": wanted[start : start + _LOOKED_UP]}}, {"_id": 1})
+        }
 
     def metadata(
         self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None

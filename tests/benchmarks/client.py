@@ -4,6 +4,7 @@ import http.client
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +37,16 @@ def body_of(files: Sequence[bytes]) -> bytes:
 
 def stow(target: Target, paths: Sequence[Path]) -> None:
     """Send the files in requests of `INSTANCES_A_REQUEST`, one after the other, on one connection."""
-    connection = target.connect()
     kind = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
-    for start in range(0, len(paths), INSTANCES_A_REQUEST):
-        body = body_of([path.read_bytes() for path in paths[start : start + INSTANCES_A_REQUEST]])
-        headers = target.headers(Content_Type=kind, Accept="application/dicom+json")
-        connection.request("POST", f"{target.base}/studies", body, headers)
-        response = connection.getresponse()
-        answer = response.read()
-        if response.status != 200:
-            raise RuntimeError(f"{target.name} answered {response.status}: {answer[:300]!r}")
+    headers = target.headers(Content_Type=kind, Accept="application/dicom+json")
+    with closing(target.connect()) as connection:
+        for start in range(0, len(paths), INSTANCES_A_REQUEST):
+            body = body_of([path.read_bytes() for path in paths[start : start + INSTANCES_A_REQUEST]])
+            connection.request("POST", f"{target.base}/studies", body, headers)
+            response = connection.getresponse()
+            answer = response.read()
+            if response.status != 200:
+                raise RuntimeError(f"{target.name} answered {response.status}: {answer[:300]!r}")
 
 
 def stow_together(target: Target, paths: Sequence[Path], clients: int) -> float:

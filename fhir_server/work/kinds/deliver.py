@@ -274,4 +274,6 @@ def _studies(instances: Iterable[Instance]) -> list[str]:
     return list(dict.fromkeys(each.study_uid for each in instances))
 
 
-handlers.register(CODE)(Handler(Kind(CODE, INPUTS, OUTPUTS, check=check), run, admit=admit, ends_late=True))
+handlers.register(CODE)(
+    Handler(Kind(CODE, INPUTS, OUTPUTS, check=check), run, admit=admit, ends_late=True, is_transfer=True)
+)
