@@ -38,7 +38,7 @@ _RULES = f"""\
 What is offered of the whole: {{whole}}.
 
 Reads, creates, updates and deletes may be conditional; [FHIR interactions](fhir-interactions.md) tells how. Resources
-are valid by the R4 definitions, or refused with one issue for each finding. Not offered: operations, XML.
+are valid by the R4 definitions, or refused with one issue for each finding. Not offered: operations.
 
 Elements of an ImagingStudy that come from the images cannot be changed here; what a client adds stays. See
 [From DICOM to FHIR](dicom-to-fhir.md).
@@ -57,7 +57,7 @@ left out.
 | `_total` | {", ".join(f"`{each}`" for each in TOTALS)} |
 | `_summary` | {", ".join(f"`{each}`" for each in SUMMARIES)} |
 | `_elements` | top elements to give, with commas between |
-| `_format`, `_pretty` | JSON only; `_pretty=true` for people |
+| `_format`, `_pretty` | `json` or `xml`; `_pretty=true` for people |
 
 Values of dates, numbers and quantities take the prefixes of the standard. Every reference parameter can be followed by
 `_include`, and `*` follows all of a type. Refused: chained parameters, and the following.
@@ -77,7 +77,7 @@ def reference_page() -> str:
     first, *others = ({each["name"]: each for each in row["searchParam"]} for row in rows)
     common = {name: each for name, each in first.items() if all(other.get(name) == each for other in others)}
     whole = ", ".join(_code(each["code"] for each in statement["rest"][0]["interaction"]))
-    formats = " or ".join(_code(statement["format"]))
+    formats = " or ".join(_code(each for each in statement["format"] if "/" in each))
     return "".join(
         [
             _INTRODUCTION.format(version=statement["fhirVersion"], formats=formats),

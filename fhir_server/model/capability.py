@@ -15,8 +15,8 @@ from fhir_server.model.resources import Interaction, ResourceType, SystemInterac
 Json = dict[str, Any]
 
 SOFTWARE = "FHIR Imaging Server"
-JSON_FORMATS = ("application/fhir+json", "json")
-PATCH_FORMATS = ("application/json-patch+json", "application/fhir+json")
+FORMATS = ("application/fhir+json", "application/fhir+xml", "json", "xml")
+PATCH_FORMATS = ("application/json-patch+json", "application/fhir+json", "application/fhir+xml")
 
 
 def capability_statement(
@@ -27,7 +27,7 @@ def capability_statement(
     date: datetime,
     security: Json | None = None,
     client_ids: bool = False,
-    formats: Iterable[str] = JSON_FORMATS,
+    formats: Iterable[str] = FORMATS,
 ) -> Json:
     """Return the CapabilityStatement of a server that serves these types at this base.
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from fhir_server.model import dates
+from fhir_server.model import dates, narrative
 from fhir_server.model.definitions import primitives
 from imaging.errors import AppError
 
@@ -62,6 +62,10 @@ def _string(kind: str, value: Any) -> str:
     return ""
 
 
+def _xhtml(kind: str, value: Any) -> str:
+    return _string(kind, value) or narrative.problem(value)
+
+
 def _formed(kind: str, value: Any) -> str:
     wrong = _string(kind, value)
     return wrong or ("" if _form(kind).fullmatch(value) else f"does not have the form of a FHIR {kind}")
@@ -98,7 +102,7 @@ _CHECKS: dict[str, Callable[[str, Any], str]] = {
     "decimal": _decimal,
     "string": _string,
     "markdown": _string,
-    "xhtml": _string,
+    "xhtml": _xhtml,
     "date": _moment,
     "dateTime": _moment,
     "instant": _moment,

@@ -13,19 +13,18 @@ from fhir_server.access.audit import Access
 from fhir_server.model import json
 from fhir_server.model.patch import JSON_PATCH, fhirpath_patch, json_patch
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
-from fhir_server.model.validation import MAX_DEPTH
 from fhir_server.rest import batch
 from fhir_server.rest.addresses import ROUTES, Route, methods
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
 from fhir_server.rest.interactions import KINDS, Interactions
-from fhir_server.web.formats import JSON_TYPES, check_accept, shown
-from fhir_server.web.http import check_content_type, json_body, leave_to_entries, principal_of, tries
+from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, shown
+from fhir_server.web.http import leave_to_entries, principal_of, tries
 from imaging.errors import AppError, Category
 
 FORM = "application/x-www-form-urlencoded"
 MOST_FORM_BYTES = 1 << 20
-PATCH_TYPES = (JSON_PATCH, *JSON_TYPES)
-LEVELS_OF_BUNDLE = 3  # around each resource
+PATCH_TYPES = (JSON_PATCH, *RESOURCE_TYPES)
+LEVELS_OF_BUNDLE = 4  # around each resource
 WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE, Interaction.PATCH})
 
 
@@ -85,16 +84,15 @@ class _Door:
         tries(Access.BUNDLE)
         principal = principal_of(request)
         check_accept()
-        check_content_type(request, JSON_TYPES)
-        most = self._server.bundle_limits.bytes
-        received = json_body(request, most_bytes=most, most_levels=MAX_DEPTH + LEVELS_OF_BUNDLE)
+        check_content_type(request, RESOURCE_TYPES)
+        bundle = received(request, most_bytes=self._server.bundle_limits.bytes, more_levels=LEVELS_OF_BUNDLE)
         leave_to_entries()
-        return _response(batch.processed(self._server, principal, received, _preferences()))
+        return _response(batch.processed(self._server, principal, bundle, _preferences()))
 
     def search_by_post(self, resource_type: str) -> Response:
         acting = self._acting(Route("GET", "[type]", Interaction.SEARCH), resource_type)
         check_accept()
-        check_content_type(request, [FORM])
+        check_content_type(request, (FORM,))
         if (request.content_length or 0) > MOST_FORM_BYTES:
             raise AppError(Category.TOO_LARGE, f"the search is larger than {MOST_FORM_BYTES} bytes", where="body")
         parameters = (*request.args.items(multi=True), *request.form.items(multi=True))
@@ -117,11 +115,11 @@ class _Door:
         most_bytes = self._server.most_resource_bytes
         if interaction is Interaction.PATCH:
             check_content_type(request, PATCH_TYPES)
-            document = json_body(request, most_bytes=most_bytes)
+            document = received(request, most_bytes=most_bytes)
             is_list = request.mimetype == JSON_PATCH or isinstance(document, list)
             return json_patch(document, most_bytes=most_bytes) if is_list else fhirpath_patch(document)
-        check_content_type(request, JSON_TYPES)
-        return json_body(request, most_bytes=most_bytes)
+        check_content_type(request, RESOURCE_TYPES)
+        return received(request, most_bytes=most_bytes)
 
 
 def _answered(acting: Interactions, ask: Ask) -> Response:

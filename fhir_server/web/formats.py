@@ -1,43 +1,126 @@
-"""In which form a FHIR answer goes out: negotiated by `_format` and Accept. Source: FHIR R4 http 3.1.0.1.10-11."""
+"""In which form FHIR comes in and goes out: JSON or XML, negotiated by `_format`, Accept and Content-Type.
 
+JSON goes out as the bytes that are stored; XML is made of them. Large answers are compressed for who takes that.
+Source: FHIR R4 http 3.1.0.1.10-11, json 2.6.2, xml 2.6.1.
+"""
+
+import gzip
 import re
+from enum import Enum
 from http import HTTPStatus
+from typing import Any
 
-from flask import Response, request
+from flask import Request, Response, request
 
+from fhir_server.model import json
+from fhir_server.model.validation import MAX_DEPTH
+from fhir_server.model.xml import from_xml, to_xml
 from fhir_server.rest import bundles
-from fhir_server.web.http import FHIR_JSON, fhir_response
 from imaging.errors import AppError, Category
 
+FHIR_JSON, FHIR_XML = "application/fhir+json", "application/fhir+xml"
 JSON_TYPES = (FHIR_JSON, "application/json", "text/json")
-FORMATS = frozenset({"json", *JSON_TYPES})  # of _format
-ACCEPTED = frozenset({*JSON_TYPES, "*/*", "application/*", "text/*", "text/html"})
+XML_TYPES = (FHIR_XML, "application/xml", "text/xml")
+RESOURCE_TYPES = (*JSON_TYPES, *XML_TYPES)
 VERSIONS = ("4.0", "4.0.1")
+COMPRESSED_ABOVE = 8 << 10  # bytes of an answer
+COMPRESSION = 1  # of zlib: the quickest makes an answer about an eighth
 
+
+class Form(Enum):
+    """A form of answers, by its media type."""
+
+    JSON = FHIR_JSON
+    XML = FHIR_XML
+
+
+_FORMS: dict[str, Form] = {
+    **dict.fromkeys((*JSON_TYPES, "json", "*/*", "application/*", "text/*", "text/html"), Form.JSON),
+    **dict.fromkeys((*XML_TYPES, "xml"), Form.XML),
+}
+_ONLY_ACCEPT = frozenset({"*/*", "application/*", "text/*", "text/html"})  # no values of _format
 _FHIR_VERSION = re.compile(r"fhirversion\s*=\s*\"?([\w.\-]+)", re.ASCII)
 
 
 def check_accept() -> None:
-    """Raise UNSUPPORTED (406) unless JSON of FHIR 4.0 is welcome; `_format` wins over Accept."""
-    wanted = request.args.get("_format")
-    if wanted is not None:
-        # An unescaped plus arrives as a space.
-        if wanted.partition(";")[0].strip().replace(" ", "+").lower() not in FORMATS:
-            raise AppError(Category.UNSUPPORTED, f"_format: this server speaks {FHIR_JSON}", where="Accept")
-        return
-    if not request.headers.get("Accept", "").strip():
-        return
-    if not any(_is_welcome(media.lower()) for media, quality in request.accept_mimetypes if quality > 0):
-        raise AppError(Category.UNSUPPORTED, f"this server speaks {FHIR_JSON}, FHIR version 4.0", where="Accept")
+    """Raise UNSUPPORTED (406) unless a form that is spoken here is welcome; `_format` wins over Accept."""
+    if _wanted() is None:
+        told = f"this server speaks {FHIR_JSON} and {FHIR_XML}, FHIR version 4.0"
+        raise AppError(Category.UNSUPPORTED, told, where="Accept")
 
 
-def shown(body: bytes, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    """Return a FHIR response; `_pretty` is for people."""
+def shown(body: bytes, status: int = HTTPStatus.OK) -> Response:
+    """Return canonical JSON in the form that is wanted; `_pretty` is for people."""
+    form = _wanted() or Form.JSON
     is_pretty = request.args.get("_pretty") == "true"
-    return fhir_response(bundles.pretty(body) if is_pretty else body, status)
+    if form is Form.XML:
+        body = to_xml(json.loads_trusted(body), indent=is_pretty)
+    elif is_pretty:
+        body = bundles.pretty(body)
+    response = Response(status=status, content_type=f"{form.value}; charset=utf-8")
+    response.vary.update(["Accept", "Accept-Encoding"])
+    if len(body) > COMPRESSED_ABOVE and request.accept_encodings["gzip"] > 0:
+        body = gzip.compress(body, COMPRESSION, mtime=0)
+        response.content_encoding = "gzip"
+    response.set_data(body)
+    return response
 
 
-def _is_welcome(media: str) -> bool:
-    name, _, parameters = media.partition(";")
-    version = _FHIR_VERSION.search(parameters)
-    return name.strip() in ACCEPTED and (version is None or version[1] in VERSIONS)
+def received(incoming: Request, *, most_bytes: int, more_levels: int = 0) -> Any:
+    """Return the resource, or the patch, that was sent.
+
+    more_levels   of nesting around what may be nested as deep as a resource may
+    Raises TOO_LARGE, and INVALID for anything that is not strict JSON or XML: broken UTF-8, names twice, NaN, document
+    types, nesting beyond what validation takes.
+    """
+    data = body_of(incoming, most_bytes=most_bytes)
+    if incoming.mimetype in XML_TYPES:
+        return from_xml(data, most_levels=MAX_DEPTH + more_levels)
+    value = json.loads(data)
+    json.check_depth(value, MAX_DEPTH + more_levels)
+    return value
+
+
+def body_of(incoming: Request, *, most_bytes: int) -> bytes:
+    """Return the body. Raises TOO_LARGE, and INVALID for none."""
+    data = b"" if (incoming.content_length or 0) > most_bytes else incoming.stream.read(most_bytes + 1)
+    if (incoming.content_length or 0) > most_bytes or len(data) > most_bytes:
+        raise AppError(Category.TOO_LARGE, f"the body is larger than {most_bytes} bytes", where="body")
+    if not data.strip():
+        raise AppError(Category.INVALID, "the request has no body", where="body")
+    return data
+
+
+def check_content_type(incoming: Request, accepted: tuple[str, ...]) -> None:
+    """Raise UNSUPPORTED (415) unless the body is of one of the accepted media types, in UTF-8, and not compressed."""
+    if incoming.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise AppError(Category.UNSUPPORTED, "the body has to come without encoding", where="Content-Type")
+    if incoming.mimetype not in accepted:
+        message = f"the body has to be {' or '.join(accepted)}"
+        raise AppError(Category.UNSUPPORTED, message, where="Content-Type")
+    if incoming.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+        raise AppError(Category.UNSUPPORTED, "the body has to be in UTF-8", where="Content-Type")
+    version = incoming.mimetype_params.get("fhirversion", VERSIONS[0])
+    if version not in VERSIONS:
+        raise AppError(Category.UNSUPPORTED, "the body has to be of FHIR version 4.0", where="Content-Type")
+
+
+def _wanted() -> Form | None:
+    """Return the form that is wanted most, None where none is spoken here."""
+    given = request.args.get("_format")
+    if given is not None:
+        # An unescaped plus arrives as a space.
+        name = given.partition(";")[0].strip().replace(" ", "+").lower()
+        return _FORMS.get(name) if name not in _ONLY_ACCEPT and _is_our_version(given.lower()) else None
+    if not request.headers.get("Accept", "").strip():
+        return Form.JSON
+    for media, quality in sorted(request.accept_mimetypes, key=lambda each: -each[1]):
+        form = _FORMS.get(media.partition(";")[0].strip().lower())
+        if quality > 0 and form and _is_our_version(media.lower()):
+            return form
+    return None
+
+
+def _is_our_version(media: str) -> bool:
+    version = _FHIR_VERSION.search(media.partition(";")[2])
+    return version is None or version[1] in VERSIONS

@@ -26,16 +26,15 @@ from fhir_server.model.capability import PATCH_FORMATS
 from fhir_server.model.criteria import ID_FORM
 from fhir_server.model.outcome import outcome
 from fhir_server.model.resources import RESOURCES
-from fhir_server.model.validation import MAX_DEPTH
 from fhir_server.rest.statuses import status_of
 from fhir_server.store.failures import unavailable
+from fhir_server.web.formats import shown
 from fhir_server.web.pace import TooSlow
 from imaging.errors import AppError, Category
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-FHIR_JSON = "application/fhir+json"
 REQUEST_ID = "X-Request-Id"
 RETRY_AFTER_S = 5
 
@@ -129,7 +128,7 @@ def error_response(error: AppError) -> Response:
     if "access" in g and (principal or error.category is Category.UNAUTHENTICATED):
         current_app.extensions["refused"](principal, g.access, error, resources=_addressed())
     status = status_of(error)
-    response = fhir_response(json.dumps(outcome(error)), status)
+    response = shown(json.dumps(outcome(error)), status)
     if status == HTTPStatus.UNAUTHORIZED:
         # RFC 6750 3: no error code when no token was sent, `invalid_token` when a bad one was.
         sent = "Authorization" in request.headers
@@ -141,41 +140,6 @@ def error_response(error: AppError) -> Response:
     elif status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response
-
-
-def fhir_response(body: bytes | Iterable[bytes], status: int = HTTPStatus.OK) -> Response:
-    """Return a response of FHIR JSON."""
-    return Response(body, status=status, content_type=f"{FHIR_JSON}; charset=utf-8")
-
-
-def json_body(incoming: Request, *, most_bytes: int, most_levels: int = MAX_DEPTH) -> Any:
-    """Return the JSON that was sent.
-
-    Raises TOO_LARGE, and INVALID for anything that is not strict JSON: broken UTF-8, names twice, NaN, nesting beyond
-    what validation takes.
-    """
-    if (incoming.content_length or 0) > most_bytes:
-        raise _too_large(most_bytes)
-    data = incoming.stream.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise _too_large(most_bytes)
-    if not data.strip():
-        raise AppError(Category.INVALID, "the request has no body", where="body")
-    value = json.loads(data)
-    json.check_depth(value, most_levels)
-    return value
-
-
-def check_content_type(incoming: Request, accepted: Iterable[str]) -> None:
-    """Raise UNSUPPORTED (415) unless the body is of one of the accepted media types, in UTF-8, and not compressed."""
-    if incoming.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise AppError(Category.UNSUPPORTED, "the body has to come without encoding", where="Content-Type")
-    offered = tuple(accepted)
-    if incoming.mimetype not in offered:
-        message = f"the body has to be {' or '.join(offered)}"
-        raise AppError(Category.UNSUPPORTED, message, where="Content-Type")
-    if incoming.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-        raise AppError(Category.UNSUPPORTED, "the body has to be in UTF-8", where="Content-Type")
 
 
 def describe(error: AppError) -> str:
@@ -349,7 +313,3 @@ def _addressed() -> list[str]:
         return [f"ImagingStudy/{named['study_uid']}"]
     kind, identifier = named.get("resource_type", ""), named.get("resource_id", "")
     return [f"{kind}/{identifier}"] if kind in RESOURCES and ID_FORM.fullmatch(identifier) else []
-
-
-def _too_large(most_bytes: int) -> AppError:
-    return AppError(Category.TOO_LARGE, f"the body is larger than {most_bytes} bytes", where="body")
