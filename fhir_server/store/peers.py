@@ -32,6 +32,8 @@ INDEXES: dict[str, list[IndexModel]] = {
 class Delivery:
     """What is known of one delivery to one peer.
 
+    subscriber
+             whose the peer was when it began
     since    when it was first tried
     had      SOP Instance UIDs that the receiver has
     refused  SOP Instance UID -> why the receiver will not have it
@@ -40,6 +42,7 @@ class Delivery:
     """
 
     key: str
+    subscriber: str
     since: datetime
     had: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -102,9 +105,9 @@ class Peers:
 
     # ---- deliveries
 
-    def begin(self, key: str, at: datetime) -> Delivery:
-        """Return what is known of a delivery; it began at the first call."""
-        change = {"$setOnInsert": {"since": at, "at": at}}
+    def begin(self, key: str, subscriber: str, at: datetime) -> Delivery:
+        """Return what is known of a delivery; it began at the first call, for the subscriber that was named there."""
+        change = {"$setOnInsert": {"subscriber": subscriber, "since": at, "at": at}}
         row = self._delivered.find_one_and_update({"_id": key}, change, upsert=True, return_document=AFTER)
         assert row is not None  # noqa: S101 -- an upsert always has a document
         return _delivery(row)
@@ -143,6 +146,7 @@ class Peers:
 def _delivery(row: Mapping[str, Any]) -> Delivery:
     return Delivery(
         key=row["_id"],
+        subscriber=row["subscriber"],
         since=row["since"],
         had=frozenset(row.get("had", ())),
         refused={each["uid"]: each["reason"] for each in row.get("refused", ())},

@@ -345,7 +345,8 @@ class TestWhenItEnds:
         doors.ingest(*ct_files())
         with receiving() as receiver:
             task = placed(orderer, order(register(doors, receiver)))
-            doors.server.peers.begin(f"{task['id']}/pacs", doors.clock())
+            subscriber = doors.server.principals.named("orderer")
+            doors.server.peers.begin(f"{task['id']}/pacs", subscriber, doors.clock())
             doors.server.peers.acknowledge(f"{task['id']}/pacs", uids(), {}, doors.clock())
             doors.clock.forward(hours=100)
 
@@ -390,3 +391,32 @@ class TestWhenItEnds:
 
             with pytest.raises(Exception, match="no endpoint 'pacs'"):
                 attempt(doors, task)
+
+    def test_one_that_was_given_to_another_subscriber_meanwhile_gets_nothing_of_it(self, doors, orderer):
+        doors.server.principals.add("other", [Right.RECEIVE_IMAGES])
+        doors.ingest(*ct_files())
+        with receiving(status(503), takes) as receiver:
+            task = placed(orderer, order(register(doors, receiver)))
+            attempt(doors, task)
+            doors.server.endpoints.remove("pacs")
+            register(doors, receiver, subscriber="other")
+
+            ended = done(doors, task)
+
+        assert "another subscriber's now" in ended["failure"]
+        assert len(receiver.came) == 1
+
+    def test_a_long_delivery_stands_aside_now_and_then_and_goes_on_where_it_was(self, doors, orderer, monkeypatch):
+        monkeypatch.setattr("fhir_server.work.sending.BATCH_INSTANCES", 2)
+        monkeypatch.setattr("fhir_server.work.kinds.deliver.TURN_S", 0.0)
+        doors.ingest(*ct_files())
+        with receiving() as receiver:
+            task = placed(orderer, order(register(doors, receiver)))
+            first, second = attempt(doors, task), attempt(doors, task)
+            ended = done(doors, task)
+
+        assert isinstance(first, Later)
+        assert isinstance(second, Later)
+        assert "other orders go first" in first.reason
+        assert outputs(ended, "delivered") == [6]
+        assert len(receiver.deliveries) == 6

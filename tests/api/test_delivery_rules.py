@@ -4,8 +4,10 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from tests.support.doors import Caller, Doors, opened
 from tests.support.receivers import Receiver, receiving, status, takes, takes_half
 from tests.support.volumes import ct_files
 
+HOW_TO = Path(__file__).parents[2] / "docs/howto/deliver-images.md"
 PUBLIC = "https://pacs.example.org/dicom-web"
 
 
@@ -251,6 +254,23 @@ class TestNotification:
         assert came.headers["content-type"] == "application/fhir+json"
         assert "." not in came.headers["webhook-id"]
 
+    def test_the_example_of_the_page_tells_a_genuine_one_from_others(self, doors, orderer):
+        (block,) = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
+        written: dict[str, Any] = {}
+        exec(block, written)
+        with receiving(status(204)) as receiver:
+            notified(doors, orderer, receiver)
+        (came,) = receiver.came
+        secret, now_s = doors.server.peers.get("hook").secret, doors.clock.now.timestamp()
+
+        def is_genuine(headers: Any = came.headers, body: bytes = came.body, at: float = now_s) -> bool:
+            return bool(written["is_genuine"](headers, body, secret, at))
+
+        assert is_genuine()
+        assert not is_genuine(body=came.body + b" ")
+        assert not is_genuine(headers={**came.headers, "webhook-id": "other"})
+        assert not is_genuine(at=now_s + 301)
+
     def test_it_says_what_can_be_fetched_where_and_under_which_conditions_it_was_made(self, doors, orderer):
         with receiving(status(204)) as receiver:
             task, told = notified(doors, orderer, receiver)
@@ -313,6 +333,8 @@ class TestRecord:
         assert told["agent"][0]["onBehalfOf"]["reference"] == organization(doors, "orderer")
         assert told["entity"][0]["what"] == {"reference": f"Task/{task['id']}"}
         assert told["recorded"] == told["occurredPeriod"]["end"]
+        asked = f"/fhir/Provenance?agent={organization(doors, 'orderer')}&target=ImagingStudy/{STUDY}"
+        assert [each["resource"]["id"] for each in orderer.get(asked).json["entry"]] == [told["id"]]
 
     def test_work_that_is_done_twice_leaves_one_record(self, doors, orderer, receiver):
         task = placed(orderer, order(register(doors, receiver)))

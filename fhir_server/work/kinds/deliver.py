@@ -36,6 +36,7 @@ from imaging.errors import AppError, Category
 
 CODE = "deliver"
 TURN_S = 300.0  # after which other orders go first
+ASIDE_S = 1.0  # for which one stands aside then
 SUSPENDED_S = 60.0  # between two looks at a suspended endpoint
 LONGEST_WAIT_S = 3_600.0  # between two looks at an order
 _OF_WALL = 0.8  # part of the time of an order after which a batch is given up, so that the order itself is not
@@ -97,7 +98,7 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
     server: Backing = context
     wanted = wanted_of(task)
     begun = [
-        (peer, server.peers.begin(f"{task['id']}/{peer.name}", server.clock()))
+        (peer, server.peers.begin(f"{task['id']}/{peer.name}", peer.subscriber, server.clock()))
         for peer in receivers(server, wanted.recipient)
     ]
     try:
@@ -130,7 +131,7 @@ class Ended:
 
 
 def _done(server: Backing, task: Json, begun: Sequence[tuple[Peer, Delivery]], instances: Sequence[Instance]) -> Done:
-    ended = [(peer, server.peers.begin(known.key, server.clock())) for peer, known in begun]
+    ended = [(peer, server.peers.begin(known.key, known.subscriber, server.clock())) for peer, known in begun]
     failures = [f"{peer.endpoint}: {known.reason}" for peer, known in ended if known.reason]
     return Done(outputs(server, task, ended, instances), failure="; ".join(failures))
 
@@ -162,6 +163,8 @@ class _Attempt:
             if error.category is not Category.FORBIDDEN:
                 raise
             return Ended(str(error))
+        if peer.subscriber != self.known.subscriber:
+            return Ended("the endpoint is another subscriber's now")
         if is_over(peer, now):
             return Ended("the time of this endpoint is over")
         if not peer.in_use(now):
@@ -222,7 +225,7 @@ class _Attempt:
             came = [each for each in wanting if each.sop_uid in had]
             self._record(Access.SEND, came, problem)
         if problem:
-            return Later(0.0, problem)
+            return Later(ASIDE_S, problem)
         return self._finished(refused)
 
     def _wanting(self) -> list[Instance]:
