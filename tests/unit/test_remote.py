@@ -186,7 +186,7 @@ def test_redirects_are_not_followed():
         answer = remote.exchange("POST", "/studies", body=b"x", most_bytes=10)
 
         def get() -> None:
-            with remote.incoming("/studies", {}):
+            with remote.incoming("/studies", {}, within_s=5):
                 pass
 
         error = failure(get)
