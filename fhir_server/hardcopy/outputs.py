@@ -2,6 +2,7 @@
 
 from fhir_server.delivery import value
 from fhir_server.model.task import Json, Parameter
+from imaging.printer import Outcome, Progress
 
 OUTPUTS = (
     Parameter("pages", "valueUnsignedInt", least=1),
@@ -29,3 +30,11 @@ def printed(pages: int, copies: int, device: str, detail: str) -> list[Json]:
         value("device", "valueReference", {"reference": device}),
     ]
     return [*found, value("detail", "valueString", detail[:MOST_DETAIL])] if detail else found
+
+
+def why(outcome: Outcome) -> str:
+    """Return in words why an order failed, and what is known of what was printed."""
+    said = outcome.detail or ", ".join(outcome.reasons) or "the printer gave no reason"
+    if outcome.progress is Progress.UNKNOWN:
+        return f"look at the printer before you order again, pages may have been printed: {said}"
+    return f"the printer failed: {said}"

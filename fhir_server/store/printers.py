@@ -30,7 +30,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("at", ASCENDING)], name="open", partialFilterExpression={"ticket": {"$exists": True}}),
     ],
 }
-LEASE, LEASE_S = "print:", 30.0
+LEASE, LEASE_S = "print:", 10.0
 TURN = "printer:"
 AGENT = "agent"  # the kind of a printer that an agent at another site serves
 
@@ -118,7 +118,7 @@ class PrinterStore:
     def job(self, task: str) -> Iterator["JobNotes"]:
         """Give the notes on a Task's job to one process at a time. Raises BUSY while another one has them.
 
-        They are held by a lease that is renewed beside the work: of a process that died, for half a minute.
+        They are held by a lease that is renewed beside the work: of a process that died, for ten seconds.
         """
         lease = self._leases.claim(f"{LEASE}{task}", str(uuid.uuid4()), LEASE_S)
         if lease is None:

@@ -15,7 +15,7 @@ from fhir_server.hardcopy.composing import of_inputs
 from fhir_server.hardcopy.devices import capabilities_of
 from fhir_server.hardcopy.inputs import PARAMETERS
 from fhir_server.hardcopy.orders import CODE, check_order, order_of
-from fhir_server.hardcopy.outputs import OUTPUTS, printed
+from fhir_server.hardcopy.outputs import OUTPUTS, printed, why
 from fhir_server.hardcopy.press import press
 from fhir_server.model import json
 from fhir_server.model.task import Json, Kind, Progress, name_of
@@ -24,11 +24,11 @@ from fhir_server.store.printers import Sheets
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Later, Report, handlers
 from imaging.errors import AppError, Category
-from imaging.printer import Attachment, Job, Outcome
+from imaging.printer import Attachment, Job
 from imaging.printer import Progress as Stage
 
 ASK_AGAIN_S = 5.0  # while the printer prints
-AWAY_S = 30.0  # while it cannot be reached, or is suspended
+AWAY_S = 10.0  # while it cannot be reached, or is suspended
 
 
 def admit(server: Backing, principal: Principal, task: Json) -> Json:
@@ -103,14 +103,6 @@ def account(server: Backing, principal: Principal, task: Json, pages: int, *, is
         principal, Access.EXPORT, resources=[f"Task/{task['id']}", order.device], studies=jobs.studies(task["id"]),
         details={"pages": str(pages), "sheets": str(sheets.sheets)},
     )  # fmt: skip
-
-
-def why(outcome: Outcome) -> str:
-    """Return in words why an order failed, and what is known of what was printed."""
-    said = outcome.detail or ", ".join(outcome.reasons) or "the printer gave no reason"
-    if outcome.progress is Stage.UNKNOWN:
-        return f"look at the printer before you order again, pages may have been printed: {said}"
-    return f"the printer failed: {said}"
 
 
 handlers.register(CODE)(
