@@ -15,6 +15,7 @@ import orjson
 from imaging.errors import AppError, Category
 
 MOST_DIGITS = 18  # an integer of fewer characters fits 64 bits
+MOST_EXPONENT = 400  # what a double can hold ends at 308 above and 324 below
 
 # A number that a double might not keep: after a name, a bracket or a comma, with a point, an exponent or many digits.
 # Strings can match too, which only costs the slower parser.
@@ -37,12 +38,20 @@ class ExactDecimal(Decimal):
         return self
 
 
+def exact(text: str) -> ExactDecimal:
+    """Return the decimal that a text of digits says. Raises ValueError where arithmetic on it could not end."""
+    exponent = text.lower().partition("e")[2]
+    if exponent and (len(exponent) > 6 or abs(int(exponent)) > MOST_EXPONENT):
+        raise ValueError("the exponent is out of range")
+    return ExactDecimal(text)
+
+
 def loads(data: bytes | str) -> Any:
     """Parse JSON that came from outside. Raises INVALID, saying where, without repeating the content."""
     raw = data.encode() if isinstance(data, str) else data
     try:
         orjson.loads(raw)
-        return json.loads(raw, parse_float=ExactDecimal, parse_int=_integer, object_pairs_hook=_object)
+        return json.loads(raw, parse_float=exact, parse_int=_integer, object_pairs_hook=_object)
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise AppError(Category.INVALID, f"the body is not valid JSON: {error.msg}", where=where) from None

@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from math import isfinite
 from typing import Any, NamedTuple, NoReturn
 from xml.parsers import expat
 
 from fhir_server.model import narrative
 from fhir_server.model.definitions import elements, resource_types
-from fhir_server.model.json import ExactDecimal
+from fhir_server.model.json import ExactDecimal, exact
 from fhir_server.model.narrative import XHTML
 from fhir_server.model.primitives import is_primitive
 from fhir_server.model.properties import Property, choices, properties
@@ -304,8 +305,16 @@ def _value(kind: str, text: str) -> Any:
     if kind in _INTEGERS and _INTEGER.fullmatch(text):
         return int(text)
     if kind == "decimal" and _DECIMAL.fullmatch(text):
-        return ExactDecimal(text) if not _INTEGER.fullmatch(text) else int(text)
+        return int(text) if _INTEGER.fullmatch(text) else _decimal(text)
     return text
+
+
+def _decimal(text: str) -> Any:
+    """Return the number, or the text of one that JSON could not hold."""
+    try:
+        return exact(text) if isfinite(float(text)) else text
+    except ValueError:
+        return text
 
 
 def _invalid(reason: str, line: int, column: int) -> AppError:

@@ -36,6 +36,9 @@ def test_what_the_server_wrote_is_read_back_with_its_digits() -> None:
     [
         b'{"a":NaN}',
         b'{"a":Infinity}',
+        b'{"a":1e400}',
+        b'{"a":1e-401}',
+        b'{"a":-1e-99999999999999999999}',
         b'{"a":1,"a":2}',
         b'{"a":{"b":1,"b":1}}',
         b'"\xff\xfe"',

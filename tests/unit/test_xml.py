@@ -208,3 +208,10 @@ def test_entities_do_not_expand():
         from_xml(text.encode(), most_levels=64)
 
     assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("digits", ["1e400", "1e999999999", "-1e-99999999999999999999", "9" * 400 + ".5"])
+def test_a_number_that_json_could_not_hold_is_left_to_validation(digits):
+    content = f'<valueQuantity><value value="{digits}"/></valueQuantity>'
+
+    assert read(content, "Observation")["valueQuantity"]["value"] == digits
