@@ -57,7 +57,6 @@ from imaging.dataset import Limits
 from imaging.errors import AppError, Category
 
 SECURITY = {
-    "cors": False,
     "description": "Every request but this one needs a bearer token: Authorization: Bearer <token>. "
     "What a token allows follows from the contracts of its subscriber that are in force.",
 }
@@ -224,7 +223,7 @@ def assemble(
             base_url=base_url,
             version=version,
             date=clock(),
-            security=SECURITY,
+            security={**SECURITY, "cors": bool(config["web.cors_origins"])},
             client_ids=client_ids,
         ),
     )
@@ -302,7 +301,7 @@ def create_app_from_config(config: Config) -> Flask:
 
 def create_app(server: Server) -> Flask:
     """Return the Flask application with all doors of `server`."""
-    from fhir_server.web import dicomweb, fhir, health, http, preview
+    from fhir_server.web import cors, dicomweb, fhir, health, http, preview
 
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
 
@@ -311,6 +310,7 @@ def create_app(server: Server) -> Flask:
     http.install(
         app, server.principals.authenticate, server.audit.refused, most_bytes=most_bytes, trusted_proxies=proxies
     )
+    cors.install(app, server.config["web.cors_origins"])
     app.register_blueprint(fhir.blueprint(server))
     app.register_blueprint(preview.blueprint(server))
     app.register_blueprint(dicomweb.blueprint(server))

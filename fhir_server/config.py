@@ -7,6 +7,7 @@ Nothing is read at import. `docs/reference/settings.md` is written from `SETTING
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -76,9 +77,9 @@ class Config(Mapping[str, Any]):
     def arguments(self) -> list[str]:
         """Return the options that give the same settings to a command in the same environment, secrets left out."""
         options = ["--config", str(self._file)] if self._file else []
-        for name, value in self._values.items():
+        for name in self._values:
             if self._sources[name] == COMMAND_LINE and not BY_NAME[name].secret:
-                options += ["--set", f"{name}={value}"]
+                options += ["--set", f"{name}={self.shown(name)}"]
         return options
 
     def secret_variables(self) -> dict[str, str]:
@@ -101,6 +102,8 @@ class Config(Mapping[str, Any]):
         value = self._values[name]
         if BY_NAME[name].secret and value:
             return HIDDEN
+        if isinstance(value, frozenset):
+            return ",".join(sorted(value))
         return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -189,6 +192,13 @@ def _networks(text: str) -> str:
         except ValueError:
             raise ValueError("a list of networks such as 10.1.0.0/16, fd00::/8") from None
     return text.strip()
+
+
+def _origins(text: str) -> frozenset[str]:
+    found = frozenset(filter(None, (part.strip() for part in text.split(","))))
+    if any(each != "*" and not re.fullmatch(r"https?://[^/\s*?#@]+", each) for each in found):
+        raise ValueError("a list of origins such as https://viewer.example.org, or *")
+    return found
 
 
 _SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
@@ -315,6 +325,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "web.trusted_proxies", "127.0.0.1", _proxies, "",
         "Addresses or networks of proxies, comma separated, whose X-Forwarded-* headers are believed; *: all.",
+    ),
+    Setting(
+        "web.cors_origins", "", _origins, "",
+        "Origins, comma separated, whose web pages may call from a browser (CORS); *: all; empty: none.",
     ),
     # --- FHIR
     Setting(
