@@ -11,9 +11,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -137,7 +139,10 @@ class Remote:
 
     name            by which messages call it
     authorization   value of the header Authorization, "" for none; it never appears in a message
+    retry_after_s   what the last answer asked to wait, 0 where it did not
     """
+
+    retry_after_s = 0.0
 
     def __init__(self, address: str, rules: Rules, *, name: str, authorization: str = "") -> None:
         """Resolve and connect. Raises INVALID, FORBIDDEN for an address that is not allowed, BUSY when it is silent."""
@@ -211,16 +216,13 @@ class Remote:
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         silence_s = self._rules.silence_s
         # A header may trickle for ever, and no wait for the next bytes is long. What is sent takes as long as it may.
-        cut = threading.Timer(within_s, self._cut)
-        cut.daemon, self._is_cut = True, False
+        fuse, self._is_cut = _Fuse(within_s, self._cut), False
         try:
-            if body is None:
-                cut.start()
             try:
                 response = self._pool.urlopen(
                     method,
                     self._target.path + path,
-                    body=body,
+                    body=body if body is None or isinstance(body, bytes) else fuse.fed(body),
                     headers={**self._headers, **headers},
                     retries=False,
                     redirect=False,
@@ -231,7 +233,8 @@ class Remote:
                     timeout=urllib3.Timeout(connect=silence_s, read=silence_s),
                 )
             finally:
-                cut.cancel()
+                fuse.stop()
+            self.retry_after_s = _seconds(response.headers.get("Retry-After", ""))
             try:
                 if self._is_cut:  # a header that ends anywhere is taken for a whole one
                     raise self._silent("the answer takes too long")
@@ -311,6 +314,31 @@ class Remote:
         return AppError(Category.BUSY, f"the other server does not answer: {what}", where=self.name)
 
 
+class _Fuse:
+    """Calls `act` once when nothing has fed it for so long, until it is stopped."""
+
+    def __init__(self, seconds: float, act: Callable[[], None]) -> None:
+        self._seconds, self._act = seconds, act
+        self._end = time.monotonic() + seconds
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="outbound-fuse", daemon=True).start()
+
+    def fed(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces; each of them is food."""
+        for piece in pieces:
+            yield piece
+            self._end = time.monotonic() + self._seconds
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(max(self._end - time.monotonic(), 0.0)):
+            if time.monotonic() >= self._end:
+                self._act()
+                return
+
+
 def require_good(status: int, name: str) -> None:
     """Return for a status that says "done". Raises BUSY where a repetition may help, otherwise why it would not."""
     if 200 <= status < 300:
@@ -329,3 +357,14 @@ def _next(response: urllib3.BaseHTTPResponse) -> bytes:
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
+
+
+def _seconds(retry_after: str) -> float:
+    """Return how long a Retry-After asks to wait: seconds, or until a date (RFC 9110 10.2.3); 0 for anything else."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except (ValueError, OverflowError):
+        return 0.0
+    return max((until - datetime.now(UTC)).total_seconds(), 0.0) if until.tzinfo else 0.0

@@ -273,6 +273,15 @@ class TestWhatIsAnswered:
         nominal = [min(5 * 2**n, 600) for n in range(9)]
         assert all(low <= pause <= 1.25 * low for low, pause in zip(nominal, pauses, strict=True))
 
+    @pytest.mark.parametrize(("asked", "least", "most"), [("60", 60, 75), ("100000", 600, 750), ("1", 5, 6.25)])
+    def test_a_receiver_that_asks_for_a_pause_gets_it_within_the_longest(self, doors, orderer, asked, least, most):
+        doors.ingest(*ct_files(1))
+        with receiving(status(503, Retry_After=asked)) as receiver:
+            outcome = attempt(doors, placed(orderer, order(register(doors, receiver))))
+
+        assert isinstance(outcome, Later)
+        assert least <= outcome.seconds <= most
+
     def test_a_silent_receiver_is_given_up(self, db):
         with opened(db, **LOOPBACK, outbound__silence_s="0.3") as doors, receiving(hangs) as receiver:
             orderer = doors.caller(*ORDERER, name="orderer")

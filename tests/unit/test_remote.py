@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -257,6 +258,56 @@ def test_an_answer_that_trickles_is_given_up_though_it_is_never_silent(monkeypat
         assert time.monotonic() - started < 3
     assert error.category is Category.BUSY
     assert "too long" in error.message
+
+
+def trickle_a_header(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    trickle(connection)
+
+
+@pytest.mark.parametrize("body", [None, b"whole", [b"in", b"pieces"]], ids=["none", "bytes", "pieces"])
+def test_a_header_that_trickles_is_given_up_whatever_was_sent(monkeypatch, body):
+    monkeypatch.setattr(module, "ANSWER_WITHIN_S", 0.5)
+    with talking(trickle_a_header) as address, opened(address) as remote:
+        started = time.monotonic()
+
+        error = failure(lambda: remote.exchange("POST", "", body=body, most_bytes=1000))
+
+        assert time.monotonic() - started < 3
+    assert error.category is Category.BUSY
+
+
+def test_sending_may_take_longer_than_an_answer(monkeypatch):
+    monkeypatch.setattr(module, "ANSWER_WITHIN_S", 0.5)
+
+    def slowly() -> Iterator[bytes]:
+        for _ in range(8):
+            time.sleep(0.1)
+            yield b"x"
+
+    with receiving(status(200)) as receiver, opened(receiver.address) as remote:
+        assert remote.exchange("POST", "", body=slowly(), most_bytes=10).status == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("120", (120, 120)),
+        ("0", (0, 0)),
+        ((datetime.now(UTC) + timedelta(hours=1)).strftime("%a, %d %b %Y %H:%M:%S GMT"), (3000, 3600)),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", (0, 0)),
+        ("-1", (0, 0)),
+        ("soon", (0, 0)),
+    ],
+)
+def test_what_an_answer_asks_to_wait_is_known(asked, expected):
+    with receiving(status(503, Retry_After=asked), status(200)) as receiver, opened(receiver.address) as remote:
+        remote.exchange("GET", "", most_bytes=10)
+        waits = remote.retry_after_s
+        remote.exchange("GET", "", most_bytes=10)
+
+    assert expected[0] <= waits <= expected[1]
+    assert remote.retry_after_s == 0
 
 
 @pytest.mark.parametrize(

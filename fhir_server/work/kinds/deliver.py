@@ -174,14 +174,17 @@ class _Attempt:
         return self._attempted(rest)
 
     def _attempted(self, rest: Rest | None) -> Later | Ended:
-        server, peer = self.server, self.peer
+        server, peer, asked_s = self.server, self.peer, 0.0
         try:
             with Remote(peer.address, server.outbound, name=peer.endpoint, authorization=peer.authorization) as remote:
-                later = self._told(remote) if peer.way is Way.WEBHOOK else self._sent(remote)
+                try:
+                    later = self._told(remote) if peer.way is Way.WEBHOOK else self._sent(remote)
+                finally:
+                    asked_s = remote.retry_after_s
         except AppError as error:
             is_theirs = error.where == peer.endpoint
             if is_theirs and error.category in _PASSING:
-                return self._put_off(error, rest)
+                return self._put_off(error, rest, asked_s)
             if not is_theirs and error.category not in _FINAL:
                 raise
             return Ended(str(error))
@@ -254,10 +257,11 @@ class _Attempt:
         studies = dict(Counter(each.study_uid for each in instances))
         self.server.audit.sent(self.principal, access, studies, to=to, failure=failure)
 
-    def _put_off(self, error: AppError, rest: Rest | None) -> Later:
-        """Let the peer rest, longer after each failure in a row."""
+    def _put_off(self, error: AppError, rest: Rest | None, asked_s: float) -> Later:
+        """Let the peer rest, longer after each failure in a row, and as long as it asks within the longest pause."""
         config, failures = self.server.config, rest.failures + 1 if rest else 1
-        pause_s = min(config["outbound.pause_s"] * 2 ** min(failures - 1, 30), config["outbound.longest_pause_s"])
+        grown_s = config["outbound.pause_s"] * 2 ** min(failures - 1, 30)
+        pause_s = min(max(grown_s, asked_s), config["outbound.longest_pause_s"])
         until = self.server.clock() + timedelta(seconds=pause_s * uniform(1, 1.25))
         self.server.peers.let_rest(self.peer.name, Rest(until, str(error), failures))
         return self._later(until, str(error))
