@@ -101,5 +101,6 @@ def abandon(printer: Printer, notes: Notes) -> Outcome:
     ticket = notes.ticket()
     if not ticket:
         return Outcome(Progress.FAILED, detail="nothing was sent")
-    printer.cancel(ticket)
+    ticket = printer.cancel(ticket)
+    notes.keep(ticket)
     return printer.outcome(ticket)

@@ -12,6 +12,24 @@ from pynetdicom.association import Association
 _config.LOG_HANDLER_LEVEL = "none"
 
 
+MOST_PDU = 1 << 20  # bytes that we take in one piece; what we ask of a peer, and hold it to
+
+
+def bound(association: Association) -> None:
+    """Have a peer that announces a larger piece than was agreed on be cut off, before memory is taken for it."""
+    held = association.dul.socket
+    if held is None:
+        return
+    take = held.recv
+
+    def recv(nr_bytes: int) -> bytearray:
+        if nr_bytes > MOST_PDU + 6:
+            raise OSError(f"a PDU of {nr_bytes} bytes was announced; at most {MOST_PDU} were agreed on")
+        return take(nr_bytes)
+
+    held.recv = recv  # type: ignore[method-assign]
+
+
 def answer_at_once(association: Association) -> None:
     """Have short messages sent at once: held back until the last one is acknowledged, each would wait 40 ms."""
     held = association.dul.socket

@@ -246,7 +246,7 @@ class Sending:
             )
             taken = scu.set(image_class, boxes[position - 1], image)
             self._refuse_substitutes(image, taken, _OF_IMAGE)
-            self._refuse_other_size(taken)
+            self._refuse_other_size(taken, scaling)
         self._annotate(scu, reply, number)
         return reply.uid
 
@@ -323,10 +323,14 @@ class Sending:
         if other:
             raise AppError(Category.UNSUPPORTED, f"the printer would take {other}", where="printer")
 
-    def _refuse_other_size(self, reply: Reply) -> None:
-        if self._job.sheets.fit is not Fit.TRUE_SIZE or reply.status == terms.SUCCESS:
+    def _refuse_other_size(self, reply: Reply, scaling: Scaling) -> None:
+        """Refuse what the printer says that it resizes, and in true size whatever it does not take as it is."""
+        if reply.status in terms.RESIZED and (scaling.is_true or scaling.width_mm or scaling.magnification == "NONE"):
+            why = terms.RESIZED[reply.status]
+        elif reply.status != terms.SUCCESS and scaling.is_true:
+            why = f"a warning of the printer ({reply.status:#06x})"
+        else:
             return
-        why = terms.RESIZED.get(reply.status, f"with a warning ({reply.status:#06x})")
         raise AppError(Category.UNSUPPORTED, f"the image would not be in true size: {why}", where="fit")
 
     # --- the composed page
@@ -345,6 +349,9 @@ class Sending:
         return page.pixels[top : top + down, left : left + across]
 
     def _page_scaling(self, samples: Samples) -> Scaling:
-        if self._manner.scale is not Scale.SIZE:
-            return Scaling()
-        return Scaling(samples.shape[1] / self._job.sheets.dots_per_inch * INCH, "FAIL")
+        is_true = self._job.sheets.fit is Fit.TRUE_SIZE
+        if self._manner.scale is Scale.FIT:
+            return Scaling(is_true=is_true)
+        if self._manner.scale is Scale.PIXELS:
+            return Scaling(magnification="NONE", is_true=is_true)
+        return Scaling(samples.shape[1] / self._job.sheets.dots_per_inch * INCH, "FAIL", is_true=is_true)

@@ -40,12 +40,14 @@ class Scaling:
 
     width_mm  Requested Image Size (2020,0030), None to leave it to the printer
     behavior  Requested Decimate/Crop Behavior (2020,0040), "" to leave it to the printer
+    is_true   whether nothing may be printed that has another size
     """
 
     width_mm: float | None = None
     behavior: str = ""
     magnification: str = ""
     aspect: tuple[int, int] | None = None
+    is_true: bool = False
 
 
 def film_session(job: Job) -> Dataset:
@@ -156,14 +158,15 @@ def scaling_of(picture: Picture, sheets: Sheets) -> Scaling:
     if spacing is not None and abs(spacing.down - spacing.across) > 1e-4 * spacing.across:
         aspect = (_ASPECT, round(_ASPECT * spacing.across / spacing.down))
     magnification = str(sheets.magnification)
-    if sheets.fit is not Fit.TRUE_SIZE:
-        return Scaling(None, "CROP" if sheets.fit is Fit.CROP else "", magnification, aspect)
+    fit = picture.fit or sheets.fit
+    if fit is not Fit.TRUE_SIZE:
+        return Scaling(None, "CROP" if fit is Fit.CROP else "", magnification, aspect)
     if spacing is None or spacing.origin is not SpacingOrigin.PATIENT:
         why = "says no pixel spacing" if spacing is None else "has its spacing at the detector, not the patient"
-        raise AppError(Category.INVALID, f"the image {why}; it cannot be printed in true size", where=str(sheets.fit))
+        raise AppError(Category.INVALID, f"the image {why}; it cannot be printed in true size", where=str(fit))
     if sheets.magnification is Magnification.NONE:
         magnification = str(Magnification.CUBIC)
-    return Scaling(picture.greys.shape[1] * spacing.across, "FAIL", magnification, aspect)
+    return Scaling(picture.greys.shape[1] * spacing.across, "FAIL", magnification, aspect, is_true=True)
 
 
 def _image(samples: Samples, bits: int) -> Dataset:

@@ -1,13 +1,14 @@
 """One association with a printer: normalised services, with failures as errors and events wherever they come in.
 
-Hides pynetdicom. A printer may report an event at any time, also between a request and its response; pynetdicom would
-take it for the response. Source: PS3.4 annex H, PS3.7 10.
+Hides pynetdicom. A printer may report an event at any time, also between a request and its response. Sources: PS3.4
+annex H, PS3.7 10.
 """
 
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -15,13 +16,15 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.dimse_primitives import N_ACTION, N_CREATE, N_DELETE, N_GET, N_SET
+from pynetdicom.dsutils import decode, encode
+from pynetdicom.presentation import PresentationContext
 
-from imaging.dimse import answer_at_once
+from imaging.dimse import MOST_PDU, answer_at_once, bound
 from imaging.dimse import print_terms as terms
+from imaging.dimse.exchange import Exchange
 from imaging.errors import AppError, Category
 
-MOST_PDU = 1 << 20  # bytes that we take in one piece
 _LOG = logging.getLogger(__name__)
 
 
@@ -67,14 +70,13 @@ class NoAnswer(AppError):
 class PrintScu:
     """An open association."""
 
-    def __init__(self, association: Association, meta_uid: str) -> None:
+    def __init__(self, association: Association, meta_uid: str, answer_s: float) -> None:
         self._association = association
+        self._exchange = Exchange(association)
         self._meta_uid = meta_uid
-        self._affected_uid = ""
-        self._status = 0
-        self._is_lost = False
+        self._answer_s = answer_s
         self._message_id = 0
-        self._listen()
+        self._is_lost = False
 
     def accepts(self, class_uid: str) -> bool:
         """Say whether an SOP class was accepted."""
@@ -82,62 +84,85 @@ class PrintScu:
 
     def create(self, class_uid: str, uid: str, ds: Dataset) -> Reply:
         """Create an instance; the reply's UID is the one that the printer gave it, which should be ours."""
-        return self._call("send_n_create", class_uid, uid, ds, class_uid, uid)
+        request = N_CREATE()
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = UID(class_uid), UID(uid)
+        return self._call(request, class_uid, uid, sent=("AttributeList", ds), received="AttributeList")
 
     def set(self, class_uid: str, uid: str, ds: Dataset) -> Reply:
         """Set attributes of an instance."""
-        return self._call("send_n_set", class_uid, uid, ds, class_uid, uid)
+        sent = ("ModificationList", ds)
+        return self._call(_requested(N_SET(), class_uid, uid), class_uid, uid, sent=sent, received="AttributeList")
 
     def print(self, class_uid: str, uid: str) -> Reply:
         """Print a film box or a film session. Raises NoAnswer where it may have been printed."""
-        return self._call("send_n_action", class_uid, uid, None, terms.PRINT, class_uid, uid)
+        request = _requested(N_ACTION(), class_uid, uid)
+        request.ActionTypeID = terms.PRINT
+        return self._call(request, class_uid, uid, received="ActionReply")
 
     def get(self, class_uid: str, uid: str, keywords: list[str]) -> Reply:
-        """Return attributes of an instance."""
-        return self._call("send_n_get", class_uid, uid, [Tag(keyword) for keyword in keywords], class_uid, uid)
+        """Return attributes of an instance; none asked for are all."""
+        request = _requested(N_GET(), class_uid, uid)
+        if keywords:
+            request.AttributeIdentifierList = [Tag(keyword) for keyword in keywords]
+        return self._call(request, class_uid, uid, received="AttributeList")
 
     def delete(self, class_uid: str, uid: str) -> None:
         """Delete an instance."""
-        self._call("send_n_delete", class_uid, uid, class_uid, uid)
+        self._call(_requested(N_DELETE(), class_uid, uid), class_uid, uid)
 
-    def _call(self, service: str, class_uid: str, uid: str, *arguments: Any) -> Reply:
-        if self._is_lost:
-            raise _ended()
-        self._message_id = self._message_id % 65_535 + 1
-        self._affected_uid = ""
-        is_of_meta = class_uid not in (terms.PRINT_JOB, terms.ANNOTATION_BOX, terms.PRESENTATION_LUT)
-        meta = {"meta_uid": self._meta_uid} if is_of_meta else {}
-        try:
-            answer = getattr(self._association, service)(*arguments, msg_id=self._message_id, **meta)
-        except RuntimeError as error:  # the association is not established any more: nothing was sent
-            raise _ended() from error
-        status, ds = answer if isinstance(answer, tuple) else (answer, None)
-        if "Status" not in status:
+    def _call(
+        self, request: Any, class_uid: str, uid: str, *, sent: tuple[str, Dataset] | None = None, received: str = ""
+    ) -> Reply:
+        if self._is_lost or not self._association.is_established:
+            raise AppError(Category.BUSY, "the printer ended the association", where="printer")
+        context = self._context(class_uid)
+        syntax = context.transfer_syntax[0]
+        self._message_id = request.MessageID = self._message_id % 65_535 + 1
+        if sent is not None:
+            data = encode(sent[1], syntax.is_implicit_VR, syntax.is_little_endian)
+            if data is None:
+                raise AppError(Category.FAULT, "a request cannot be encoded", where="printer")
+            setattr(request, sent[0], BytesIO(data))
+        answer = self._exchange.request(request, context.context_id or 0, self._answer_s)
+        if answer is None or answer.Status is None:
             self._is_lost = True
             raise NoAnswer
-        # Not the status that pynetdicom returns: that becomes a failure where only the attributes cannot be read.
-        if terms.is_failure(self._status):
-            said, category = terms.failure(self._status)
+        if terms.is_failure(answer.Status):
+            said, category = terms.failure(answer.Status)
             name = UID(class_uid).name.removesuffix(" SOP Class")
-            raise AppError(category, f"the printer says of the {name}: {said} ({self._status:#06x})", where="printer")
-        return Reply(self._status, self._affected_uid or uid, ds if ds is not None else Dataset())
+            raise AppError(category, f"the printer says of the {name}: {said} ({answer.Status:#06x})", where="printer")
+        given = str(getattr(answer, "AffectedSOPInstanceUID", None) or "")
+        return Reply(
+            answer.Status, given or uid, _decoded(getattr(answer, received, None) if received else None, syntax)
+        )
 
-    def _listen(self) -> None:
-        """Serve requests of the printer also while a response is awaited."""
-        association, taken = self._association, self._association.dimse.get_msg
+    def _context(self, class_uid: str) -> PresentationContext:
+        is_of_meta = class_uid not in (terms.PRINT_JOB, terms.ANNOTATION_BOX, terms.PRESENTATION_LUT)
+        wanted = self._meta_uid if is_of_meta else class_uid
+        for context in self._association.accepted_contexts:
+            if context.abstract_syntax == wanted:
+                return context
+        raise AppError(Category.UNSUPPORTED, f"the printer does not support {UID(wanted).name}", where="printer")
 
-        def get_msg(block: bool = False) -> tuple[Any, Any]:
-            while True:
-                context_id, message = taken(block)
-                if block and isinstance(message, N_EVENT_REPORT) and message.is_valid_request:
-                    association._serve_request(message, context_id or 0)
-                    continue
-                if block and message is not None:
-                    self._affected_uid = str(getattr(message, "AffectedSOPInstanceUID", None) or "")
-                    self._status = int(getattr(message, "Status", None) or 0)
-                return context_id, message
 
-        association.dimse.get_msg = get_msg  # type: ignore[method-assign]
+def _requested(request: Any, class_uid: str, uid: str) -> Any:
+    request.RequestedSOPClassUID, request.RequestedSOPInstanceUID = UID(class_uid), UID(uid)
+    return request
+
+
+def _decoded(data: BytesIO | None, syntax: UID) -> Dataset:
+    """Return attributes; none where they cannot be read, as what was asked for has been done all the same."""
+    if data is None or not data.getvalue():
+        return Dataset()
+    try:
+        ds = decode(data, syntax.is_implicit_VR, syntax.is_little_endian)
+        for _ in ds.iterall():  # each value is read now, not where it is used
+            pass
+    # pydicom raises whatever it comes across.
+    except Exception:  # noqa: BLE001
+        _LOG.warning("attributes in an answer of the printer cannot be read")
+        return Dataset()
+    return ds
 
 
 @contextlib.contextmanager
@@ -175,8 +200,9 @@ def associate(
     if not association.is_established:
         raise _refused(association)
     answer_at_once(association)
+    bound(association)
     try:
-        scu = PrintScu(association, meta_uid)
+        scu = PrintScu(association, meta_uid, peer.answer_s)
         if not scu.accepts(meta_uid):
             name = UID(meta_uid).name
             raise AppError(Category.UNSUPPORTED, f"the printer does not support {name}", where="printer")
@@ -188,10 +214,6 @@ def associate(
         # A printer that ends the association itself, as some do after printing, has done no harm.
         if association.is_established:
             association.release()
-
-
-def _ended() -> AppError:
-    return AppError(Category.BUSY, "the printer ended the association", where="printer")
 
 
 def _refused(association: Association) -> AppError:
