@@ -144,6 +144,11 @@ def owned_task(user: User) -> dict[str, Any]:
     return user.ask("POST", "/fhir/Task", task)  # type: ignore[no-any-return]
 
 
+def report(user: User, task: dict[str, Any]) -> None:
+    headers = {"Content-Type": "application/fhir+json", "If-Match": f'W/"{task["meta"]["versionId"]}"'}
+    user.fetch("PUT", f"/fhir/Task/{task['id']}", task, headers)
+
+
 def at(task: dict[str, Any], percent: int, step: str) -> dict[str, Any]:
     parts = [{"url": "percent", "valueUnsignedInt": percent}, {"url": "step", "valueString": step}]
     told = [{"url": "urn:fhir-imaging:extension:progress", "extension": parts}]
@@ -152,7 +157,7 @@ def at(task: dict[str, Any], percent: int, step: str) -> dict[str, Any]:
 
 def test_the_progress_that_is_reported_is_shown(user: User) -> None:
     task = owned_task(user)
-    user.ask("PUT", f"/fhir/Task/{task['id']}", at(task, 40, "[bold]slice 4 of 10"))
+    report(user, at(task, 40, "[bold]slice 4 of 10"))
 
     shown = user.run("tasks", task["id"])
 
@@ -169,7 +174,7 @@ def test_what_is_watched_follows_until_ctrl_c_and_that_is_no_failure(user: User)
         os.close(inside)
         try:
             assert seen(terminal, f"{task['id']} +count-nodules +requested")
-            user.ask("PUT", f"/fhir/Task/{task['id']}", at(task, 70, "nearly"))
+            report(user, at(task, 70, "nearly"))
             assert seen(terminal, "70 %")
         finally:
             process.send_signal(signal.SIGINT)
