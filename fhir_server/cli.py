@@ -391,8 +391,9 @@ def reindex(config: Config) -> None:
 def demo(config: Config, exit_after: bool, images: Path | None) -> None:
     """Show it all on real images: send, find, get back.
 
-    A server is started, two subscribers are let in, studies are sent, found and retrieved in four forms, and a contact
-    sheet is written to demo-output/. Then the server stays up until Ctrl-C, for the curl lines that are printed.
+    A server is started, two subscribers are let in, studies are sent, found and retrieved in four forms, one image is
+    processed, and pictures are written to demo-output/. Then the server stays up until Ctrl-C, for the curl lines that
+    are printed.
     Without --data-dir the data is thrown away at the end.
 
     \b

@@ -4,17 +4,16 @@ import inspect
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from fhir_server.cli_options import configured
 from fhir_server.config import Config
+from fhir_server.order_table import order_table, plain_table, text_of_entry
 from imaging.errors import AppError, Category
 
 _LOOK_S = 0.5  # between two looks at orders that are watched
@@ -36,7 +35,7 @@ def algorithms(name: str | None) -> None:
 
     console = _console()
     if name is None:
-        table = _plain_table("algorithm", "version", "works on", "what it does")
+        table = plain_table("algorithm", "version", "works on", "what it does")
         for each in known:
             found = known.get(each)
             table.add_row(each, found.version, found.takes, found.description())
@@ -54,7 +53,7 @@ def algorithms(name: str | None) -> None:
 
 
 def _parameter_table(declared: Iterable[Any]) -> Table:
-    table = _plain_table("parameter", "type", "unit", "range", "default", "meaning")
+    table = plain_table("parameter", "type", "unit", "range", "default", "meaning")
     for each in declared:
         several = f" x {each.length}" if each.length else ""
         limits = "\n".join(each.choices) or each.range_in_words()
@@ -66,10 +65,6 @@ def _parameter_table(declared: Iterable[Any]) -> Table:
 def _console(*, stderr: bool = False) -> Console:
     """Return the terminal; words of others are printed as they are, not taken for markup."""
     return Console(stderr=stderr, highlight=False, markup=False)
-
-
-def _plain_table(*headers: str) -> Table:
-    return Table(*headers, box=None, pad_edge=False)
 
 
 @click.command()
@@ -136,20 +131,19 @@ def _inputs(chosen: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 def _watched(server: Any, identifier: str) -> bool:
     """Show an order until it has ended; say whether it was completed."""
-    from fhir_server.model.task import Status, is_over, status_of
+    from fhir_server.model.task import Status, is_over, name_of, status_of
 
-    with Live(console=_console(stderr=True), refresh_per_second=4) as live:
-        while True:
-            task = server.own.read("Task", identifier).json()
-            live.update(_table([task]))
-            if is_over(task):
-                break
+    console = _console(stderr=True)
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while not is_over(task := server.own.read("Task", identifier).json()):
+            live.update(order_table([task]))
             time.sleep(_LOOK_S)
+    console.print(order_table([task]))
     if status_of(task) is not Status.COMPLETED:
         click.echo(task.get("statusReason", {}).get("text", ""), err=True)
         return False
     for each in task.get("output", []):
-        click.echo(f"{_name(each)}: {_text(each)}")
+        click.echo(f"{name_of(each)}: {text_of_entry(each)}")
     return True
 
 
@@ -177,12 +171,12 @@ def tasks(config: Config, identifier: str | None, status: str | None, limit: int
             _show(server.own.read("Task", identifier).json())
             return
         if not watch:
-            _console().print(_table(_latest(server, status, limit)))
+            _console().print(order_table(_latest(server, status, limit)))
             return
         # Ctrl-C is how one stops looking, and no failure.
         with suppress(KeyboardInterrupt), Live(console=_console(), refresh_per_second=4) as live:
             while True:
-                live.update(_table(_latest(server, status, limit)))
+                live.update(order_table(_latest(server, status, limit)))
                 time.sleep(_LOOK_S)
 
 
@@ -196,63 +190,10 @@ def _latest(server: Any, status: str | None, limit: int) -> list[dict[str, Any]]
     return [each.json() for each in server.own.search(parse("Task", params)).matches]
 
 
-def _table(found: Iterable[Mapping[str, Any]]) -> Table:
-    from fhir_server.model.task import code_of
-
-    table = _plain_table("order", "what", "status", "progress", "changed", "")
-    for task in found:
-        percent, step = _progress(task)
-        bar = f"{'━' * (percent // 10):<10} {percent:3} %" if percent is not None else ""
-        note = step or task.get("statusReason", {}).get("text", "")
-        table.add_row(
-            str(task.get("id", "")), _what(task) or code_of(task), _coloured(str(task["status"])), bar, _age(task), note
-        )
-    return table
-
-
-_COLOURS = {"completed": "green", "failed": "red", "in-progress": "cyan", "rejected": "red", "cancelled": "dim"}
-
-
-def _coloured(status: str) -> Text:
-    return Text(status, style=_COLOURS.get(status, ""))
-
-
-def _progress(task: Mapping[str, Any]) -> tuple[int | None, str]:
-    from fhir_server.model.task import progress_of
-
-    if task["status"] == "completed":
-        return 100, ""
-    told = progress_of(task)
-    return (told.percent, told.step) if told else (None, "")
-
-
-def _what(task: Mapping[str, Any]) -> str:
-    return next((_text(each) for each in task.get("input", []) if _name(each) == "algorithm"), "")
-
-
-def _age(task: Mapping[str, Any]) -> str:
-    from fhir_server.model.dates import interval
-
-    seconds = max(0, int((datetime.now(UTC) - interval(task["meta"]["lastUpdated"]).low).total_seconds()))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
-
-
 def _show(task: Mapping[str, Any]) -> None:
-    _console().print(_table([task]))
-    for kind in ("input", "output"):
-        for each in task.get(kind, []):
-            click.echo(f"{kind} {_name(each)}: {_text(each)}")
-
-
-def _name(entry: Mapping[str, Any]) -> str:
     from fhir_server.model.task import name_of
 
-    return name_of(entry)
-
-
-def _text(entry: Mapping[str, Any]) -> str:
-    content = next((value for name, value in entry.items() if name.startswith("value")), "")
-    return str(content.get("reference", content)) if isinstance(content, Mapping) else str(content)
+    _console().print(order_table([task]))
+    for kind in ("input", "output"):
+        for each in task.get(kind, []):
+            click.echo(f"{kind} {name_of(each)}: {text_of_entry(each)}")

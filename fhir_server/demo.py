@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fhir_server import demo_order
 from fhir_server.access.contracts import Right
 from fhir_server.app import open_server
 from fhir_server.config import Config
@@ -71,12 +72,13 @@ def run(config: Config, *, images: Path | None, exit_after: bool) -> None:
         base = config["web.base_url"]
         tokens = _subscribers(config)
         console.print(f"   {base}/fhir and {base}/dicom-web are open to two subscribers:")
-        console.print(f"   [cyan]{HOSPITAL}[/] may register images, [cyan]{CLINIC}[/] may receive images\n")
+        console.print(f"   [cyan]{HOSPITAL}[/] may register images, [cyan]{CLINIC}[/] may receive and process images\n")
         hospital, clinic = (Client(base, tokens[name]) for name in (HOSPITAL, CLINIC))
         sent = _send(console, hospital, _files(images))
         _show_sizes(console, config, sent)
         studies = _find(console, clinic)
         shown = _retrieve(console, clinic, sent, studies)
+        _process(console, clinic, sent, studies)
         _show_sheet(console, clinic, studies)
         _show_commands(console, base, tokens[CLINIC], shown)
         if not exit_after:
@@ -125,7 +127,7 @@ def _wait_until_ready(client: Client, server: "subprocess.Popen[bytes]", log: Pa
 
 
 def _subscribers(config: Config) -> dict[str, str]:
-    rights = {HOSPITAL: [Right.REGISTER_IMAGES], CLINIC: [Right.RECEIVE_IMAGES]}
+    rights = {HOSPITAL: [Right.REGISTER_IMAGES], CLINIC: [Right.RECEIVE_IMAGES, Right.ORDER_PROCESSING]}
     with open_server(config) as server:
         for name, allowed in rights.items():
             server.principals.add(name, allowed)
@@ -313,6 +315,23 @@ def _value(component: dict[str, Any]) -> str:
     return str(value.get("text") or component.get("valueString") or component.get("valueInteger") or "")
 
 
+def _process(console: Console, clinic: Client, sent: Sent, studies: list[dict[str, Any]]) -> None:
+    """Order processing of the largest MR or CT image that was sent."""
+    candidates = [
+        (series["modality"]["code"], sent.files[instance["uid"]].stat().st_size, n, k)
+        for n, study in enumerate(studies)
+        for k, series in enumerate(study["series"])
+        for instance in series.get("instance", [])[:1]
+        if series["modality"]["code"] in ("MR", "CT") and instance["uid"] in sent.files
+    ]
+    console.print(f"[bold]5. {CLINIC} orders processing[/] with a FHIR Task")
+    if not candidates:
+        console.print("   no MR or CT image was sent\n")
+        return
+    _, _, n, k = max(candidates)
+    demo_order.order(console, clinic, study_uid(studies[n]), studies[n]["series"][k], OUTPUT)
+
+
 def _show_sheet(console: Console, clinic: Client, studies: list[dict[str, Any]]) -> None:
     pictures: list[tuple[str, Image.Image]] = []
     for study in studies:
@@ -326,11 +345,11 @@ def _show_sheet(console: Console, clinic: Client, studies: list[dict[str, Any]])
     OUTPUT.mkdir(exist_ok=True)
     path = OUTPUT / "contact-sheet.png"
     contact_sheet(pictures, side=SHEET_SIDE).save(path)
-    console.print(f"[bold]5. A contact sheet[/] of {len(pictures)} series: {path.resolve()}\n")
+    console.print(f"[bold]6. A contact sheet[/] of {len(pictures)} series: {path.resolve()}\n")
 
 
 def _show_commands(console: Console, base: str, token: str, address: str) -> None:
-    console.print("[bold]6. Try it yourself[/], as the receiving subscriber:\n")
+    console.print("[bold]7. Try it yourself[/], as the receiving subscriber:\n")
     for line in (
         f"export TOKEN={token}",
         f'curl -H "Authorization: Bearer $TOKEN" "{base}/fhir/ImagingStudy?modality=CT&_count=3&_pretty=true"',

@@ -2,9 +2,12 @@
 
 import http.client
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
+
+import orjson
 
 from imaging.errors import AppError, Category
 
@@ -41,6 +44,11 @@ class Client:
     def get(self, path: str, accept: str = "*/*") -> Reply:
         """Fetch `path`, which begins with a slash."""
         return self._ask("GET", path, {"Accept": accept}, None)
+
+    def create(self, resource: Mapping[str, Any]) -> Reply:
+        """Create a FHIR resource."""
+        headers = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}
+        return self._ask("POST", f"/fhir/{resource['resourceType']}", headers, orjson.dumps(resource))
 
     def store(self, files: Sequence[bytes]) -> Reply:
         """Send Part 10 files in one STOW-RS request."""

@@ -19,6 +19,7 @@ import pydicom.data
 import pytest
 from PIL import Image
 
+from imaging.algorithms import algorithms
 from tests.support.serving import COMMAND, ENVIRONMENT, serving
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,7 @@ def demo() -> Iterator[Shown]:
 
 def test_it_ends_well_and_says_nothing_on_standard_error(demo: Shown) -> None:
     assert (demo.code, demo.complaints) == (0, "")
-    assert [demo.text.count(f"\n{step}. ") for step in range(2, 7)] == [1] * 5
+    assert [demo.text.count(f"\n{step}. ") for step in range(2, 8)] == [1] * 6
 
 
 def test_what_it_sent_is_stored_or_refused_with_a_reason(demo: Shown) -> None:
@@ -91,6 +92,26 @@ def test_the_received_file_is_the_one_of_the_wheel(demo: Shown) -> None:
 
 def test_imaging_conditions_are_shown_with_units(demo: Shown) -> None:
     assert re.search(r"Its imaging conditions, as a FHIR Observation:\n.*\d mm,", demo.text)
+
+
+def test_an_order_is_done_and_says_what_was_applied(demo: Shown) -> None:
+    assert int(demo.told(r"(\d+) algorithms are offered")) == len(list(algorithms))
+    assert re.search(r"\n +[0-9a-f-]{36} +clahe\|\d+ +completed +━+ 100 %", demo.text)
+    assert float(demo.told(r"([\d.]+) s from order to result")) < 120
+    assert "clip_limit=" in demo.told(r"what was applied: (.*)")
+    assert demo.told(r"(Provenance/[0-9a-f-]{36}) says it as well")
+
+
+def test_before_and_after_are_shown_side_by_side_and_differ(demo: Shown) -> None:
+    path = Path(demo.told(r"before and after: (\S+)"))
+
+    assert path == (demo.folder / "demo-output/before-after.png").resolve()
+    with Image.open(path) as image:
+        sheet = np.asarray(image.convert("L")).astype(np.float64)
+    before, after = sheet[:428, : sheet.shape[1] // 2], sheet[:428, sheet.shape[1] // 2 :]
+    # Equalisation makes a dark picture brighter, and leaves the black around it black.
+    assert before.max() > 100
+    assert after[after > 20].mean() > 1.1 * before[before > 20].mean()
 
 
 def test_the_contact_sheet_has_a_picture_with_a_caption_for_each_series(demo: Shown) -> None:
