@@ -42,6 +42,7 @@ OUTPUT = Path("demo-output")
 NATIVE = "1.2.840.10008.1.2.1"
 A_REQUEST = 10  # files
 START_WITHIN_S = 120
+FOUND_WITHIN_S = 60
 LARGEST_FILE_BYTES = 1 << 30
 SHEET_SIDE = 200  # pixels of a picture on the contact sheet
 SHEET_PICTURES = 40
@@ -76,7 +77,7 @@ def run(config: Config, *, images: Path | None, exit_after: bool) -> None:
         hospital, clinic = (Client(base, tokens[name]) for name in (HOSPITAL, CLINIC))
         sent = _send(console, hospital, _files(images))
         _show_sizes(console, config, sent)
-        studies = _find(console, clinic)
+        studies = _find(console, clinic, sent)
         shown = _retrieve(console, clinic, sent, studies)
         _process(console, clinic, sent, studies)
         _show_sheet(console, clinic, studies)
@@ -191,16 +192,14 @@ def _note(sent: Sent, reply: Reply, batch: Sequence[Path]) -> None:
             sent.refused[item["00000902"]["Value"][0]] += 1  # Error Comment
 
 
-def _find(console: Console, clinic: Client) -> list[dict[str, Any]]:
+def _find(console: Console, clinic: Client, sent: Sent) -> list[dict[str, Any]]:
     console.print(f"[bold]3. {CLINIC} finds[/] the studies with a FHIR search")
-    studies: list[dict[str, Any]] = []
-    path = "/fhir/ImagingStudy?_count=100&_include=ImagingStudy:endpoint"
-    while path:
-        bundle = orjson.loads(clinic.get(path).checked().body)
-        entries = [entry["resource"] for entry in bundle.get("entry", [])]
-        studies += [entry for entry in entries if entry["resourceType"] == "ImagingStudy"]
-        links = {link["relation"]: link["url"] for link in bundle["link"]}
-        path = clinic.path_of(links["next"]) if "next" in links else ""
+    studies = _all_studies(clinic)
+    deadline = time.monotonic() + FOUND_WITHIN_S
+    # A search brings studies up to date for about a second; on a busy machine the worker does the rest a little later.
+    while not sent.files.keys() <= _instances(studies) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        studies = _all_studies(clinic)
     table = Table(title=f"GET /fhir/ImagingStudy: {len(studies)} studies", title_justify="left")
     for column in ("ImagingStudy", "modality", "started", "description", "series", "instances"):
         table.add_column(column, justify="right" if column in ("series", "instances") else "left", overflow="ellipsis")
@@ -214,6 +213,23 @@ def _find(console: Console, clinic: Client) -> list[dict[str, Any]]:
         console.print(f"   and {len(studies) - 12} more")
     console.print()
     return studies
+
+
+def _all_studies(clinic: Client) -> list[dict[str, Any]]:
+    studies: list[dict[str, Any]] = []
+    path = "/fhir/ImagingStudy?_count=100&_include=ImagingStudy:endpoint"
+    while path:
+        bundle = orjson.loads(clinic.get(path).checked().body)
+        entries = [entry["resource"] for entry in bundle.get("entry", [])]
+        studies += [entry for entry in entries if entry["resourceType"] == "ImagingStudy"]
+        links = {link["relation"]: link["url"] for link in bundle["link"]}
+        path = clinic.path_of(links["next"]) if "next" in links else ""
+    return studies
+
+
+def _instances(studies: Sequence[dict[str, Any]]) -> set[str]:
+    """Return the SOP Instance UIDs that ImagingStudies show."""
+    return {each["uid"] for study in studies for series in study["series"] for each in series.get("instance", [])}
 
 
 def _retrieve(console: Console, clinic: Client, sent: Sent, studies: list[dict[str, Any]]) -> str:
