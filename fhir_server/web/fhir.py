@@ -13,11 +13,11 @@ from fhir_server.access.audit import Access
 from fhir_server.model import json
 from fhir_server.model.patch import JSON_PATCH, fhirpath_patch, json_patch
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
-from fhir_server.rest import batch
+from fhir_server.rest import batch, openapi
 from fhir_server.rest.addresses import ROUTES, Route, methods
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
 from fhir_server.rest.interactions import KINDS, Interactions
-from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, shown
+from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, sent, shown
 from fhir_server.web.http import leave_to_entries, principal_of, tries
 from imaging.errors import AppError, Category
 
@@ -42,7 +42,8 @@ def blueprint(server: Backing) -> Blueprint:
     routes = Blueprint("fhir", __name__, url_prefix="/fhir")
     views = [(route.method, _rule(route.template), door.asks(route)) for route in ROUTES]
     views += [("POST", rule, door.bundle) for rule in ("", "/")]
-    views += [("GET", "/metadata", door.metadata), ("POST", "/<resource_type>/_search", door.search_by_post)]
+    views += [("GET", "/metadata", door.metadata), ("GET", "/openapi.json", door.openapi)]
+    views += [("POST", "/<resource_type>/_search", door.search_by_post)]
     for number, (method, rule, view) in enumerate(views):
         routes.add_url_rule(rule, f"view-{number}", view, methods=[method], provide_automatic_options=False)
     return routes
@@ -54,10 +55,16 @@ class _Door:
     def __init__(self, server: Backing) -> None:
         self._server = server
         self._statement = json.dumps(server.capability_statement)
+        self._openapi: bytes | None = None  # made when somebody asks
 
     def metadata(self) -> Response:
         check_accept()
         return shown(self._statement)
+
+    def openapi(self) -> Response:
+        if self._openapi is None:
+            self._openapi = json.dumps(openapi.document(self._server.capability_statement))
+        return sent(self._openapi, "application/json")
 
     def asks(self, route: Route) -> Callable[..., Response]:
         """Return the view of an address."""

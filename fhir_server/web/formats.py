@@ -57,8 +57,15 @@ def shown(body: bytes, status: int = HTTPStatus.OK) -> Response:
         body = to_xml(json.loads_trusted(body), indent=is_pretty)
     elif is_pretty:
         body = bundles.pretty(body)
-    response = Response(status=status, content_type=f"{form.value}; charset=utf-8")
-    response.vary.update(["Accept", "Accept-Encoding"])
+    response = sent(body, f"{form.value}; charset=utf-8", status)
+    response.vary.add("Accept")
+    return response
+
+
+def sent(body: bytes, content_type: str, status: int = HTTPStatus.OK) -> Response:
+    """Return a response, compressed where it is large and the client takes that."""
+    response = Response(status=status, content_type=content_type)
+    response.vary.add("Accept-Encoding")
     if len(body) > COMPRESSED_ABOVE and request.accept_encodings["gzip"] > 0:
         body = gzip.compress(body, COMPRESSION, mtime=0)
         response.content_encoding = "gzip"

@@ -93,7 +93,7 @@ DOORS = [
     door("DELETE", "/dicom-web/studies/{study}/series/{series}/instances/{instance}", "all"),
     door("DELETE", "/fhir/ImagingStudy/{study}", "all"),
 ]
-OPEN = ["/fhir/metadata", "/health/live", "/health/ready"]
+OPEN = ["/fhir/metadata", "/fhir/openapi.json", "/health/live", "/health/ready"]
 RIGHTS = {"register": [REGISTER], "receive": [RECEIVE], "audit": [AUDIT], "all": list(Right)}
 
 
