@@ -318,7 +318,7 @@ class _Drawing:
             raise AppError(Category.INVALID, "a colour image needs a colour device; order it in grey", where="colour")
         line = sheets.letter_height * lettering.LINE
         left, top, placement = placed(sheets, box, picture.outline)
-        self._paste(resample(picture.greys, placement, sheets.magnification), left, top, placement)
+        self._paste(picture.greys, left, top, placement)
         self._placements.append((left, top, placement))
         self._marks(picture, left, top, placement)
         if sheets.letters:
@@ -331,14 +331,16 @@ class _Drawing:
 
     def _paste(self, greys: Greys, left: int, top: int, placement: Placement) -> None:
         sheets = self._sheets
-        values = np.subtract(1, greys, out=greys) if sheets.reversed else greys  # a copy of the picture's: ours
-        np.clip(values, 0, 1, out=values)
+        # Scaled, and raised so that cutting off rounds, while the image is small: resampling keeps both.
+        values = np.clip(greys, 0, 1, dtype=np.float32)
+        if sheets.reversed:
+            np.subtract(1, values, out=values)
         values *= sheets.white
         values += 0.5
-        grey = values.astype(self._canvas.dtype)
+        printed = resample(values, placement, sheets.magnification)
         top, left = top + placement.top, left + placement.left
-        part = self._canvas[top : top + grey.shape[0], left : left + grey.shape[1]]
-        part[...] = grey[..., None] if sheets.colour and grey.ndim == 2 else grey
+        part = self._canvas[top : top + printed.shape[0], left : left + printed.shape[1]]
+        np.copyto(part, printed[..., None] if sheets.colour and printed.ndim == 2 else printed, casting="unsafe")
 
     def _marks(self, picture: Picture, left: int, top: int, placement: Placement) -> None:
         first_x, first_y, last_x, last_y = placement.region

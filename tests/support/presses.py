@@ -5,6 +5,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from imaging.printers.folder import FolderPrinter
 
 # Where a job can be when something dies, in order.
 STEPS = ("reserve", "reserved", "send", "keep", "kept", "sent", "outcome")
+SLOW_S = 1.0  # what the kind `slow` takes for a job
+SPANS = "spans"  # file beside its folder: start and end of each
 PLAN = "plan"  # file in the printer's folder: `die STEP` or `fail STEP`
 
 
@@ -58,6 +61,19 @@ class Fragile(FolderPrinter):
             if how == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise OSError("the printer is gone")
+
+
+@printers.register("slow")
+@dataclass(frozen=True, slots=True)
+class Slow(FolderPrinter):
+    """A folder that takes a second for each job, one after the other, and notes when it was at work."""
+
+    def send(self, ticket: str, job: Job, *, keep: Any, tell: Any = lambda _: None) -> None:
+        started = time.time()
+        FolderPrinter.send(self, ticket, job, keep=keep, tell=tell)
+        time.sleep(max(0.0, SLOW_S - (time.time() - started)))
+        with (Path(self.folder).parent / SPANS).open("a") as file:
+            file.write(f"{started} {time.time()}\n")
 
 
 def plan(folder: Path, what: str) -> None:
