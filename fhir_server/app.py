@@ -310,6 +310,7 @@ def create_app(server: Server) -> Flask:
     http.install(
         app, server.principals.authenticate, server.audit.refused, most_bytes=most_bytes, trusted_proxies=proxies
     )
+    app.config["FHIR_URL"] = server.fhir_url
     cors.install(app, server.config["web.cors_origins"])
     app.register_blueprint(fhir.blueprint(server))
     app.register_blueprint(preview.blueprint(server))

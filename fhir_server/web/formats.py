@@ -1,7 +1,7 @@
 """In which form FHIR comes in and goes out: JSON or XML, negotiated by `_format`, Accept and Content-Type.
 
-JSON goes out as the bytes that are stored; XML is made of them. Large answers are compressed for who takes that.
-Source: FHIR R4 http 3.1.0.1.10-11, json 2.6.2, xml 2.6.1.
+JSON goes out as the bytes that are stored; XML, and a page for browsers, are made of them. Large answers are compressed
+for who takes that. Source: FHIR R4 http 3.1.0.1.10-11, json 2.6.2, xml 2.6.1.
 """
 
 import gzip
@@ -9,13 +9,15 @@ import re
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
-from flask import Request, Response, request
+from flask import Request, Response, current_app, request
 
 from fhir_server.model import json
 from fhir_server.model.validation import MAX_DEPTH
 from fhir_server.model.xml import from_xml, to_xml
 from fhir_server.rest import bundles
+from fhir_server.web import browse
 from imaging.errors import AppError, Category
 
 FHIR_JSON, FHIR_XML = "application/fhir+json", "application/fhir+xml"
@@ -32,13 +34,15 @@ class Form(Enum):
 
     JSON = FHIR_JSON
     XML = FHIR_XML
+    HTML = "text/html"
 
 
 _FORMS: dict[str, Form] = {
-    **dict.fromkeys((*JSON_TYPES, "json", "*/*", "application/*", "text/*", "text/html"), Form.JSON),
+    **dict.fromkeys((*JSON_TYPES, "json", "*/*", "application/*", "text/*"), Form.JSON),
     **dict.fromkeys((*XML_TYPES, "xml"), Form.XML),
+    **dict.fromkeys(("text/html", "html"), Form.HTML),
 }
-_ONLY_ACCEPT = frozenset({"*/*", "application/*", "text/*", "text/html"})  # no values of _format
+_ONLY_ACCEPT = frozenset({"*/*", "application/*", "text/*"})  # no values of _format
 _FHIR_VERSION = re.compile(r"fhirversion\s*=\s*\"?([\w.\-]+)", re.ASCII)
 
 
@@ -53,12 +57,17 @@ def shown(body: bytes, status: int = HTTPStatus.OK) -> Response:
     """Return canonical JSON in the form that is wanted; `_pretty` is for people."""
     form = _wanted() or Form.JSON
     is_pretty = request.args.get("_pretty") == "true"
-    if form is Form.XML:
+    if form is Form.HTML:
+        query = [each for each in request.args.items(multi=True) if each[0] != "_format"]
+        body = browse.page(body, base_url=current_app.config["FHIR_URL"], path=quote(request.path), query=query)
+    elif form is Form.XML:
         body = to_xml(json.loads_trusted(body), indent=is_pretty)
     elif is_pretty:
         body = bundles.pretty(body)
     response = sent(body, f"{form.value}; charset=utf-8", status)
     response.vary.add("Accept")
+    if form is Form.HTML:
+        response.headers["Content-Security-Policy"] = browse.POLICY
     return response
 
 

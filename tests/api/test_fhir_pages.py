@@ -1,0 +1,148 @@
+"""Pages for browsers that open a FHIR address. Expected values: FHIR R4 http 3.1.0.1.10, W3C CSP3, HTML."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pymongo import MongoClient
+
+from fhir_server.access.contracts import Right
+from fhir_server.web import browse
+from tests.support.doors import FHIR, Caller, Doors, opened
+
+# What Firefox and Chrome send.
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+EVIL = '"><script>alert(1)</script>'
+DIV = '<div xmlns="http://www.w3.org/1999/xhtml"><p>a <b>man</b></p></div>'
+
+
+class Page(HTMLParser):
+    """The elements and links of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: set[str] = set()
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+
+@pytest.fixture(scope="module")
+def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
+    name = f"test_{uuid4().hex}"
+    with opened(mongo[name]) as made:
+        yield made
+    mongo.drop_database(name)
+
+
+@pytest.fixture
+def both(doors: Doors) -> Caller:
+    return doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
+
+
+def made(both: Caller, **content: Any) -> str:
+    created = both.post("/fhir/Patient", {"resourceType": "Patient", **content})
+    assert created.status_code == 201, created.text
+    return f"/fhir/Patient/{created.json['id']}"
+
+
+def opened_page(caller: Caller, path: str, status: int = 200) -> Page:
+    response = caller.get(path, headers={"Accept": BROWSER})
+    assert (response.status_code, response.content_type) == (status, "text/html; charset=utf-8")
+    return Page(response.text)
+
+
+def test_a_browser_gets_a_page_with_links_to_what_is_referred_to(both):
+    address = made(both, managingOrganization={"reference": "Organization/1"}, text={"status": "generated", "div": DIV})
+
+    page = opened_page(both, address)
+
+    key = address.removeprefix("/fhir")
+    assert {f"{FHIR}/Organization/1", f"{FHIR}{key}/_history", f"{address}?_format=xml"} <= set(page.links)
+    assert "b" in page.elements  # the narrative is shown
+
+
+def test_a_search_is_a_table_with_links_that_lead_on(both):
+    addresses = {made(both).removeprefix("/fhir") for _ in range(3)}
+
+    page = opened_page(both, "/fhir/Patient?_count=2")
+
+    assert any("_cursor" in link for link in page.links)
+    assert "/fhir/Patient?_count=2&_format=json" in page.links
+    assert {f"{FHIR}{address}" for address in addresses} & set(page.links)
+    assert "table" in page.elements
+
+
+def test_an_error_is_a_page_too(doors: Doors, both):
+    assert "strong" in opened_page(both, "/fhir/Patient/unknown", 404).elements
+    refused = doors.stranger.get("/fhir/Patient", headers={"Accept": BROWSER})
+    assert (refused.status_code, refused.mimetype) == (401, "text/html")
+    assert "bearer token" in refused.text
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_the_statement_may_be_looked_at_without_a_token(doors: Doors):
+    assert f"{FHIR}/metadata" in opened_page(doors.stranger, "/fhir/metadata").links
+
+
+def test_a_page_has_no_script_and_may_load_nothing(both):
+    response = both.get(f"{made(both)}?_format=html")
+
+    policy = response.headers["Content-Security-Policy"]
+    style = re.search(r"<style>(.*?)</style>", response.text, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none';")
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert "script" not in Page(response.text).elements
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/fhir/Patient?name:exact=%22%3E%3Cscript%3E", "/fhir/Patient/%22%3E%3Cscript%3E"])
+def test_nothing_of_the_address_becomes_markup(both, path):
+    response = both.get(path, headers={"Accept": BROWSER})
+
+    assert "script" not in Page(response.text).elements
+
+
+def test_nothing_of_a_resource_becomes_markup_or_leads_elsewhere(both):
+    address = made(
+        both,
+        name=[{"family": EVIL, "text": "javascript:alert(1)"}],
+        photo=[{"url": "http://evil.test/x", "title": EVIL}],
+        generalPractitioner=[{"reference": "http://evil.test/Practitioner/1"}],
+    )
+
+    for path in (address, "/fhir/Patient", f"{address}/_history"):
+        page = opened_page(both, path)
+        assert "script" not in page.elements
+        assert page.attributes <= {"href", "lang", "charset"}
+        assert [link for link in page.links if not link.startswith(("/fhir/", FHIR))] == []
+
+
+def test_a_narrative_from_before_they_were_checked_is_not_shown():
+    body = b'{"resourceType":"Basic","text":{"status":"generated","div":"<div><script>alert(1)</script></div>"}}'
+
+    page = Page(browse.page(body, base_url=FHIR, path="/fhir/Basic/1").decode())
+
+    assert "script" not in page.elements
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json, text/html;q=0.9", "", "application/json, */*"])
+def test_programs_get_json(both, accept):
+    assert both.get(made(both), headers={"Accept": accept}).mimetype == "application/fhir+json"
+
+
+def test_a_very_large_answer_is_behind_a_link(both):
+    page = opened_page(both, made(both, name=[{"text": "x" * 1_000_000}, {"text": "y" * 100_000}]))
+
+    assert "pre" not in page.elements
