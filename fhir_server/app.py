@@ -24,18 +24,19 @@ from fhir_server.access.policy import restriction
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config, networks
 from fhir_server.endpoints import Endpoints
-from fhir_server.model.capability import capability_statement
+from fhir_server.model.capability import capability_statement, with_parameters
 from fhir_server.model.criteria import Limits as SearchLimits
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.task import code_of
 from fhir_server.outbound.remote import Rules
-from fhir_server.ownership import HOOKS, Overseer, hooks_of
+from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
 from fhir_server.rest.batch import BundleLimits
 from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
+from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.printers import PrinterStore
 from fhir_server.store.reindex import reindex_resources
@@ -80,7 +81,8 @@ class Server:
     audit: Audit
     peers: Peers
     collected: Collected
-    capability_statement: dict[str, Any]
+    search_parameters: SearchParameters
+    base_statement: dict[str, Any]
 
     @property
     def fhir_url(self) -> str:
@@ -96,7 +98,16 @@ class Server:
     def search_limits(self) -> SearchLimits:
         """Bounds on FHIR searches."""
         config = self.config
-        return SearchLimits(count=config["limits.search_count"], default_count=config["limits.search_count_default"])
+        return SearchLimits(
+            count=config["limits.search_count"],
+            default_count=config["limits.search_count_default"],
+            table=self.search_parameters.searched,
+        )
+
+    @property
+    def capability_statement(self) -> dict[str, Any]:
+        """What the server says of itself, search parameters that clients defined included."""
+        return with_parameters(self.base_statement, self.search_parameters.custom())
 
     @property
     def outbound(self) -> Rules:
@@ -167,8 +178,16 @@ def assemble(
     ensure_schema(database, others=[partial(_ensure_indexes, each) for each in parts], clock=clock)
     base_url = f"{config['web.base_url']}/fhir"
     client_ids = config["fhir.ids"] == "clients"
+    search_parameters = SearchParameters(database, base_url=base_url)
     own = Repository(
-        database, UNRESTRICTED, clock=clock, hooks=HOOKS, base_url=base_url, internal=True, client_ids=client_ids
+        database,
+        UNRESTRICTED,
+        clock=clock,
+        hooks=HOOKS,
+        base_url=base_url,
+        internal=True,
+        client_ids=client_ids,
+        table=search_parameters.indexed,
     )
 
     def repository_for(principal: Principal) -> Repository:
@@ -189,7 +208,8 @@ def assemble(
             triggers.admit(server, principal, plan, is_new=is_new)
 
         hooks = hooks_of(actor, kinds, Overseer(admit, reported, admit_plan), clock)
-        return own.opened_for(restriction(principal), hooks=hooks)
+        checked = {**hooks, "SearchParameter": hooks_of_parameters(search_parameters.check)}
+        return own.opened_for(restriction(principal), hooks=checked)
 
     audit = Audit(own, clock)
     zone = config["archive.time_zone"]
@@ -218,7 +238,8 @@ def assemble(
         audit=audit,
         peers=peers,
         collected=collected,
-        capability_statement=capability_statement(
+        search_parameters=search_parameters,
+        base_statement=capability_statement(
             RESOURCES.values(),
             base_url=base_url,
             version=version,
@@ -321,7 +342,8 @@ def create_app(server: Server) -> Flask:
 
 def reindex(server: Server, progress: Progress) -> None:
     """Build everything derivable again: search rows of resources, summaries and ImagingStudies of studies."""
-    reindex_resources(server.database, progress, base_url=f"{server.config['web.base_url']}/fhir")
+    table = server.search_parameters.indexed
+    reindex_resources(server.database, progress, base_url=f"{server.config['web.base_url']}/fhir", table=table)
     total = server.archive.mark_all()
     done = 0
     while step := server.studies.catch_up():

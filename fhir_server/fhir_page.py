@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fhir_server.model.capability import capability_statement
-from fhir_server.model.query import SUMMARIES, TOTALS, UNSUPPORTED, sortable
+from fhir_server.model.query import UNSUPPORTED
 from fhir_server.model.resources import RESOURCES, Interaction
 
 Json = dict[str, Any]
@@ -33,9 +33,9 @@ needs a bearer token. What a token allows follows from the contracts of its subs
 |---|{"---|" * len(Interaction)}
 """
 
-_RULES = f"""\
+_RULES = """\
 
-What is offered of the whole: {{whole}}.
+What is offered of the whole: {whole}.
 
 Reads, creates, updates and deletes may be conditional; [FHIR interactions](fhir-interactions.md) tells how. Resources
 are valid by the R4 definitions, or refused with one issue for each finding. Not offered: operations.
@@ -45,28 +45,22 @@ Elements of an ImagingStudy that come from the images cannot be changed here; wh
 
 ## Search
 
-`GET /fhir/TYPE?...` or `POST /fhir/TYPE/_search` with a form. Parameters must all match; of values with commas between,
-one must. An unknown parameter is refused, unless `Prefer: handling=lenient` is sent: then the bundle tells what was
-left out.
+[Searching](fhir-search.md) tells how: what is asked in which way, what the values mean, and which bounds there are.
+What is searched: a type, everything (`GET /fhir?_type=...`), or a compartment (`GET /fhir/Patient/1/ImagingStudy`,
+`GET /fhir/Patient/1/*`); each with `POST` to `_search` as well.
 
-| parameter | meaning |
-|---|---|
-| `_count` | matches on a page; the links of the bundle lead on |
-| `_sort` | up to three of the keys that the type's section names, `-` before one reverses it |
-| `_include`, `_revinclude` | what comes with the matches, along a reference parameter; `:iterate` goes on |
-| `_total` | {", ".join(f"`{each}`" for each in TOTALS)} |
-| `_summary` | {", ".join(f"`{each}`" for each in SUMMARIES)} |
-| `_elements` | top elements to give, with commas between |
-| `_format`, `_pretty` | `json` or `xml`; `_pretty=true` for people |
+* Sorting: by every parameter that is neither a composite nor `near`, upwards and downwards.
+* `_include`: along every reference parameter, and `*`. `_revinclude`: along every reference parameter of every type
+  that may refer to the matches, and `Type:*`. The CapabilityStatement lists them.
+* Chains, `_has`, `_filter` and `_list` lead along every reference parameter.
 
-Values of dates, numbers and quantities take the prefixes of the standard. Every reference parameter can be followed by
-`_include`, and `*` follows all of a type. Refused: chained parameters, and the following.
+Refused:
 
-{{refused}}
+{refused}
 
 Every type has these parameters beside its own:
 
-{{common}}"""
+{common}"""
 
 
 def reference_page() -> str:
@@ -97,10 +91,8 @@ def _interactions(row: Json) -> str:
 def _section(row: Json, common: Json) -> str:
     profiles = "".join(f"Conforms to `{each}`.\n\n" for each in row.get("supportedProfile", ()))
     profiles += "".join(f"Operation on one of them: `${each['name']}`.\n\n" for each in row.get("operation", ()))
-    sorts = _listed(sorted(sortable(row["type"])), "`_sort`: ")
-    reverse = _listed(row.get("searchRevInclude", ()), "`_revinclude`: ")
     own = _parameters(each for each in row["searchParam"] if each["name"] not in common)
-    return f"\n## {row['type']}\n\n{profiles}{sorts}\n\n{reverse}\n\n{own}"
+    return f"\n## {row['type']}\n\n{profiles}{own}"
 
 
 def _parameters(parameters: Iterable[Json]) -> str:

@@ -410,3 +410,17 @@ def _refuse_rule_of_others(plan: Resource, subscriber: str) -> None:
     if rules.owner_of(plan) not in ("", subscriber):
         message = "a processing rule acts with the rights of who stored it; only they may change or delete it"
         raise AppError(Category.FORBIDDEN, message, where="PlanDefinition")
+
+
+def hooks_of_parameters(check: Callable[[Resource], None]) -> Hooks:
+    """Return the hooks of SearchParameters; `check` raises what keeps one from being used."""
+
+    def create(resource: Resource) -> Resource:
+        check(resource)
+        return resource
+
+    def update(current: Resource, new: Resource, is_internal: bool) -> Resource:
+        check(new)
+        return new
+
+    return Hooks(before_create=create, before_update=update)

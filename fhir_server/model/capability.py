@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from fhir_server.model.criteria import MODIFIERS
+from fhir_server.model.criteria import modifiers
 from fhir_server.model.dates import to_instant
-from fhir_server.model.definitions import FHIR_VERSION, Parameter, parameters
+from fhir_server.model.definitions import FHIR_VERSION, Parameter, compartments_known, parameters
 from fhir_server.model.resources import Interaction, ResourceType, SystemInteraction
 
 Json = dict[str, Any]
@@ -43,6 +43,10 @@ def capability_statement(
         _resource(row, [other.name for other in rows], client_ids) | _operations(row, base_url) for row in rows
     ]
     rest["interaction"] = [{"code": code.value} for code in SystemInteraction]
+    everywhere = (parameters("Patient")[code] for code in sorted(_EVERYWHERE))
+    rest["searchParam"] = [_parameter(each) for each in everywhere]
+    owners = sorted(compartments_known())
+    rest["compartment"] = [f"http://hl7.org/fhir/CompartmentDefinition/{name.lower()}" for name in owners]
     return {
         "resourceType": "CapabilityStatement",
         "url": f"{base_url}/metadata",
@@ -61,10 +65,27 @@ def capability_statement(
     }
 
 
+# parameters of all types
+_EVERYWHERE = frozenset({"_id", "_lastUpdated", "_profile", "_security", "_source", "_tag"})
+
+
+def with_parameters(statement: Json, custom: Mapping[str, Iterable[Parameter]]) -> Json:
+    """Return the statement with further search parameters, by resource type."""
+    if not custom:
+        return statement
+    rest = statement["rest"][0]
+    rows = []
+    for row in rest["resource"]:
+        further = [_parameter(each) for each in custom.get(row["type"], ())]
+        rows.append({**row, "searchParam": [*row["searchParam"], *further]} if further else row)
+    return {**statement, "rest": [{**rest, "resource": rows}]}
+
+
 _SEARCH_NOTE = (
     "Search is strict: an unknown parameter is an error unless Prefer: handling=lenient is sent. "
-    "Results come newest created first; _sort takes _id, _lastUpdated and dates that occur once. "
-    "_count, _total, _summary, _elements and paging links are supported."
+    "Results come newest created first, or as _sort says: by every parameter that is no composite, up or down. "
+    "Chains, _has, _list, _filter, _contained, _type and compartments are supported, and _count, _total, _summary, "
+    "_elements and paging links."
 )
 
 
@@ -124,8 +145,7 @@ def _parameter(parameter: Parameter) -> Json:
 
 
 def _note(parameter: Parameter) -> str:
-    allowed = MODIFIERS.get(parameter.code, MODIFIERS[parameter.type])
-    offered = sorted(f":{name}" for name in allowed if name)
+    offered = sorted(f":{name}" for name in modifiers(parameter) if name)
     if parameter.type == "reference":
         offered.append(":[type]")
     return f"modifiers: {', '.join(offered) or 'none'}"

@@ -1,13 +1,13 @@
-"""One search criterion: `name:modifier=value,value` becomes a `Clause` of typed values; values within it are or-ed.
+"""One criterion on one parameter: `name:modifier=value,value` becomes a `Clause` of typed values, which are or-ed.
 
 Pure. Knows the grammar of every search parameter type (FHIR R4 search 3.1.1.4-3.1.1.5), not how anything is stored.
+Criteria that lead to other resources are in `chains`.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cache
 from typing import NamedTuple
 
 from fhir_server.model import dates
@@ -32,6 +32,22 @@ class Reference(NamedTuple):
     """A reference, as every text that may stand for it (`23` may mean Patient/23 or Group/23)."""
 
     candidates: tuple[str, ...]
+
+
+class Typed(NamedTuple):
+    """A token with the type of its identifier: system and code of the type, and the value."""
+
+    system: str
+    code: str
+    value: str
+
+
+class Near(NamedTuple):
+    """A place and how far around it, in radians as seen from the middle of the earth."""
+
+    latitude: float
+    longitude: float
+    radius: float
 
 
 class Date(NamedTuple):
@@ -76,7 +92,7 @@ class Composite(NamedTuple):
     parts: "tuple[Value, ...]"
 
 
-Value = Token | Reference | Date | Number | Quantity | Text | Missing | Composite
+Value = Token | Reference | Date | Number | Quantity | Text | Missing | Composite | Typed | Near
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +103,20 @@ class Clause:
     type: str  # search parameter type
     modifier: str
     values: tuple[Value, ...]
+    parameter: Parameter | None = field(default=None, compare=False)  # where it is not one of the official ones
+
+    def definition(self, resource_type: str) -> Parameter:
+        """Return the parameter that this is about."""
+        return self.parameter or parameters(resource_type)[self.code]
+
+
+Table = Callable[[str], Mapping[str, Parameter]]  # resource type -> its search parameters by code
+_OFFICIAL: Table = parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what a search may ask."""
+    """What a search may ask: bounds, and which parameters there are."""
 
     parameters: int = 100
     values: int = 200  # of one parameter; MongoDB merges at most 200 index scans in order
@@ -99,6 +124,10 @@ class Limits:
     count: int = 1000  # matches on a page; a larger wish is cut to this
     default_count: int = DEFAULT_COUNT
     includes: int = MAX_INCLUDES  # resources that come with a page
+    depth: int = 8  # links of a chain, in either direction
+    branches: int = 200  # criteria that one parameter may come to, where a chain may lead to many types
+    terms: int = 50  # of one `_filter`
+    table: Table = _OFFICIAL
 
 
 def clause(resource_type: str, name: str, value: str, *, base_url: str = "", limits: Limits | None = None) -> Clause:
@@ -108,7 +137,7 @@ def clause(resource_type: str, name: str, value: str, *, base_url: str = "", lim
     """
     limits = limits or Limits()
     code, _, modifier = name.partition(":")
-    parameter = _parameter(resource_type, code)
+    parameter = _parameter(resource_type, code, limits.table)
     kind = _value_kind(parameter, modifier)
     texts = split(value, ",")
     if len(texts) > limits.values:
@@ -125,7 +154,8 @@ def clause(resource_type: str, name: str, value: str, *, base_url: str = "", lim
     except AppError as error:
         raise error if error.where else _invalid(name, error.message) from None
     kept = modifier if modifier in MODIFIERS[parameter.type] else ""  # `:Patient` is in the values now
-    return Clause(code, parameter.type, kept, values)
+    own = None if parameters(resource_type).get(code) is parameter else parameter
+    return Clause(code, parameter.type, kept, values, own)
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -168,37 +198,51 @@ class _Context(NamedTuple):
 MODIFIERS: dict[str, frozenset[str]] = {
     "_id": frozenset({""}),
     "_lastUpdated": frozenset({""}),
-    "token": frozenset({"", "not", "text", "missing"}),
-    "reference": frozenset({"", "identifier", "missing"}),
+    "token": frozenset({"", "not", "text", "in", "not-in", "above", "below", "of-type", "missing"}),
+    "reference": frozenset({"", "identifier", "above", "below", "missing"}),
     "string": frozenset({"", "exact", "contains", "missing"}),
     "date": frozenset({"", "missing"}),
     "number": frozenset({"", "missing"}),
     "quantity": frozenset({"", "missing"}),
-    "uri": frozenset({"", "missing"}),
+    "uri": frozenset({"", "above", "below", "missing"}),
     "composite": frozenset({""}),
+    "special": frozenset({""}),
+}
+_KINDS = {
+    # modifier -> how its value is written, where that is not the parameter's own way
+    "missing": "missing",
+    "text": "string",
+    "identifier": "token",
+    "in": "uri",
+    "not-in": "uri",
+    "of-type": "typed",
 }
 
 
-@cache
-def _parameter(resource_type: str, code: str) -> Parameter:
-    parameter = parameters(resource_type).get(code)
-    if "." in code:
-        raise _invalid(code, "chained parameters are not supported")
+def modifiers(parameter: Parameter) -> frozenset[str]:
+    """Return the modifiers that a parameter takes, "" for none; a reference takes resource types besides."""
+    return MODIFIERS.get(parameter.code, MODIFIERS[parameter.type])
+
+
+def _parameter(resource_type: str, code: str, table: Table) -> Parameter:
+    known = table(resource_type)
+    parameter = known.get(code)
     if parameter is None:
-        known = ", ".join(sorted(parameters(resource_type)))
-        raise _invalid(code[:64], f"unknown for {resource_type}, which has: {known}")
+        raise _invalid(code[:64], f"unknown for {resource_type}, which has: {', '.join(sorted(known))}")
     return parameter
 
 
 def _value_kind(parameter: Parameter, modifier: str) -> str:
-    allowed = MODIFIERS.get(parameter.code, MODIFIERS[parameter.type])
+    allowed = modifiers(parameter)
     is_type = parameter.type == "reference" and modifier in resource_types()
     if is_type and parameter.targets and modifier not in parameter.targets:
         raise _invalid(parameter.code, f"it never refers to a {modifier}")
     if modifier not in allowed and not is_type:
         offered = ", ".join(f":{name}" for name in sorted(allowed) if name) or "none"
         raise _invalid(parameter.code, f"the modifier :{modifier[:32]} is not supported here; supported: {offered}")
-    return {"missing": "missing", "text": "string", "identifier": "token"}.get(modifier, parameter.type)
+    if modifier in {"above", "below"} and parameter.type == "token":
+        return "token"
+    return _KINDS.get(modifier, parameter.type)
 
 
 def _invalid(name: str, reason: str) -> AppError:
@@ -223,8 +267,7 @@ def _reference(text: str, context: _Context) -> Reference:
     value = unescape(text)
     if context.base_url:
         value = value.removeprefix(context.base_url.rstrip("/") + "/")
-    value = value.partition("/_history/")[0]
-    if context.modifier:
+    if context.modifier in resource_types():
         value = value.removeprefix(f"{context.modifier}/")
         return Reference((f"{context.modifier}/{check_id(value, where=context.name)}",))
     if "/" in value or ":" in value:
@@ -266,6 +309,31 @@ def _text(text: str, context: _Context) -> Text:
     return Text(unescape(text))
 
 
+def _typed(text: str, context: _Context) -> Typed:
+    parts = [unescape(part) for part in split(text, "|")]
+    if len(parts) != 3 or not parts[1] or not parts[2]:
+        raise _invalid(context.name, "the value of :of-type is written system|code|value")
+    return Typed(*parts)
+
+
+# Source: FHIR R4 location, near: latitude|longitude|distance|units; kilometres where none are given
+_DISTANCES = {"km": 1.0, "m": 0.001, "[mi_us]": 1.609347219, "[mi_i]": 1.609344, "mi": 1.609344, "ft": 0.0003048}
+_DEFAULT_KM = "50"
+_EARTH_KM = 6378.1
+
+
+def _near(text: str, context: _Context) -> Near:
+    latitude, longitude, distance, unit = ([unescape(part) for part in split(text, "|")] + [""] * 4)[:4]
+    numbers = [latitude, longitude, distance or _DEFAULT_KM]
+    if not all(_NUMBER.fullmatch(each) for each in numbers) or unit not in {"", *_DISTANCES}:
+        known = ", ".join(_DISTANCES)
+        raise _invalid(context.name, f"it is written latitude|longitude|distance|unit, with a unit of {known}")
+    north, east, far = (float(each) for each in numbers)
+    if abs(north) > 90 or abs(east) > 180 or not 0 <= far * _DISTANCES[unit or "km"] <= 20_000:
+        raise _invalid(context.name, "latitude is -90 to 90, longitude -180 to 180, distance up to 20,000 km")
+    return Near(north, east, far * _DISTANCES[unit or "km"] / _EARTH_KM)
+
+
 def _missing(text: str, context: _Context) -> Missing:
     if text not in {"true", "false"}:
         raise _invalid(context.name, "the value of :missing is true or false")
@@ -297,6 +365,8 @@ _PARSERS: dict[str, Callable[[str, _Context], Value]] = {
     "quantity": _quantity,
     "string": _text,
     "uri": _text,
+    "typed": _typed,
+    "special": _near,
     "missing": _missing,
     "composite": _composite,
 }

@@ -40,6 +40,10 @@ class _Untranslatable(Exception):
     """The expression is beyond the subset."""
 
 
+class _NoSuchElement(_Untranslatable):
+    """The expression names an element that there is not."""
+
+
 @cache
 def compile(expression: str, context: str) -> Callable[[dict[str, Any]], list[Typed]]:
     """Return a function from a value of the context type to the typed values that the expression selects."""
@@ -85,6 +89,16 @@ def reference_type(reference: Any) -> str:
     if len(parts) >= 2 and parts[-2] in resource_types():
         return parts[-2]
     return str(reference.get("type", ""))
+
+
+def may_give(expression: str, context: str) -> bool:
+    """Say whether an expression can give anything of a context type, as far as that is known."""
+    try:
+        return bool(paths(expression, context))
+    except _NoSuchElement:
+        return False
+    except _Untranslatable:
+        return True
 
 
 def _walk(values: list[Any], step: Step) -> list[Any]:
@@ -155,7 +169,10 @@ class _Parser:
             url = self.take("text")
             is_meant = _equals("url", url)
             found = [Path((*path.steps, "extension", is_meant), "Extension", False) for path in found]
-            result = _child(found, "value")  # a search parameter on an extension means its value
+            self.expect(")")
+            # A search parameter on an extension means its value, said or not.
+            is_said = self.tokens[self.position : self.position + 2] == [("sign", "."), ("word", "value")]
+            return found if is_said else _child(found, "value")
         else:
             raise _Untranslatable(name)
         self.expect(")")
@@ -219,7 +236,7 @@ def _child(found: list[Path], name: str) -> list[Path]:
         known = elements(path.type)
         element = known.get(name) or known.get(f"{name}[x]")
         if element is None:
-            raise _Untranslatable(name)
+            raise _NoSuchElement(name)
         for kind in element.types:
             key = name + kind[:1].upper() + kind[1:] if element.name.endswith("[x]") else name
             result.append(Path((*path.steps, key), kind, path.is_single and not element.is_array))

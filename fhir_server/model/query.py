@@ -10,19 +10,24 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import NamedTuple
 
-from fhir_server.model.criteria import DEFAULT_COUNT, MAX_INCLUDES, Clause, Limits, clause
-from fhir_server.model.definitions import elements, parameters, resource_types
+from fhir_server.model import filter_language
+from fhir_server.model.chains import Criterion, Reading, criterion, refused
+from fhir_server.model.criteria import DEFAULT_COUNT, MAX_INCLUDES, Limits, Table
+from fhir_server.model.definitions import Parameter, compartments, elements, parameters, resource_types
 from fhir_server.model.fhirpath import is_single
+from fhir_server.model.resources import RESOURCES
 from imaging.errors import AppError, Category
 
 CURSOR = "_cursor"
 TOTALS = ("none", "estimate", "accurate")
 SUMMARIES = ("true", "text", "data", "count", "false")
-MAX_SORT_KEYS = 3
+CONTAINED = ("false", "true", "both")
+CONTAINED_TYPES = ("container", "contained")
+MAX_SORT_KEYS = 5
 NOT_SEARCH = frozenset({"_format", "_pretty"})  # general parameters of the interface; they never change what matches
-UNSUPPORTED = frozenset(
-    {"_contained", "_containedType", "_content", "_filter", "_has", "_list", "_query", "_score", "_text", "_type"}
-)
+UNSUPPORTED = frozenset({"_content", "_query", "_score", "_text"})
+OWN_FIELDS = frozenset({"_id", "_lastUpdated"})  # fields of a document itself
+_UNSORTED = frozenset({"composite", "special"})
 
 
 class Include(NamedTuple):
@@ -35,18 +40,26 @@ class Include(NamedTuple):
 
 
 class SortKey(NamedTuple):
-    """One key of the order; `code` is `_id`, `_lastUpdated` or a date parameter with one value at most."""
+    """One key of the order; `type` is that of the search parameter."""
 
     code: str
     is_descending: bool
+    type: str = "date"
+
+
+class Branch(NamedTuple):
+    """What is asked of one of several resource types."""
+
+    type: str
+    clauses: tuple[Criterion, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked of one resource type. No sort means newest created first."""
+    """What is asked of one resource type, or of several. No sort means newest created first."""
 
-    type: str
-    clauses: tuple[Clause, ...] = ()
+    type: str  # "" for several, which `branches` name
+    clauses: tuple[Criterion, ...] = ()
     include: tuple[Include, ...] = ()
     revinclude: tuple[Include, ...] = ()
     sort: tuple[SortKey, ...] = ()
@@ -56,19 +69,34 @@ class Query:
     elements: tuple[str, ...] = ()
     cursor: str | None = None
     max_includes: int = MAX_INCLUDES
+    branches: tuple[Branch, ...] = ()
+    compartment: str = ""  # such as `Patient/1`
+    contained: str = "false"  # whether contained resources match: false, true (they alone), both
+    contained_type: str = "container"  # what is told of a contained match
     used: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # for the self link; without the cursor
     ignored: tuple[str, ...] = field(default=(), compare=False)  # names that lenient handling left out
 
     @property
     def fingerprint(self) -> str:
         """A short text equal for equal criteria and order: a cursor is only good for the query that made it."""
-        content = repr((self.type, self.clauses, self.sort))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        asked = (self.type, self.clauses, self.sort, self.branches, self.compartment, self.contained)
+        return hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
 
     @property
     def counts_only(self) -> bool:
         """Whether no resources are wanted, only how many there are."""
         return self.summary == "count" or self.count == 0
+
+    @property
+    def asked(self) -> tuple[Branch, ...]:
+        """What is asked of each type."""
+        return self.branches if not self.type else (Branch(self.type, self.clauses),)
+
+    @property
+    def path(self) -> str:
+        """The address of the search below the base, such as `Patient/1/ImagingStudy`."""
+        kind = self.type or ("*" if self.compartment else "")
+        return "/".join(part for part in (self.compartment, kind) if part)
 
 
 def parse(
@@ -78,18 +106,25 @@ def parse(
     base_url: str = "",
     limits: Limits | None = None,
     lenient: bool = False,
+    compartment: str = "",
 ) -> Query:
-    """Return the query that the parameters ask. Raises INVALID, naming the first parameter that is not understood."""
+    """Return the query that the parameters ask. Raises INVALID, naming the first parameter that is not understood.
+
+    resource_type   "" for what `_type` names, or for every type
+    compartment     within which is searched, such as `Patient/1`
+    """
     limits = limits or Limits()
     given = [(name, value) for name, value in params if name not in NOT_SEARCH]
     if len(given) > limits.parameters:
         message = f"{len(given)} search parameters, at most {limits.parameters} are accepted"
         raise AppError(Category.INVALID, message, where="search")
-    query = Query(resource_type, count=limits.default_count, max_includes=limits.includes)
-    seen: set[str] = set()
+    parser = _Parser(Reading(base_url, limits))
+    query = Query(resource_type, count=limits.default_count, max_includes=limits.includes, compartment=compartment)
+    if not resource_type:
+        query = replace(query, branches=tuple(Branch(kind, ()) for kind in _types(given, compartment)))
     for name, value in given:
         try:
-            query = _add(query, name, value, seen, base_url, limits)
+            query = parser.add(query, name, value)
         except AppError:
             # A cursor that is dropped would silently start again at the first page.
             if not lenient or name == CURSOR:
@@ -98,126 +133,190 @@ def parse(
     return query
 
 
-def _add(query: Query, name: str, value: str, seen: set[str], base_url: str, limits: Limits) -> Query:
-    base, _, modifier = name.partition(":")
-    result = _RESULT_PARAMETERS.get(base)
-    if result is None:
-        if base in UNSUPPORTED:
-            raise _refused(name, "this server does not support it")
-        found = clause(query.type, name, value, base_url=base_url, limits=limits)
-        query = replace(query, clauses=(*query.clauses, found))
-    else:
-        if base in seen and base not in _REPEATABLE:
-            raise _refused(name, "it is given more than once")
-        seen.add(base)
-        query = result(query, modifier, value, limits)
-    return query if name == CURSOR else replace(query, used=(*query.used, (name, value)))
+def _types(given: list[tuple[str, str]], compartment: str) -> list[str]:
+    """Return the types that `_type` names; all that there can be, where it is not given."""
+    named = [kind.strip() for name, value in given if name == "_type" for kind in value.split(",")]
+    unknown = [kind for kind in named if kind not in RESOURCES]
+    if unknown:
+        raise refused("_type", f"this server keeps no {unknown[0][:64]!r} resources")
+    owner = compartment.partition("/")[0]
+    within = [kind for kind in named or RESOURCES if not owner or owner in compartments(kind)]
+    if not within:
+        raise refused("_type", f"no resource of these types is in the compartment of a {owner}")
+    return list(dict.fromkeys(within))
 
 
-def _refused(name: str, reason: str) -> AppError:
-    return AppError(Category.INVALID, f"search parameter {name[:64]}: {reason}", where=name[:64])
+class _Parser:
+    """Adds one parameter after another to a query."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.seen: set[str] = set()
+
+    def add(self, query: Query, name: str, value: str) -> Query:
+        base, _, modifier = name.partition(":")
+        result = _RESULT_PARAMETERS.get(base)
+        if result is None:
+            if base in UNSUPPORTED:
+                raise refused(name, "this server does not support it")
+            query = self.with_criterion(query, name, value)
+        else:
+            if base in self.seen and base not in _REPEATABLE:
+                raise refused(name, "it is given more than once")
+            self.seen.add(base)
+            query = result(query, modifier, value, self.reading)
+        return query if name == CURSOR else replace(query, used=(*query.used, (name, value)))
+
+    def with_criterion(self, query: Query, name: str, value: str) -> Query:
+        if query.type:
+            return replace(query, clauses=(*query.clauses, self.criterion(query.type, name, value)))
+        branches: list[Branch] = []
+        for branch in query.branches:
+            try:
+                found = self.criterion(branch.type, name, value)
+            except AppError:
+                # Of the types that nothing can refer to in this way, nothing is found; others have to know the name.
+                if not name.startswith("_has:") or (branch is query.branches[-1] and not branches):
+                    raise
+                continue
+            branches.append(branch._replace(clauses=(*branch.clauses, found)))
+        return replace(query, branches=tuple(branches))
+
+    def criterion(self, kind: str, name: str, value: str) -> Criterion:
+        if name == filter_language.NAME:
+            return filter_language.parse(kind, value, self.reading)
+        return criterion(kind, name, value, self.reading)
 
 
-def _count(query: Query, modifier: str, value: str, limits: Limits) -> Query:
+def _count(query: Query, modifier: str, value: str, reading: Reading) -> Query:
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise _refused("_count", "the value is a number, 0 or more")
-    return replace(query, count=min(int(value), limits.count))
+        raise refused("_count", "the value is a number, 0 or more")
+    return replace(query, count=min(int(value), reading.limits.count))
 
 
-def _total(query: Query, modifier: str, value: str, limits: Limits) -> Query:
+def _type(query: Query, modifier: str, value: str, reading: Reading) -> Query:
+    if query.type:
+        raise refused("_type", f"{query.type} alone is searched here")
+    return query  # was looked at first
+
+
+def _total(query: Query, modifier: str, value: str, reading: Reading) -> Query:
     return replace(query, total=_one_of("_total", value, TOTALS))
 
 
-def _summary(query: Query, modifier: str, value: str, limits: Limits) -> Query:
+def _contained(query: Query, modifier: str, value: str, reading: Reading) -> Query:
+    if not query.type:
+        raise refused("_contained", "name the type of the contained resources in the address")
+    return replace(query, contained=_one_of("_contained", value, CONTAINED))
+
+
+def _contained_type(query: Query, modifier: str, value: str, reading: Reading) -> Query:
+    return replace(query, contained_type=_one_of("_containedType", value, CONTAINED_TYPES))
+
+
+def _summary(query: Query, modifier: str, value: str, reading: Reading) -> Query:
     if query.elements:
-        raise _refused("_summary", "it cannot be combined with _elements")
+        raise refused("_summary", "it cannot be combined with _elements")
     return replace(query, summary=_one_of("_summary", value, SUMMARIES))
 
 
-def _elements(query: Query, modifier: str, value: str, limits: Limits) -> Query:
+def _elements(query: Query, modifier: str, value: str, reading: Reading) -> Query:
     if query.summary:
-        raise _refused("_elements", "it cannot be combined with _summary")
+        raise refused("_elements", "it cannot be combined with _summary")
     names = tuple(name.strip() for name in value.split(","))
-    known = {name.removesuffix("[x]") for name in elements(query.type)}
+    known = {name.removesuffix("[x]") for branch in query.asked for name in elements(branch.type)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise _refused("_elements", f"{query.type} has no top element {unknown[0][:64]!r}")
+        raise refused("_elements", f"{query.type or 'no such type'} has no top element {unknown[0][:64]!r}")
     return replace(query, elements=names)
 
 
-def _sort(query: Query, modifier: str, value: str, limits: Limits) -> Query:
+def _sort(query: Query, modifier: str, value: str, reading: Reading) -> Query:
     texts = [text.strip() for text in value.split(",")]
     if len(texts) > MAX_SORT_KEYS:
-        raise _refused("_sort", f"at most {MAX_SORT_KEYS} keys are accepted")
-    return replace(query, sort=tuple(_sort_key(query.type, text) for text in texts))
+        raise refused("_sort", f"at most {MAX_SORT_KEYS} keys are accepted")
+    return replace(query, sort=tuple(_sort_key(query.type, text, reading.table) for text in texts))
 
 
-def _sort_key(resource_type: str, text: str) -> SortKey:
+def _sort_key(resource_type: str, text: str, table: Table) -> SortKey:
     code = text.removeprefix("-")
-    if code not in sortable(resource_type):
-        offered = ", ".join(sorted(sortable(resource_type)))
-        raise _refused("_sort", f"{resource_type} cannot be sorted by {code[:64]!r}; it can by: {offered}")
-    return SortKey(code, text.startswith("-"))
+    offered = sorts(table(resource_type).values()) if resource_type else dict.fromkeys(OWN_FIELDS, "token")
+    if code not in offered:
+        known = ", ".join(sorted(offered))
+        what = resource_type or "what is of several types"
+        raise refused("_sort", f"{what} cannot be sorted by {code[:64]!r}; it can by: {known}")
+    return SortKey(code, text.startswith("-"), offered[code])
+
+
+def sorts(known: Iterable[Parameter]) -> dict[str, str]:
+    """Return by which of the parameters one can sort, with their types."""
+    return {each.code: each.type for each in known if each.type not in _UNSORTED and each.code not in UNSUPPORTED}
 
 
 @cache
 def sortable(resource_type: str) -> frozenset[str]:
-    """Return what a type can be sorted by: `_id`, `_lastUpdated`, and date parameters with one value at most."""
-    return frozenset(
-        {code for code in parameters(resource_type) if is_scalar_date(resource_type, code)} | {"_id", "_lastUpdated"}
-    )
+    """Return the codes of the official parameters that a type can be sorted by."""
+    return frozenset(sorts(parameters(resource_type).values()))
 
 
 def is_scalar_date(resource_type: str, code: str) -> bool:
-    """Say whether a parameter is a date that a resource has once at most."""
+    """Say whether an official parameter is a date that a resource has once at most."""
     parameter = parameters(resource_type).get(code)
     if parameter is None or parameter.type != "date" or code == "_lastUpdated":
         return False
     return is_single(parameter.expression, resource_type)
 
 
-def _include(query: Query, modifier: str, value: str, limits: Limits) -> Query:
-    found = _include_of("_include", modifier, f"{query.type}:*" if value == "*" else value)
-    if found.source != query.type and not found.is_iterated:
-        raise _refused("_include", f"it starts at {found.source}, but {query.type} is searched")
+def _include(query: Query, modifier: str, value: str, reading: Reading) -> Query:
+    kinds = {branch.type for branch in query.asked}
+    if value == "*" and query.type:
+        value = f"{query.type}:*"
+    elif value == "*":
+        raise refused("_include", "name the type: Type:*")
+    found = _include_of("_include", modifier, value, reading)
+    if found.source not in kinds and not found.is_iterated:
+        raise refused("_include", f"it starts at {found.source}, but {query.type or 'other types'} is searched")
     return replace(query, include=(*query.include, found))
 
 
-def _revinclude(query: Query, modifier: str, value: str, limits: Limits) -> Query:
-    found = _include_of("_revinclude", modifier, value)
-    if found.parameter == "*":
-        raise _refused("_revinclude", "name the parameter; the wildcard is only supported for _include")
+def _revinclude(query: Query, modifier: str, value: str, reading: Reading) -> Query:
+    if value == "*":
+        raise refused("_revinclude", "name the type that refers to the matches: Type:* or Type:parameter")
+    found = _include_of("_revinclude", modifier, value, reading)
     return replace(query, revinclude=(*query.revinclude, found))
 
 
-def _include_of(name: str, modifier: str, value: str) -> Include:
+def _include_of(name: str, modifier: str, value: str, reading: Reading) -> Include:
     parts = value.split(":")
     if modifier not in {"", "iterate", "recurse"} or not 2 <= len(parts) <= 3:
-        raise _refused(name, "it is written Type:parameter or Type:parameter:Type; the only modifier is :iterate")
+        raise refused(name, "it is written Type:parameter or Type:parameter:Type; the only modifier is :iterate")
     source, code, target = (*parts, "")[:3]
     if source not in resource_types() or (target and target not in resource_types()):
-        raise _refused(name, "it names an unknown resource type")
-    parameter = parameters(source).get(code)
+        raise refused(name, "it names an unknown resource type")
+    parameter = reading.table(source).get(code)
     if code != "*" and (parameter is None or parameter.type != "reference"):
-        raise _refused(name, f"{source} has no reference parameter {code[:64]!r}")
+        raise refused(name, f"{source} has no reference parameter {code[:64]!r}")
     return Include(source, code, target, bool(modifier))
 
 
-def _cursor(query: Query, modifier: str, value: str, limits: Limits) -> Query:
-    if not value or len(value) > limits.value_length:
-        raise _refused(CURSOR, "it is not one of this server's")
+def _cursor(query: Query, modifier: str, value: str, reading: Reading) -> Query:
+    if not value or len(value) > reading.limits.value_length:
+        raise refused(CURSOR, "it is not one of this server's")
     return replace(query, cursor=value)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
-        raise _refused(name, f"the value is one of: {', '.join(allowed)}")
+        raise refused(name, f"the value is one of: {', '.join(allowed)}")
     return value
 
 
-_RESULT_PARAMETERS: dict[str, Callable[[Query, str, str, Limits], Query]] = {
+_RESULT_PARAMETERS: dict[str, Callable[[Query, str, str, Reading], Query]] = {
+    "_contained": _contained,
+    "_containedType": _contained_type,
     "_count": _count,
     "_total": _total,
+    "_type": _type,
     "_summary": _summary,
     "_elements": _elements,
     "_sort": _sort,
@@ -225,4 +324,4 @@ _RESULT_PARAMETERS: dict[str, Callable[[Query, str, str, Limits], Query]] = {
     "_revinclude": _revinclude,
     CURSOR: _cursor,
 }
-_REPEATABLE = frozenset({"_include", "_revinclude"})
+_REPEATABLE = frozenset({"_include", "_revinclude", "_type"})

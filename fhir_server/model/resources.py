@@ -30,6 +30,7 @@ class SystemInteraction(StrEnum):
     TRANSACTION = "transaction"
     BATCH = "batch"
     HISTORY = "history-system"
+    SEARCH = "search-system"
 
 
 class Domain(StrEnum):

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from fhir_server.model.criteria import check_id
+from fhir_server.model.definitions import compartments_known
 from fhir_server.model.resources import Interaction, ResourceType, SystemInteraction
 from imaging.errors import AppError, Category
 
@@ -18,14 +20,18 @@ _VARIABLE = re.compile(r"\[(\w+)\]")
 
 
 class Route(NamedTuple):
-    """What a method of an address stands for. `template` has `[type]`, `[id]` and `[vid]` where something varies."""
+    """What a method of an address stands for. `template` has `[type]`, `[id]`, `[vid]` and so on where it varies."""
 
     method: str
     template: str
     interaction: Interaction | SystemInteraction
 
 
+# Addresses within a compartment, whose owner is [type]/[id].
+WITHIN = frozenset({"[type]/[id]/*", "[type]/[id]/[within]"})
+WHOLE = Route("GET", "", SystemInteraction.SEARCH)
 ROUTES: tuple[Route, ...] = (
+    WHOLE,
     Route("GET", "_history", SystemInteraction.HISTORY),
     Route("GET", "[type]", Interaction.SEARCH),
     Route("POST", "[type]", Interaction.CREATE),
@@ -39,16 +45,31 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "[type]/[id]", Interaction.DELETE),
     Route("GET", "[type]/[id]/_history", Interaction.HISTORY),
     Route("GET", "[type]/[id]/_history/[vid]", Interaction.VREAD),
+    Route("GET", "[type]/[id]/*", SystemInteraction.SEARCH),
+    Route("GET", "[type]/[id]/[within]", Interaction.SEARCH),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address with a method, understood. `variables` are what stands at `[type]`, `[id]` and so on."""
+    """An address with a method, understood. `variables` are what stands at `[type]`, `[id]` and so on (`meant`)."""
 
     route: Route
     variables: Mapping[str, str]
     parameters: tuple[tuple[str, str], ...]
+
+
+def meant(route: Route, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of an address; within a compartment, `compartment` and the type of what is searched there.
+
+    Raises NOT_FOUND for a compartment that there is none of, INVALID for a wrong id.
+    """
+    if route.template not in WITHIN:
+        return dict(variables)
+    owner, within = variables["type"], variables.get("within", "")
+    if owner not in compartments_known():
+        raise AppError(Category.NOT_FOUND, "there is no such compartment", where=owner[:64])
+    return {"type": within, "compartment": f"{owner}/{check_id(variables['id'], where=f'{owner}.id')}"}
 
 
 def methods(template: str, row: ResourceType) -> set[str]:
@@ -74,7 +95,9 @@ def understood(method: str, url: str, base_url: str) -> Address:
     for route in fitting:
         variables = _variables(route.template.split("/"), segments)
         if variables is not None:
-            return Address(route, MappingProxyType(variables), tuple(parse_qsl(query, keep_blank_values=True)))
+            return Address(
+                route, MappingProxyType(meant(route, variables)), tuple(parse_qsl(query, keep_blank_values=True))
+            )
     raise AppError(Category.UNSUPPORTED, "there is no such interaction at this address", where="url")
 
 

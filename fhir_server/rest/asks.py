@@ -64,13 +64,15 @@ class Ask:
     body: Any = None
     conditions: Conditions = Conditions()
     preferences: Preferences = Preferences()
+    compartment: str = ""  # within which is searched, such as `Patient/1`
 
     @property
     def searches(self) -> bool:
         """Whether a search is done: for its own sake, or to find what is meant."""
         by_criteria = (Interaction.UPDATE, Interaction.PATCH, Interaction.DELETE)
         is_conditional = self.interaction in by_criteria and not self.id
-        return is_conditional or self.interaction is Interaction.SEARCH or self.conditions.if_none_exist is not None
+        is_search = self.interaction in (Interaction.SEARCH, SystemInteraction.SEARCH)
+        return is_conditional or is_search or self.conditions.if_none_exist is not None
 
     @property
     def key(self) -> str:

@@ -24,9 +24,9 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 def searchset(base_url: str, query: Query, page: Page, outcome: dict[str, Any] | None, now: datetime) -> bytes:
     """Return the Bundle of one page of a search; `outcome` tells what was left out, None when nothing was."""
     used = [*query.used]
-    links = [("self", _address(base_url, query.type, used))]
+    links = [("self", _address(base_url, query.path, used))]
     if page.next_cursor:
-        links.append(("next", _address(base_url, query.type, [*used, (CURSOR, page.next_cursor)])))
+        links.append(("next", _address(base_url, query.path, [*used, (CURSOR, page.next_cursor)])))
     entries = [_entry(base_url, each, b'"search":{"mode":"match"}') for each in page.matches]
     entries += [_entry(base_url, each, b'"search":{"mode":"include"}') for each in page.includes]
     if outcome is not None:
@@ -99,9 +99,9 @@ def _answer(answer: Answer) -> bytes:
     return b"{" + b",".join(parts) + b"}"
 
 
-def _address(base_url: str, resource_type: str, parameters: Sequence[tuple[str, str]]) -> str:
-    query = urlencode(parameters)
-    return f"{base_url}/{resource_type}?{query}" if query else f"{base_url}/{resource_type}"
+def _address(base_url: str, path: str, parameters: Sequence[tuple[str, str]]) -> str:
+    address, query = f"{base_url}/{path}" if path else base_url, urlencode(parameters)
+    return f"{address}?{query}" if query else address
 
 
 def _indented(body: bytes) -> Iterator[bytes]:

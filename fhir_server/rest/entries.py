@@ -76,6 +76,7 @@ class Entry:
             body=_patch(body, most_bytes) if interaction is Interaction.PATCH else body,
             conditions=self.conditions,
             preferences=preferences,
+            compartment=self.address.variables.get("compartment", ""),
         )
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
+from fhir_server import reindexing
 from fhir_server.access.audit import Access, Audit
 from fhir_server.access.principals import Principal
 from fhir_server.model import json, query
@@ -25,6 +26,7 @@ from fhir_server.rest.asks import Answer, Ask, Json, Return, is_known, version_w
 from fhir_server.rest.criteria import criteria, criteria_of_text
 from fhir_server.store.documents import Resource
 from fhir_server.store.filters import Act
+from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.repository import Repository
 from fhir_server.studies import Studies
 from imaging.errors import AppError, Category
@@ -50,6 +52,7 @@ KINDS: Mapping[Interaction | SystemInteraction, Kind] = {
     Interaction.UPDATE: Kind(Access.UPDATE, Act.UPDATE),
     Interaction.PATCH: Kind(Access.PATCH, Act.UPDATE),
     Interaction.DELETE: Kind(Access.DELETE, Act.DELETE),
+    SystemInteraction.SEARCH: Kind(Access.SEARCH, Act.READ),
     SystemInteraction.HISTORY: Kind(Access.HISTORY_SYSTEM, Act.READ),
 }
 
@@ -72,6 +75,14 @@ class Backing(Protocol):
     @property
     def fhir_url(self) -> str:
         """Base of the FHIR door as clients reach it."""
+
+    @property
+    def own(self) -> Repository:
+        """The server's own repository, unrestricted."""
+
+    @property
+    def search_parameters(self) -> SearchParameters:
+        """The search parameters in use."""
 
     @property
     def search_limits(self) -> Limits:
@@ -127,7 +138,7 @@ class Interactions:
         """Do what has to be done before, and not within, a transaction: check the body, have new images shown."""
         if ask.interaction in (Interaction.CREATE, Interaction.UPDATE):
             validate(ask.body, ask.type)
-        if ask.searches and ask.type in PROJECTED:
+        if ask.searches and (ask.type in PROJECTED or not ask.type):
             self._server.studies.catch_up()
         elif ask.type == "ImagingStudy" and ask.id:
             self._server.studies.refresh(ask.id)
@@ -201,7 +212,12 @@ class Interactions:
         server = self._server
         is_lenient = ask.preferences.is_lenient
         asked = query.parse(
-            ask.type, ask.parameters, base_url=self._url, limits=server.search_limits, lenient=is_lenient
+            ask.type,
+            ask.parameters,
+            base_url=self._url,
+            limits=server.search_limits,
+            lenient=is_lenient,
+            compartment=ask.compartment,
         )
         page = self._repository.search(asked)
         names = [name for name, _ in ask.parameters if name not in query.NOT_SEARCH]
@@ -317,6 +333,8 @@ class Interactions:
     def _follow_up(self, written: Resource) -> None:
         if written.type == "ServiceRequest":
             self._later.append(lambda: self._server.studies.link_order(written.json()))
+        if written.type == "SearchParameter":
+            self._later.append(lambda: reindexing.place(self._server.own, self._server.search_parameters))
 
     def _written(self, ask: Ask, version: Resource, status: HTTPStatus) -> Answer:
         back = ask.preferences.back
@@ -338,6 +356,7 @@ _PERFORM: Mapping[Interaction | SystemInteraction, Callable[[Interactions, Ask],
     Interaction.PATCH: Interactions._patch,
     Interaction.DELETE: Interactions._delete,
     SystemInteraction.HISTORY: Interactions._changes,
+    SystemInteraction.SEARCH: Interactions._search,
 }
 
 

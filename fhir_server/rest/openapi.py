@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from fhir_server.model.capability import FORMATS, PATCH_FORMATS
+from fhir_server.model.definitions import compartments_known
 from fhir_server.model.resources import Interaction, SystemInteraction
-from fhir_server.rest.addresses import ROUTES, Route
+from fhir_server.rest.addresses import ROUTES, WITHIN, Route
 
 Json = dict[str, Any]
 
@@ -82,7 +83,10 @@ def _of_type(row: Json) -> Iterator[tuple[str, str, Json]]:
     offered = {each["code"] for each in row["interaction"]}
     own = [_search_parameter(each) for each in row.get("searchParam", ())]
     for route in ROUTES:
-        if "[type]" in route.template and route.interaction.value in offered:
+        if route.template in WITHIN:
+            if row["type"] in compartments_known():
+                yield f"/{_path(route, row['type'])}", route.method.lower(), _operation(route, row["type"], [])
+        elif "[type]" in route.template and route.interaction.value in offered:
             path = f"/{_path(route, row['type'])}"
             by_criteria = route.interaction in _WRITES and "[id]" not in route.template
             found = own if by_criteria or route.interaction is Interaction.SEARCH else []
@@ -129,7 +133,7 @@ def _common(interaction: Interaction | SystemInteraction) -> list[Json]:
         names += ["Summary", "Elements", "IfNoneMatch", "IfModifiedSince"]
     elif interaction in _HISTORIES:
         names += ["Count", "Since", "At", "Cursor"]
-    elif interaction is Interaction.SEARCH:
+    elif interaction in (Interaction.SEARCH, SystemInteraction.SEARCH):
         names += ["Count", "Sort", "Include", "RevInclude", "Total", "Summary", "Elements", "Cursor", "Prefer"]
     elif interaction is Interaction.CREATE:
         names += ["IfNoneExist", "Prefer"]

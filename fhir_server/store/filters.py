@@ -20,18 +20,19 @@ from fhir_server.model.criteria import (
     Composite,
     Date,
     Missing,
+    Near,
     Number,
     Quantity,
     Reference,
     Text,
     Token,
+    Typed,
     Value,
 )
-from fhir_server.model.definitions import parameters
 from fhir_server.model.fhirpath import leaf_types
 from fhir_server.model.query import Query, is_scalar_date
 from fhir_server.model.resources import RESOURCES
-from fhir_server.store.index import ARRAYS, PARTS, fold
+from fhir_server.store.index import ARRAYS, CANONICAL, PARTS, PHONETIC, base_units, canonical, fold, sound
 from imaging.errors import AppError, Category
 
 Filter = dict[str, Any]
@@ -99,11 +100,16 @@ UNRESTRICTED = Restriction(default=Rule(ALLOW, ALLOW, ALLOW, ALLOW))
 
 
 def compile_query(query: Query, mandatory: tuple[Clause, ...], now: datetime) -> Filter:
-    """Return the filter of a query within mandatory clauses. Raises FORBIDDEN when one of those is lost."""
-    required = [compile_clause(query.type, clause, now) for clause in mandatory]
-    wanted = [compile_clause(query.type, clause, now) for clause in query.clauses]
-    compiled: Filter = {"$and": [{"type": query.type}, *required, *wanted]}
-    check_mandatory(compiled, query.type, mandatory, now)
+    """Return the filter of a query of one type, none of whose criteria leads to other resources."""
+    wanted = [compile_clause(query.type, clause, now) for clause in query.clauses if isinstance(clause, Clause)]
+    return restricted(query.type, mandatory, wanted, now)
+
+
+def restricted(resource_type: str, mandatory: tuple[Clause, ...], wanted: list[Filter], now: datetime) -> Filter:
+    """Return one filter of what is wanted within mandatory clauses. Raises FORBIDDEN when one of those is lost."""
+    required = [compile_clause(resource_type, clause, now) for clause in mandatory]
+    compiled: Filter = {"$and": [{"type": resource_type}, *required, *wanted]}
+    check_mandatory(compiled, resource_type, mandatory, now)
     return compiled
 
 
@@ -115,6 +121,22 @@ def check_mandatory(compiled: Filter, resource_type: str, mandatory: tuple[Claus
         raise AppError(Category.FORBIDDEN, "the search would leave what you may see", where=resource_type)
 
 
+def contained(resource_type: str, wanted: list[Filter]) -> Filter:
+    """Return the filter of resources that contain one of the type for which all of the filters hold."""
+    return {"inside": {"$exists": True, "$elemMatch": {"$and": [{"t": resource_type}, *map(of_contained, wanted)]}}}
+
+
+def of_contained(wanted: Filter) -> Filter:
+    """Return a filter of resources as one of the rows of a contained resource, which has an id and no `_id`."""
+    found: Filter = {}
+    for name, item in wanted.items():
+        if name == "_id":
+            found["i"] = {"$in": [key.partition("/")[2] for key in item["$in"]]}
+        else:
+            found[name] = [of_contained(part) for part in item] if name in {"$and", "$or", "$nor"} else item
+    return found
+
+
 def compile_clause(resource_type: str, clause: Clause, now: datetime) -> Filter:
     """Return the filter of one clause. `now` is what `ap` measures the distance of dates from."""
     values = clause.values
@@ -124,21 +146,38 @@ def compile_clause(resource_type: str, clause: Clause, now: datetime) -> Filter:
         return _any([_moment("lastUpdated", value, now) for value in values if isinstance(value, Date)])
     if isinstance(values[0], Missing):
         return _any([_missing(clause, value) for value in values if isinstance(value, Missing)])
+    if isinstance(values[0], Near):
+        return _any([_near(value) for value in values if isinstance(value, Near)])
     if clause.type == "date" and clause.code in _scalars(resource_type):
-        is_point = leaf_types(parameters(resource_type)[clause.code].expression, resource_type) <= POINT_TYPES
-        found = [_date(value, now, is_point=is_point) for value in values if isinstance(value, Date)]
+        is_point = leaf_types(clause.definition(resource_type).expression, resource_type) <= POINT_TYPES
+        found = [_date(value, now, clause.modifier, is_point=is_point) for value in values if isinstance(value, Date)]
         return _any([_prefixed(f"sort.{clause.code}", condition) for condition in found])
     return _elements(resource_type, clause, now)
+
+
+def _near(value: Near) -> Filter:
+    return {"near": {"$geoWithin": {"$centerSphere": [[value.longitude, value.latitude], value.radius]}}}
 
 
 def _elements(resource_type: str, clause: Clause, now: datetime) -> Filter:
     kind, code = clause.type, clause.code
     if clause.modifier in _SIDE_ROWS:
         kind, code = _SIDE_ROWS[clause.modifier], f"{code}:{clause.modifier}"
-    parts = parameters(resource_type)[clause.code].component_types
-    conditions = [_condition(kind, clause.modifier, value, parts, now) for value in clause.values]
+    parts = clause.definition(resource_type).component_types
+    if code == PHONETIC:
+        conditions: list[Filter] = [
+            {"v": {"$in": [sound(word) for word in value.text.split()]}}
+            for value in clause.values
+            if isinstance(value, Text)
+        ]
+    else:
+        conditions = [_condition(kind, clause.modifier, value, parts, now) for value in clause.values]
     if _has_implied_system(resource_type, clause):
         conditions = [{name: item for name, item in condition.items() if name != "s"} for condition in conditions]
+    if kind == "quantity":
+        conditions = [_apart(code, condition) for condition in conditions]
+    if clause.modifier == "differs":
+        conditions = [{"$nor": [condition]} for condition in conditions]
     # `$exists` lets the planner use the index, which holds only documents that have the array.
     matches: list[Filter] = [
         {ARRAYS[kind]: {"$exists": True, "$elemMatch": {"p": code, **condition}}} for condition in _merged(conditions)
@@ -146,16 +185,27 @@ def _elements(resource_type: str, clause: Clause, now: datetime) -> Filter:
     return {"$nor": matches} if clause.modifier == "not" else _any(matches)
 
 
+def _apart(code: str, condition: Filter) -> Filter:
+    """Return the condition on a quantity where rows in base units lie apart from those in the units as they came."""
+    system = condition.get("s")
+    rest = {name: item for name, item in condition.items() if name != "s"}
+    if system == CANONICAL:
+        return {**rest, "p": f"{code}:{CANONICAL}"}
+    return rest if isinstance(system, dict) else condition
+
+
 # modifier -> search type of the rows that were made for it, under the code `parameter:modifier`
-_SIDE_ROWS = {"text": "string", "identifier": "token"}
+_SIDE_ROWS = {"text": "string", "identifier": "token", "of-type": "token"}
 
 
 def _condition(kind: str, modifier: str, value: Value, parts: tuple[str, ...], now: datetime) -> Filter:
     """Return what a row must satisfy. `parts` are the search types of a composite's components."""
     if isinstance(value, Date):
-        return _date(value, now, is_point=False)
+        return _date(value, now, modifier, is_point=False)
     if isinstance(value, Text):
-        return {"u": value.text} if kind == "uri" else _text(value, modifier)
+        return _uri(value.text, modifier) if kind == "uri" else _text(value, modifier)
+    if isinstance(value, Reference) and modifier in _OF_VERSIONS:
+        return _any([_OF_VERSIONS[modifier](text) for text in value.candidates])
     if isinstance(value, Composite):
         found = [_condition(part, "", item, (), now) for part, item in zip(parts, value.parts, strict=True)]
         return _all([_prefixed(name, condition) for name, condition in zip(PARTS, found, strict=False)])
@@ -171,16 +221,53 @@ def _token(value: Token) -> Filter:
     return condition
 
 
+def _typed(value: Typed) -> Filter:
+    return {"s": value.system, "c": f"{value.code}|{value.value}"}
+
+
 def _reference(value: Reference) -> Filter:
     return {"r": {"$in": list(value.candidates)}}
+
+
+def _version_below(text: str) -> Filter:
+    """Return the condition on canonical references of this version or one of its parts: `url|1` has `url|1.5`."""
+    url, mark, version = text.partition("|")
+    if not mark:
+        return {"r": {"$in": [url]}}
+    return {"$or": [{"r": text}, {"r": {"$gte": f"{url}|{version}.", "$lt": f"{url}|{version}." + LAST_CHARACTER}}]}
+
+
+def _version_above(text: str) -> Filter:
+    url, mark, version = text.partition("|")
+    numbers = version.split(".") if mark else []
+    return {"r": {"$in": [f"{url}|{'.'.join(numbers[:length])}" for length in range(1, len(numbers) + 1)] or [url]}}
+
+
+_OF_VERSIONS: Mapping[str, Callable[[str], Filter]] = {"below": _version_below, "above": _version_above}
+
+
+def _uri(text: str, modifier: str) -> Filter:
+    if modifier == "below":
+        under = text.rstrip("/") + "/"
+        return {"$or": [{"u": text}, {"u": {"$gte": under, "$lt": under + LAST_CHARACTER}}]}
+    if modifier == "above":
+        scheme, mark, rest = text.partition("://")
+        steps = rest.rstrip("/").split("/")
+        above = [f"{scheme}{mark}{'/'.join(steps[:length])}" for length in range(1, len(steps) + 1)] if mark else []
+        return {"u": {"$in": list(dict.fromkeys([text, *above, *(f"{each}/" for each in above)]))}}
+    if modifier == "starts":
+        return {"u": {"$gte": text, "$lt": text + LAST_CHARACTER}}
+    return {"u": text}
 
 
 def _text(value: Text, modifier: str) -> Filter:
     folded = fold(value.text)
     if modifier == "exact":
         return {"v": folded, "e": value.text}
-    if modifier == "contains":
-        return {"v": {"$regex": re.escape(folded)}}
+    if modifier in {"equals", "differs"}:
+        return {"v": folded}
+    if modifier in {"contains", "ends"}:
+        return {"v": {"$regex": re.escape(folded) + ("$" if modifier == "ends" else "")}}
     return {"v": {"$gte": folded, "$lt": folded + LAST_CHARACTER}}
 
 
@@ -189,7 +276,7 @@ def _number(value: Number) -> Filter:
     that `gt` and `ge`, which any part of a range may satisfy, are bounds on `l` too, the field that is indexed.
     """
     exact = value.value
-    margin = abs(exact) * 0.1
+    margin = abs(exact) / 10
     by_prefix: dict[str, Filter] = {
         "eq": {"l": {"$gte": value.low, "$lt": value.high}, "h": {"$lt": value.high}},
         "ne": {"$or": [{"l": {"$lt": value.low}}, {"h": {"$gte": value.high}}]},
@@ -205,28 +292,33 @@ def _number(value: Number) -> Filter:
 
 
 def _quantity(value: Quantity) -> Filter:
+    unit = base_units(value.system, value.code)
+    if unit is not None:
+        return {**_number(canonical(value.number, unit)), "s": CANONICAL, "c": unit.dimension}
     condition = _number(value.number)
-    if value.code is None:
-        return condition if value.system is None else {**condition, "s": value.system}
     if value.system is not None:
-        return {**condition, "s": value.system, "c": value.code}
-    return {"$and": [condition, {"$or": [{"c": value.code}, {"u": value.code}]}]}
+        return {**condition, "s": value.system, **({} if value.code is None else {"c": value.code})}
+    condition = {**condition, "s": {"$ne": CANONICAL}}
+    return condition if value.code is None else _all([condition, {"$or": [{"c": value.code}, {"u": value.code}]}])
 
 
 _CONDITIONS: dict[type, Callable[[Any], Filter]] = {
     Token: _token,
     Reference: _reference,
+    Typed: _typed,
     Number: _number,
     Quantity: _quantity,
 }
 
 
-def _date(value: Date, now: datetime, *, is_point: bool) -> Filter:
+def _date(value: Date, now: datetime, modifier: str, *, is_point: bool) -> Filter:
     """Return the condition on `l` and `h` of a stored interval. Source: FHIR R4 search 3.1.1.4.5.
 
     is_point    stored intervals are those of single dates, so that a bound on `h` is nearly one on `l`
     """
     low, high = value.interval
+    if modifier == "overlaps":
+        return {"l": {"$lt": high}, "h": {"$gt": low}}
     beyond: Filter = {"h": {"$gt": high}}
     by_prefix: dict[str, Filter] = {
         "eq": {"l": {"$gte": low, "$lt": high}, "h": {"$lte": high}},
@@ -291,10 +383,11 @@ def _merged(conditions: list[Filter]) -> list[Filter]:
     for condition in conditions:
         name = next((name for name in "cru" if name in condition), None)
         others = {key: item for key, item in condition.items() if key != name}
-        if name is None or any(isinstance(item, dict | list) for item in others.values()):
+        operand = condition.get(name or "")
+        is_range = isinstance(operand, dict) and "$in" not in operand
+        if name is None or is_range or any(isinstance(item, dict | list) for item in others.values()):
             rest.append(condition)
             continue
-        operand = condition[name]
         values = operand["$in"] if isinstance(operand, dict) else [operand]
         group = groups.setdefault((name, *sorted(others.items(), key=repr)), (others, name, []))
         group[2].extend(values)
@@ -308,7 +401,7 @@ def _has_implied_system(resource_type: str, clause: Clause) -> bool:
     """Say whether the parameter's element is a `code`, whose system its definition implies; then any is accepted."""
     if clause.type != "token" or clause.modifier not in {"", "not"}:
         return False
-    types = leaf_types(parameters(resource_type)[clause.code].expression, resource_type)
+    types = leaf_types(clause.definition(resource_type).expression, resource_type)
     return bool(types) and types <= {"code", "boolean"}
 
 

@@ -1,8 +1,9 @@
 """A resource becomes typed search rows: what the database matches against.
 
 Array rows `{p: parameter code, ...}` by kind: `tok` (s system, c code), `ref` (r reference), `str` (v folded, e exact),
-`dat` and `num` (l low, h high), `qty` (l, h, s, c, u unit), `uri` (u), `com` (a, b, c: a row per component).
-Beside them `sort` holds the interval of every date that occurs once at most, and `compartments` their names.
+`dat` and `num` (l low, h high), `qty` (l, h, s, c, u unit; in UCUM base units once more), `uri` (u), `com` (a, b, c: a
+row per component). Beside them `sort` holds the interval of every date that occurs once at most, `compartments` their
+names, `near` the place of a Location, and `inside` the rows of each contained resource (t its type, i its id).
 Pure. A value that does not fit its type gives no row: resources from outside were validated before.
 """
 
@@ -12,9 +13,10 @@ from decimal import Decimal
 from itertools import islice, product
 from typing import Any
 
-from fhir_server.model import dates, fhirpath
-from fhir_server.model.definitions import Parameter, compartments, parameters
-from fhir_server.model.query import is_scalar_date
+from fhir_server.model import dates, fhirpath, ucum
+from fhir_server.model.criteria import Number, Table
+from fhir_server.model.definitions import Parameter, compartments, parameters, resource_types
+from fhir_server.model.query import OWN_FIELDS, is_scalar_date
 from imaging.errors import AppError
 
 Row = dict[str, Any]
@@ -35,19 +37,35 @@ MAX_COMBINATIONS = 100  # composite rows of one element
 RESTRICTION_PERIOD = "restriction-period"
 # Rows by which no client searches, only this server itself.
 HIDDEN = {"Task": (Parameter(RESTRICTION_PERIOD, "date", "", "Task.restriction.period"),)}
-_OWN_FIELDS = frozenset({"_id", "_lastUpdated"})  # fields of the document itself, not rows
+MAX_CONTAINED = 100  # contained resources that can be found
+CANONICAL = "ucum"  # marks rows of quantities in base units: in the place of the system, or after the parameter's code
+PHONETIC = "phonetic"  # the string parameter that compares sounds
 
 
-def rows(resource: dict[str, Any], *, base_url: str = "") -> dict[str, Any]:
+def rows(resource: dict[str, Any], *, base_url: str = "", table: Table = parameters) -> dict[str, Any]:
     """Return the search fields of a resource's document; kinds without rows are left out.
 
     base_url    this server's FHIR base: absolute references to it count as relative ones
+    table       the search parameters of each type
     """
+    fields = _rows(resource, base_url, table)
+    names = _compartments(resource, fields.get("ref", []))
+    if names:
+        fields["compartments"] = names
+    inside = [
+        {"t": item["resourceType"], "i": str(item.get("id", "")), **_rows(item, base_url, table)}
+        for item in islice(resource.get("contained", ()), MAX_CONTAINED)
+        if isinstance(item, dict) and item.get("resourceType") in resource_types()
+    ]
+    return {**fields, "inside": inside} if inside else fields
+
+
+def _rows(resource: dict[str, Any], base_url: str, table: Table) -> dict[str, Any]:
     kind = resource["resourceType"]
     found: dict[str, dict[tuple[Any, ...], Row]] = {}
     scalars: Row = {}
-    for parameter in (*parameters(kind).values(), *HIDDEN.get(kind, ())):
-        if parameter.type not in ARRAYS or parameter.code in _OWN_FIELDS:
+    for parameter in (*table(kind).values(), *HIDDEN.get(kind, ())):
+        if parameter.type not in ARRAYS or parameter.code in OWN_FIELDS:
             continue
         for array, row in _parameter_rows(parameter, kind, resource, base_url):
             # The same value often occurs in every series or instance: one row is enough.
@@ -57,10 +75,18 @@ def rows(resource: dict[str, Any], *, base_url: str = "") -> dict[str, Any]:
     fields: dict[str, Any] = {array: list(kept.values()) for array, kept in found.items()}
     if scalars:
         fields["sort"] = scalars
-    names = _compartments(resource, fields.get("ref", []))
-    if names:
-        fields["compartments"] = names
-    return fields
+    return {**fields, **_place(resource)}
+
+
+def _place(resource: dict[str, Any]) -> dict[str, Any]:
+    """Return the point of a Location that has a position on the earth."""
+    position = resource.get("position") if resource["resourceType"] == "Location" else None
+    if not isinstance(position, dict):
+        return {}
+    if position.get("longitude") is None or position.get("latitude") is None:
+        return {}
+    east, north = float(position["longitude"]), float(position["latitude"])
+    return {"near": {"type": "Point", "coordinates": [east, north]}} if abs(east) <= 180 and abs(north) <= 90 else {}
 
 
 def fold(text: str) -> str:
@@ -70,14 +96,39 @@ def fold(text: str) -> str:
     return " ".join(plain.casefold().split())
 
 
+def sound(word: str) -> str:
+    """Return how a word sounds, by Soundex: `Robert` and `Rupert` are R163. Letters beyond A to Z are left out."""
+    letters = [letter for letter in fold(word) if "a" <= letter <= "z"]
+    if not letters:
+        return ""
+    digits, last = [], _SOUNDS.get(letters[0], "")
+    for letter in letters[1:]:
+        digit = _SOUNDS.get(letter, "")
+        if digit and digit != last:
+            digits.append(digit)
+        if letter not in "hw":
+            last = digit
+    return (letters[0].upper() + "".join(digits) + "000")[:4]
+
+
+_GROUPS = {"1": "bfpv", "2": "cgjkqsxz", "3": "dt", "4": "l", "5": "mn", "6": "r"}
+_SOUNDS = {letter: digit for digit, letters in _GROUPS.items() for letter in letters}
+
+
 def _parameter_rows(parameter: Parameter, kind: str, resource: Row, base_url: str) -> Iterator[tuple[str, Row]]:
     for value_type, value in fhirpath.compile(parameter.expression, kind)(resource):
         if parameter.type == "composite":
             made: Iterable[Row] = _composite_rows(parameter, value_type, value, base_url)
         else:
             made = _value_rows(parameter.type, value_type, value, base_url)
+        if parameter.code == PHONETIC:
+            made = [{"v": sound(word), "e": word} for row in made for word in row["e"].split() if sound(word)]
         for row in made:
-            yield ARRAYS[parameter.type], {"p": parameter.code, **row}
+            if parameter.type == "quantity" and row.get("s") == CANONICAL:
+                base = {name: item for name, item in row.items() if name != "s"}
+                yield "qty", {"p": f"{parameter.code}:{CANONICAL}", **base}
+            else:
+                yield ARRAYS[parameter.type], {"p": parameter.code, **row}
         yield from _side_rows(parameter, value)
 
 
@@ -88,13 +139,23 @@ def _value_rows(search_type: str, value_type: str, value: Any, base_url: str) ->
 
 
 def _side_rows(parameter: Parameter, value: Any) -> Iterator[tuple[str, Row]]:
-    """Rows for the modifiers `:text` of tokens and `:identifier` of references."""
+    """Rows for the modifiers `:text` and `:of-type` of tokens and `:identifier` of references."""
     if parameter.type == "token" and isinstance(value, dict):
         for text in _display_texts(value):
             yield "str", {"p": f"{parameter.code}:text", **_string_row(text)}
+        for coding in _type_codings(value):
+            typed = {"s": coding["system"], "c": f"{coding['code']}|{value['value']}"}
+            yield "tok", {"p": f"{parameter.code}:of-type", **typed}
     if parameter.type == "reference" and isinstance(value, dict) and isinstance(value.get("identifier"), dict):
         for row in _token_rows(value["identifier"]):
             yield "tok", {"p": f"{parameter.code}:identifier", **row}
+
+
+def _type_codings(value: Row) -> list[Row]:
+    kind = value.get("type")
+    if not isinstance(kind, dict) or not isinstance(value.get("value"), str):
+        return []
+    return [each for each in kind.get("coding", ()) if each.get("system") and each.get("code")]
 
 
 def _composite_rows(parameter: Parameter, context: str, value: Row, base_url: str) -> Iterator[Row]:
@@ -133,7 +194,9 @@ def _reference_rows(value: Any, base_url: str) -> Iterator[Row]:
         return
     if base_url:
         text = text.removeprefix(base_url.rstrip("/") + "/")
-    yield {"r": text.partition("/_history/")[0]}
+    yield {"r": text}
+    if "/_history/" in text:  # a reference to a version is one to the resource, too
+        yield {"r": text.partition("/_history/")[0]}
     if isinstance(value, str) and "|" in text:  # a canonical is found with and without its version
         yield {"r": text.partition("|")[0]}
 
@@ -211,7 +274,8 @@ def _display_texts(value: Row) -> Iterator[str]:
 def _number_rows(value: Any) -> Iterator[Row]:
     if isinstance(value, dict):  # a Range
         for row in _quantity_rows(value):
-            yield {name: row[name] for name in "lh" if name in row}
+            if row.get("s") != CANONICAL:
+                yield {name: row[name] for name in "lh" if name in row}
     elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         yield {"l": float(value), "h": float(value)}
 
@@ -228,10 +292,33 @@ def _quantity_rows(value: Any) -> Iterator[Row]:
         return
     else:
         unit, span = value, (float(value["value"]), float(value["value"]))
-    row = {"l": span[0], "h": span[1], "s": unit.get("system"), "c": unit.get("code"), "u": unit.get("unit")}
     if "currency" in value:
-        row |= {"s": "urn:iso:std:iso:4217", "c": value["currency"]}
-    row = {name: item for name, item in row.items() if item is not None}
+        unit = {"system": "urn:iso:std:iso:4217", "code": value["currency"]}
+    row = {"l": span[0], "h": span[1], "s": unit.get("system"), "c": unit.get("code"), "u": unit.get("unit")}
+    yield from _ends({name: item for name, item in row.items() if item is not None})
+    base = base_units(unit.get("system"), unit.get("code"))
+    if base is not None:
+        low, high = (float(base.canonical(end)) if abs(end) != float("inf") else end for end in span)
+        yield from _ends({"l": low, "h": high, "s": CANONICAL, "c": base.dimension})
+
+
+def base_units(system: str | None, code: str | None) -> ucum.Unit | None:
+    """Return the UCUM unit of a quantity, None for one of another system or one that is not known."""
+    if system != ucum.SYSTEM or not code:
+        return None
+    try:
+        return ucum.parse(code)
+    except AppError:
+        return None
+
+
+def canonical(number: Number, unit: ucum.Unit) -> Number:
+    """Return a number in base units."""
+    value, low, high = (float(unit.canonical(end)) for end in number[1:])
+    return Number(number.prefix, value, low, high)
+
+
+def _ends(row: Row) -> Iterator[Row]:
     yield row
     if row["l"] != row["h"]:  # see `filters`: the high end of a range, where "greater than" can find it
         yield {name: row["h"] if name == "l" else item for name, item in row.items() if name != "h"}

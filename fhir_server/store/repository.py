@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -19,9 +20,11 @@ from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
 from fhir_server.model import json
-from fhir_server.model.criteria import Clause, check_id, clause
+from fhir_server.model.criteria import Clause, Table, check_id, clause
+from fhir_server.model.definitions import parameters
 from fhir_server.model.query import Query
 from fhir_server.model.resources import RESOURCES, ResourceType
+from fhir_server.store import index
 from fhir_server.store.documents import BODY_FIELDS, Json, Resource, resource_of, stamped, tombstone
 from fhir_server.store.failures import translated
 from fhir_server.store.filters import DENY, Act, Restriction
@@ -75,15 +78,17 @@ class Repository:
         base_url: str = "",
         internal: bool = False,
         client_ids: bool = False,
+        table: Table = parameters,
     ) -> None:
         """Open the repository.
 
         internal     tells the hooks that the server itself writes
         client_ids   an update of an absent id creates it, whatever the type's table row says
+        table        the search parameters by which resources of each type are indexed
         """
         self._database: Database[Any] = database.with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
         self._resources = self._database["resources"]
-        self._writer = Writer(self._database, base_url=base_url, clock=clock)
+        self._writer = Writer(self._database, base_url=base_url, clock=clock, table=table)
         self._past = History(self._database, base_url=base_url, clock=clock)
         self._restriction = restriction
         self._clock = clock
@@ -91,6 +96,7 @@ class Repository:
         self._base_url = base_url
         self._internal = internal
         self._client_ids = client_ids
+        self._table = table
         self._cursor_keys: list[bytes] = []
         self._session: ClientSession | None = None
         self._expected: dict[str, Json | None] = {}
@@ -107,6 +113,7 @@ class Repository:
             base_url=self._base_url,
             internal=internal,
             client_ids=self._client_ids,
+            table=self._table,
         )
         other._cursor_keys = self._cursor_keys
         return other
@@ -325,10 +332,18 @@ class Repository:
 
     def search(self, query: Query) -> Page:
         """Return one page of matches with what comes along. Raises FORBIDDEN, INVALID, TOO_LARGE, BUSY."""
-        if query.type not in RESOURCES:
-            raise _unknown(query.type)
-        with self._translated(query.type):
-            return search(self._resources, query, self._restriction, now=self._clock(), key=self._cursor_key)
+        for branch in query.asked:
+            if branch.type not in RESOURCES:
+                raise _unknown(branch.type)
+        with self._translated(query.type or "search"):
+            return search(
+                self._resources,
+                query,
+                self._restriction,
+                now=self._clock(),
+                key=self._cursor_key,
+                rows=partial(index.rows, base_url=self._base_url, table=self._table),
+            )
 
     def find_one(self, type: str, param: str, value: str) -> Resource | None:
         """Return the resource that one search criterion finds, None without any. Raises CONFLICT for several."""

@@ -43,6 +43,10 @@ def resource_indexes() -> list[IndexModel]:
         _rows("number", "num", ["p", "l"], is_ordered=False),
         _rows("quantity", "qty", ["p", "l", "c"], is_ordered=False),
         _rows("composite", "com", ["p", "a.c", "b.l"], is_ordered=False),
+        IndexModel(
+            [("type", 1), ("near", "2dsphere")], name="near", partialFilterExpression={"near": {"$exists": True}}
+        ),
+        _index("inside", [("inside.t", 1), ("created", -1), ("_id", 1)], "inside"),
         _index("compartment", [("type", 1), ("compartments", 1), ("created", -1), ("_id", 1)], "compartments"),
     ]
     for row in RESOURCES.values():

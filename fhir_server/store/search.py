@@ -1,26 +1,30 @@
 """Searching: one page of matches, what comes with them, and how many there are.
 
-Everything read here goes through the restriction, included resources as well as matches.
+Everything read here goes through the restriction, resources that decide a chain or come along as well as matches.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from pymongo.collection import Collection
 
 from fhir_server.model import json
-from fhir_server.model.query import Include, Query
+from fhir_server.model.dates import whole_milliseconds
+from fhir_server.model.query import Branch, Query
+from fhir_server.model.resources import RESOURCES
 from fhir_server.model.summary import subset
-from fhir_server.store import cursor
+from fhir_server.store import cursor, index
 from fhir_server.store.documents import BODY_FIELDS, Document, Resource, resource_of
-from fhir_server.store.filters import DENY, Act, Restriction, compile_clause, compile_query
+from fhir_server.store.filters import Act, Filter, Restriction, contained, of_contained, restricted
+from fhir_server.store.includes import Includes
+from fhir_server.store.joins import BATCH, FEW, MAX_TIME_MS, Joins, Plan
+from fhir_server.store.steady import Moved, Rows, unchanged
 from imaging.errors import AppError, Category
 
-MAX_TIME_MS = 20_000  # of one query to the database
 ESTIMATE_BOUND = 10_000  # `_total=estimate` counts no further than this
-MAX_ROUNDS = 5  # of includes that iterate
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,133 +38,257 @@ class Page:
 
 
 def search(
-    collection: Collection[Any], query: Query, restriction: Restriction, *, now: datetime, key: Callable[[], bytes]
+    collection: Collection[Any],
+    query: Query,
+    restriction: Restriction,
+    *,
+    now: datetime,
+    key: Callable[[], bytes],
+    rows: Rows = index.rows,
+    few: int = FEW,
 ) -> Page:
-    """Return the page that the query asks for. `key` signs cursors.
+    """Return the page that the query asks for.
 
+    key    signs cursors
+    rows   makes the search fields of a resource
+    few    resources may decide a criterion as a filter; said by tests only
     Raises FORBIDDEN when the type may not be read, INVALID for a foreign cursor, TOO_LARGE for too many includes.
     """
-    mandatory = restriction.require(query.type, Act.READ)
-    condition = compile_query(query, mandatory, now)
-    if query.counts_only:
-        return Page(_count(collection, condition))
-    documents, has_more = _page(collection, query, condition, key)
-    following = None
-    if has_more:
-        following = cursor.sign(query, cursor.place(documents[-1], cursor.order_of(query)), key())
-    included = _Includes(collection, query, restriction, now).of(documents)
-    return Page(
-        total=_total(collection, query, condition, None if has_more else len(documents)),
-        matches=[_trimmed(_resource(document), query) for document in documents],
-        includes=[_resource(document) for document in included],
-        next_cursor=following,
-    )
+    place = cursor.verify(query, query.cursor, key()) if query.cursor else None
+    return _Search(collection, query, restriction, now, few, rows).page(place, key)
 
 
-def _page(
-    collection: Collection[Any], query: Query, condition: dict[str, Any], key: Callable[[], bytes]
-) -> tuple[list[Document], bool]:
-    order = cursor.order_of(query)
-    if query.cursor:
-        place = cursor.verify(query, query.cursor, key())
-        condition = {"$and": [*condition["$and"], cursor.beyond(order, place)]}
-    fields = {**BODY_FIELDS, **{name: 1 for name, _ in order}}
-    if query.include or query.revinclude:
-        fields["ref"] = 1
-    found = collection.find(condition, fields).sort(list(order)).limit(query.count + 1).max_time_ms(MAX_TIME_MS)
-    documents = list(found.batch_size(query.count + 1))
-    return documents[: query.count], len(documents) > query.count
+class _Search:
+    """One search."""
 
-
-def _total(collection: Collection[Any], query: Query, condition: dict[str, Any], on_page: int | None) -> int | None:
-    if query.total == "none":
-        return None
-    if on_page is not None and query.cursor is None:
-        return on_page
-    if query.total == "accurate":
-        return _count(collection, condition)
-    return _count(collection, condition, limit=ESTIMATE_BOUND) if query.total == "estimate" else None
-
-
-def _count(collection: Collection[Any], condition: dict[str, Any], **bound: Any) -> int:
-    return collection.count_documents(condition, maxTimeMS=MAX_TIME_MS, **bound)
-
-
-def _trimmed(resource: Resource, query: Query) -> Resource:
-    if query.summary in {None, "false"} and not query.elements:
-        return resource
-    part = subset(json.loads_trusted(resource.body), summary=query.summary, names=query.elements)
-    return Resource(resource.type, resource.id, resource.version, resource.last_updated, json.dumps(part))
-
-
-def _resource(document: Document) -> Resource:
-    return resource_of(document["_id"], document)
-
-
-class _Includes:
-    """Collects what comes with a page, round by round, each resource once."""
-
-    def __init__(self, collection: Collection[Any], query: Query, restriction: Restriction, now: datetime) -> None:
+    def __init__(
+        self,
+        collection: Collection[Any],
+        query: Query,
+        restriction: Restriction,
+        now: datetime,
+        few: int,
+        rows: Rows,
+    ) -> None:
         self._collection = collection
         self._query = query
         self._restriction = restriction
         self._now = now
-        self._found: dict[str, Document] = {}
+        self._joins = Joins(collection, restriction, now, few=few)
+        self._order = cursor.order_of(query)
+        self._moved = Moved(collection, self._order, rows)
+        self._rows = rows
+        self._condition, self._plans = self._compiled()
 
-    def of(self, matches: list[Document]) -> list[Document]:
-        if not (self._query.include or self._query.revinclude):
-            return []
-        seen = {document["_id"] for document in matches}
-        latest: list[Document] = matches
-        for turn in range(MAX_ROUNDS):
-            includes = [one for one in self._query.include if turn == 0 or one.is_iterated]
-            reverse = [one for one in self._query.revinclude if turn == 0 or one.is_iterated]
-            latest = self._round(latest, includes, reverse, seen) if latest else []
-        return list(self._found.values())
+    def page(self, place: cursor.Place | None, key: Callable[[], bytes]) -> Page:
+        query = self._query
+        if query.counts_only:
+            return Page(self._count())
+        documents = list(islice(self._matches(place), query.count + 1))
+        has_more, documents = len(documents) > query.count, documents[: query.count]
+        following = None
+        if has_more:
+            following = cursor.sign(query, self._place(documents[-1], place), key())
+        included = Includes(self._collection, query, self._joins).of(documents)
+        return Page(
+            total=self._total(None if has_more else len(documents)),
+            matches=[self._trimmed(each) for each in self._told(documents)],
+            includes=[_resource(document) for document in included],
+            next_cursor=following,
+        )
 
-    def _round(
-        self, documents: list[Document], includes: list[Include], reverse: list[Include], seen: set[str]
+    # ---- what is asked, as filters
+
+    def _compiled(self) -> tuple[Filter, dict[str, Plan]]:
+        plans: dict[str, Plan] = {}
+        groups: dict[str, tuple[list[str], Filter]] = {}
+        refused: AppError | None = None
+        for branch in self._query.asked:
+            mandatory = self._joins.reach(branch.type)
+            if mandatory is None:
+                try:
+                    self._restriction.require(branch.type, Act.READ)
+                except AppError as error:
+                    refused = error
+                continue
+            plan = plans[branch.type] = self._joins.plan(branch.type, branch.clauses)
+            compiled = restricted(branch.type, mandatory, [*self._within(), *plan.filters], self._now)
+            demands = compiled["$and"][1:]
+            groups.setdefault(repr(demands), ([], {"$and": demands}))[0].append(branch.type)
+        if not groups:
+            raise refused or AppError(Category.FORBIDDEN, "you may not read resources of these types", where="search")
+        if self._query.contained != "false":
+            return self._of_contained(self._query.asked[0], plans), plans
+        return _either([_typed(types, demands) for types, demands in groups.values()]), plans
+
+    def _within(self) -> list[Filter]:
+        return [{"compartments": self._query.compartment}] if self._query.compartment else []
+
+    def _of_contained(self, branch: Branch, plans: dict[str, Plan]) -> Filter:
+        """Return the filter of resources that may be read and contain what matches, or match where both are asked."""
+        plan = plans[branch.type]
+        if plan.checks:
+            message = "too many resources decide this search for contained ones: narrow it by further criteria"
+            raise AppError(Category.TOO_LARGE, message, where="_contained")
+        wanted = contained(branch.type, self._demands_inside(branch, plan))
+        holders = []
+        for kind in RESOURCES:
+            mandatory = self._joins.reach(kind)
+            if mandatory is not None:
+                holders.append((kind, restricted(kind, mandatory, [*self._within(), wanted], self._now)["$and"][1:]))
+        free = [kind for kind, demands in holders if len(demands) == 1 + len(self._within())]
+        found = [_typed(free, {"$and": [*self._within(), wanted]})] if free else []
+        found += [_typed([kind], {"$and": demands}) for kind, demands in holders if kind not in free]
+        if self._query.contained == "both":
+            mandatory = self._joins.reach(branch.type) or ()
+            found.append(restricted(branch.type, mandatory, [*self._within(), *plan.filters], self._now))
+        return _either(found)
+
+    def _demands_inside(self, branch: Branch, plan: Plan) -> list[Filter]:
+        mandatory = self._joins.reach(branch.type) or ()
+        return [*restricted(branch.type, mandatory, [], self._now)["$and"][1:], *plan.filters]
+
+    # ---- matches in order
+
+    def _matches(self, place: cursor.Place | None) -> Iterator[Document]:
+        """Yield the matches behind a place, in order."""
+        if not any(plan.checks for plan in self._plans.values()):
+            yield from self._candidates(place, self._query.count + 1)
+            return
+        while True:
+            candidates = self._candidates(place, BATCH)
+            met = self._met([document["_id"] for document in candidates])
+            yield from (document for document in candidates if document["_id"] in met)
+            if len(candidates) < BATCH:
+                return
+            place = self._place(candidates[-1], place)
+
+    def _place(self, document: Document, before: cursor.Place | None) -> cursor.Place:
+        """Return the place of a document, with the moment of the first page where writing may move resources."""
+        moment = None
+        if not cursor.is_steady(self._query):
+            moment = before.moment if before else self._latest()
+        return cursor.Place(self._moved.key(document), moment)
+
+    def _latest(self) -> datetime:
+        """Return the time of the latest change that there was, or now: clocks of several machines differ."""
+        types = [branch.type for branch in self._query.asked]
+        last = self._collection.find_one({"type": {"$in": types}}, {"lastUpdated": 1}, sort=[("lastUpdated", -1)])
+        moment: datetime = last["lastUpdated"] if last else self._now
+        return max(moment, whole_milliseconds(self._now))
+
+    def _met(self, keys: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for kind, plan in self._plans.items():
+            own = [key for key in keys if key.startswith(f"{kind}/")]
+            found |= self._joins.verified(kind, own, plan.checks) if own else set()
+        return found
+
+    def _candidates(self, place: cursor.Place | None, count: int) -> list[Document]:
+        query, order = self._query, self._order
+        fields = {**BODY_FIELDS, **{name: 1 for name, _ in order if not name.startswith(cursor.COMPUTED)}}
+        if query.include or query.revinclude:
+            fields["ref"] = 1
+        if place is None:
+            return self._sorted(self._condition, [], count, fields)
+        beyond = [cursor.beyond(order, place.values)]
+        if place.moment is None:
+            return self._sorted(self._condition, beyond, count, fields)
+        still = {"$and": [self._condition, unchanged(place.moment)]}
+        moved = self._moved.behind(place, self._condition, fields)
+        return self._moved.merged(self._sorted(still, beyond, count, fields), moved)[:count]
+
+    def _sorted(self, condition: Filter, beyond: list[Filter], count: int, fields: dict[str, int]) -> list[Document]:
+        computed = cursor.computed(self._query)
+        if computed:
+            return self._computed(computed, condition, beyond, count, fields)
+        whole = {"$and": [condition, *beyond]} if beyond else condition
+        found = self._collection.find(whole, fields).sort(list(self._order)).limit(count).max_time_ms(MAX_TIME_MS)
+        return list(found.batch_size(count))
+
+    def _computed(
+        self, keys: Filter, condition: Filter, beyond: list[Filter], count: int, fields: dict[str, int]
     ) -> list[Document]:
-        found = [*self._referenced(documents, includes, seen), *self._referring(documents, reverse)]
-        fresh = {document["_id"]: document for document in found if document["_id"] not in seen}
-        seen.update(fresh)
-        self._found.update(fresh)
-        if len(self._found) > self._query.max_includes:
-            message = f"more than {self._query.max_includes} resources would come with the page: ask for a smaller one"
-            raise AppError(Category.TOO_LARGE, message, where="_include")
-        return list(fresh.values())
+        """Sort by what no document has; bodies are fetched for those of the page only."""
+        steps: list[Filter] = [
+            {"$match": condition},
+            {"$project": {**{name: 1 for name, _ in self._order if name not in keys}, **keys}},
+            *({"$match": each} for each in beyond),
+            {"$sort": dict(self._order)},
+            {"$limit": count},
+        ]
+        places = {each["_id"]: each for each in self._collection.aggregate(steps, maxTimeMS=MAX_TIME_MS)}
+        wanted = {"$and": [{"_id": {"$in": list(places)}}, condition]}
+        bodies = {each["_id"]: each for each in self._collection.find(wanted, fields).max_time_ms(MAX_TIME_MS)}
+        return [{**bodies[key], "key": place.get("key", {})} for key, place in places.items() if key in bodies]
 
-    def _referenced(self, documents: list[Document], includes: list[Include], seen: set[str]) -> Iterable[Document]:
-        wanted: dict[str, set[str]] = {}
+    # ---- how many
+
+    def _total(self, on_page: int | None) -> int | None:
+        if self._query.total == "none":
+            return None
+        if on_page is not None and self._query.cursor is None:
+            return on_page
+        if self._query.total == "accurate":
+            return self._count()
+        return self._count(limit=ESTIMATE_BOUND) if self._query.total == "estimate" else None
+
+    def _count(self, **bound: Any) -> int:
+        if not any(plan.checks for plan in self._plans.values()):
+            return self._collection.count_documents(self._condition, maxTimeMS=MAX_TIME_MS, **bound)
+        every = replace(self._query, sort=(), cursor=None, count=BATCH, include=(), revinclude=())
+        counted = _Search(self._collection, every, self._restriction, self._now, self._joins.few, self._rows)
+        return sum(1 for _ in islice(counted._matches(None), bound.get("limit")))
+
+    # ---- what is told
+
+    def _told(self, documents: list[Document]) -> list[Resource]:
+        query = self._query
+        if query.contained == "false" or query.contained_type == "container":
+            return [_resource(document) for document in documents]
+        branch = query.asked[0]
+        wanted = [of_contained(each) for each in self._demands_inside(branch, self._plans[branch.type])]
+        steps: list[Filter] = [
+            {"$match": {"_id": {"$in": [document["_id"] for document in documents]}}},
+            {"$unwind": "$inside"},
+            {"$replaceRoot": {"newRoot": {"$mergeObjects": [{"holder": "$_id"}, "$inside"]}}},
+            {"$match": {"$and": [{"t": branch.type}, *wanted]}},
+            {"$project": {"holder": 1, "i": 1, "_id": 0}},
+        ]
+        inside: dict[str, set[str]] = {}
+        for row in self._collection.aggregate(steps, maxTimeMS=MAX_TIME_MS):
+            inside.setdefault(row["holder"], set()).add(row["i"])
+        found: list[Resource] = []
         for document in documents:
-            kind = document["_id"].partition("/")[0]
-            for include in includes:
-                if include.source == kind:
-                    for target, reference in _targets(document, include):
-                        wanted.setdefault(target, set()).add(reference)
-        for target in sorted(wanted):
-            keys = sorted(wanted[target] - seen)
-            yield from self._find(target, {"_id": {"$in": keys}}) if keys else ()
+            resource = _resource(document)
+            if document["_id"] not in inside:
+                found.append(resource)  # matches by itself
+                continue
+            items = json.loads_trusted(resource.body).get("contained", ())
+            found += [_part(resource, item) for item in items if item.get("id", "") in inside[document["_id"]]]
+        return found
 
-    def _referring(self, documents: list[Document], reverse: list[Include]) -> Iterable[Document]:
-        for include in reverse:
-            keys = [one["_id"] for one in documents if include.target in {"", one["_id"].partition("/")[0]}]
-            rows = {"$exists": True, "$elemMatch": {"p": include.parameter, "r": {"$in": keys}}}
-            yield from self._find(include.source, {"ref": rows}) if keys else ()
-
-    def _find(self, kind: str, condition: dict[str, Any]) -> Iterable[Document]:
-        access = self._restriction.access(kind, Act.READ)
-        if access is DENY:
-            return []
-        mandatory = access if isinstance(access, tuple) else ()
-        clauses = [compile_clause(kind, clause, self._now) for clause in mandatory]
-        found = self._collection.find({"$and": [{"type": kind}, *clauses, condition]}, {**BODY_FIELDS, "ref": 1})
-        return found.limit(self._query.max_includes + 1).max_time_ms(MAX_TIME_MS)
+    def _trimmed(self, resource: Resource) -> Resource:
+        query = self._query
+        if query.summary in {None, "false"} and not query.elements:
+            return resource
+        part = subset(json.loads_trusted(resource.body), summary=query.summary, names=query.elements)
+        return replace(resource, body=json.dumps(part))
 
 
-def _targets(document: Mapping[str, Any], include: Include) -> Iterable[tuple[str, str]]:
-    for row in document.get("ref", ()):
-        kind, _, identifier = row["r"].partition("/")
-        is_local = identifier and ":" not in kind and "/" not in identifier
-        if is_local and include.parameter in {"*", row["p"]} and include.target in {"", kind}:
-            yield kind, row["r"]
+def _typed(types: list[str], demands: Filter) -> Filter:
+    kind: Filter = {"type": types[0] if len(types) == 1 else {"$in": types}}
+    return {"$and": [kind, *demands["$and"]]}
+
+
+def _either(found: list[Filter]) -> Filter:
+    return found[0] if len(found) == 1 else {"$or": found}
+
+
+def _part(holder: Resource, item: dict[str, Any]) -> Resource:
+    """Return a contained resource; its id is that of the whole, a number sign and its own."""
+    return replace(holder, id=f"{holder.id}#{item.get('id', '')}", body=json.dumps(item))
+
+
+def _resource(document: Document) -> Resource:
+    return resource_of(document["_id"], document)

@@ -14,7 +14,9 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from fhir_server.model.criteria import Table
 from fhir_server.model.dates import whole_milliseconds
+from fhir_server.model.definitions import parameters
 from fhir_server.store import index
 from fhir_server.store.documents import (
     BODY_FIELDS,
@@ -37,9 +39,12 @@ MAJORITY = WriteConcern("majority", j=True)
 class Writer:
     """Writes versions of resources."""
 
-    def __init__(self, database: Database[Any], *, base_url: str, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database[Any], *, base_url: str, clock: Callable[[], datetime], table: Table = parameters
+    ) -> None:
         self._database = database
         self._base_url = base_url
+        self._table = table
         self._clock = clock
         self._waiting: list[Document] | None = None  # None: what is put is written at once
         self._session: ClientSession | None = None
@@ -63,7 +68,7 @@ class Writer:
         version = current.version + 1 if current else 1
         created = current.created if current and not current.deleted else None
         content = stamped(resource, identifier, version, moment)
-        rows = index.rows(content, base_url=self._base_url)
+        rows = index.rows(content, base_url=self._base_url, table=self._table)
         fields = version_document(content, version, moment, method)
         return {"_id": key, "type": kind, "created": created or moment, **fields, **rows}
 

@@ -14,7 +14,7 @@ from fhir_server.model import json
 from fhir_server.model.patch import JSON_PATCH, fhirpath_patch, json_patch
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
 from fhir_server.rest import batch, openapi
-from fhir_server.rest.addresses import ROUTES, Route, methods
+from fhir_server.rest.addresses import ROUTES, WHOLE, Route, meant, methods
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
 from fhir_server.rest.interactions import KINDS, Interactions
 from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, sent, shown
@@ -25,6 +25,7 @@ FORM = "application/x-www-form-urlencoded"
 MOST_FORM_BYTES = 1 << 20
 PATCH_TYPES = (JSON_PATCH, *RESOURCE_TYPES)
 LEVELS_OF_BUNDLE = 4  # around each resource
+SEARCHES = frozenset({Interaction.SEARCH, SystemInteraction.SEARCH})
 WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE, Interaction.PATCH})
 
 
@@ -43,7 +44,12 @@ def blueprint(server: Backing) -> Blueprint:
     views = [(route.method, _rule(route.template), door.asks(route)) for route in ROUTES]
     views += [("POST", rule, door.bundle) for rule in ("", "/")]
     views += [("GET", "/metadata", door.metadata), ("GET", "/openapi.json", door.openapi)]
-    views += [("POST", "/<resource_type>/_search", door.search_by_post)]
+    views += [("GET", "", door.asks(WHOLE))]
+    views += [
+        ("POST", f"{_rule(route.template).rstrip('/')}/_search", door.asks(route, by_form=True))
+        for route in ROUTES
+        if route.interaction in SEARCHES
+    ]
     for number, (method, rule, view) in enumerate(views):
         routes.add_url_rule(rule, f"view-{number}", view, methods=[method], provide_automatic_options=False)
     return routes
@@ -54,34 +60,35 @@ class _Door:
 
     def __init__(self, server: Backing) -> None:
         self._server = server
-        self._statement = json.dumps(server.capability_statement)
         self._openapi: bytes | None = None  # made when somebody asks
 
     def metadata(self) -> Response:
         check_accept()
-        return shown(self._statement)
+        return shown(json.dumps(self._server.capability_statement))
 
     def openapi(self) -> Response:
         if self._openapi is None:
             self._openapi = json.dumps(openapi.document(self._server.capability_statement))
         return sent(self._openapi, "application/json")
 
-    def asks(self, route: Route) -> Callable[..., Response]:
-        """Return the view of an address."""
+    def asks(self, route: Route, *, by_form: bool = False) -> Callable[..., Response]:
+        """Return the view of an address; `by_form`: what is searched comes as a form."""
         interaction = route.interaction
 
-        def view(resource_type: str = "", resource_id: str = "", version: str = "") -> Response:
-            acting = self._acting(route, resource_type)
+        def view(**found: str) -> Response:
+            variables = meant(route, found)
+            acting = self._acting(route, variables.get("type", ""))
             check_accept()
             ask = Ask(
                 interaction,
-                resource_type,
-                resource_id,
-                version,
-                parameters=tuple(request.args.items(multi=True)),
+                variables.get("type", ""),
+                variables.get("id", ""),
+                variables.get("vid", ""),
+                parameters=self._searched() if by_form else tuple(request.args.items(multi=True)),
                 body=self._received(interaction) if interaction in WITH_BODY else None,
                 conditions=conditions_of(dict(request.headers)),
                 preferences=_preferences(),
+                compartment=variables.get("compartment", ""),
             )
             return _answered(acting, ask)
 
@@ -96,16 +103,12 @@ class _Door:
         leave_to_entries()
         return _response(batch.processed(self._server, principal, bundle, _preferences()))
 
-    def search_by_post(self, resource_type: str) -> Response:
-        acting = self._acting(Route("GET", "[type]", Interaction.SEARCH), resource_type)
-        check_accept()
+    def _searched(self) -> tuple[tuple[str, str], ...]:
+        """Return the parameters of a search whose form was sent, those of the address first."""
         check_content_type(request, (FORM,))
         if (request.content_length or 0) > MOST_FORM_BYTES:
             raise AppError(Category.TOO_LARGE, f"the search is larger than {MOST_FORM_BYTES} bytes", where="body")
-        parameters = (*request.args.items(multi=True), *request.form.items(multi=True))
-        return _answered(
-            acting, Ask(Interaction.SEARCH, resource_type, parameters=parameters, preferences=_preferences())
-        )
+        return (*request.args.items(multi=True), *request.form.items(multi=True))
 
     def _acting(self, route: Route, resource_type: str) -> Interactions:
         """Who asks comes first: without a principal no type is told, without a right nothing is read."""
@@ -148,9 +151,7 @@ def _response(answer: Answer) -> Response:
 
 def _rule(template: str) -> str:
     """Return the template of an address as Flask writes it."""
-    for name, variable in (("[type]", "resource_type"), ("[id]", "resource_id"), ("[vid]", "version")):
-        template = template.replace(name, f"<{variable}>")
-    return f"/{template}"
+    return "/" + template.replace("[", "<").replace("]", ">")
 
 
 def _preferences() -> Preferences:

@@ -11,6 +11,7 @@ from fhir_server.model.criteria import Limits
 from fhir_server.outbound.remote import Rules
 from fhir_server.printers import Printers
 from fhir_server.store.collected import Collected
+from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.repository import Repository
 from fhir_server.studies import Studies
@@ -71,6 +72,10 @@ class Backing(Protocol):
     @property
     def fhir_url(self) -> str:
         """Base of the FHIR door."""
+
+    @property
+    def search_parameters(self) -> SearchParameters:
+        """The search parameters in use."""
 
     @property
     def search_limits(self) -> Limits:

@@ -10,6 +10,7 @@ import threading
 import time
 from datetime import timedelta
 
+from fhir_server import reindexing
 from fhir_server.work.backing import Backing
 from fhir_server.work.triggers import Triggers
 
@@ -112,4 +113,5 @@ class Maintenance:
     def _sweep(self) -> None:
         self._swept = time.monotonic()
         swept = self._server.archive.sweep()
+        reindexing.place(self._server.own, self._server.search_parameters)
         log.debug("swept", extra={"result": str(swept)})

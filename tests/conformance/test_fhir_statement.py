@@ -25,6 +25,7 @@ VALUES = {
     "number": "gt1.5",
     "quantity": "5.4|http://unitsofmeasure.org|mg",
     "reference": "urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7",
+    "special": "52.5|13.4|10|km",
     "string": "anna",
     "token": "http://loinc.org|1234-5",
     "uri": "http://example.org/x",
@@ -159,6 +160,7 @@ def test_every_stated_interaction_with_the_whole_works(doors: Doors, client: Cal
     stated = doors.stranger.get("/fhir/metadata").json["rest"][0]["interaction"]
     tries = {
         "history-system": lambda: client.get("/fhir/_history"),
+        "search-system": lambda: client.get("/fhir"),
         "batch": lambda: client.post("/fhir", {"resourceType": "Bundle", "type": "batch"}),
         "transaction": lambda: client.post("/fhir", {"resourceType": "Bundle", "type": "transaction"}),
     }
@@ -168,14 +170,27 @@ def test_every_stated_interaction_with_the_whole_works(doors: Doors, client: Cal
     assert set(answers.values()) == {200}
 
 
+OF_MODIFIERS = {
+    "missing": "false",
+    "identifier": "http://hospital.test/ids|7",
+    "text": "anna",
+    "of-type": "http://terminology.hl7.org/CodeSystem/v2-0203|MR|7",
+    "in": "http://hl7.org/fhir/ValueSet/administrative-gender",
+    "not-in": "http://hl7.org/fhir/ValueSet/administrative-gender",
+}
+AROUND = {
+    "token": "http://hl7.org/fhir/administrative-gender|male",
+    "reference": "http://example.org/x|1.2",
+    "uri": "http://example.org/x",
+}
+
+
 def value_for(kind: str, name: str, modifier: str) -> str:
     parameter = parameters(kind)[name]
-    if modifier == "missing":
-        return "false"
-    if modifier == "identifier":
-        return "http://hospital.test/ids|7"
-    if modifier == "text":
-        return "anna"
+    if modifier in OF_MODIFIERS:
+        return OF_MODIFIERS[modifier]
+    if modifier in ("above", "below"):
+        return AROUND[parameter.type]
     if name == "_id" or modifier in (parameter.targets or ("Patient",)):
         return "1"
     return "$".join(VALUES[part] for part in parameter.component_types or (parameter.type,))

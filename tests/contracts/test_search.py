@@ -403,7 +403,6 @@ CASES = [
 class TestIndexes:
     @pytest.fixture
     def filled(self, repo: Repository, db: Database[Json]) -> Repository:
-        start = datetime(2025, 1, 1, tzinfo=UTC)
         quantity = {"value": 100, "unit": "kV", "system": UCUM, "code": "kV"}
         documents = []
         for number in range(400):
@@ -425,7 +424,7 @@ class TestIndexes:
             observation = {"resourceType": "Observation", "component": [kvp], "effectiveDateTime": day, **kvp}
             for one in (study, patient, observation, encounter):
                 key = f"{one['resourceType']}/{number}"
-                documents.append(repo._document(key, one, 1, start, start, "POST"))
+                documents.append(repo._writer.document(key, one, "POST"))
         db["resources"].insert_many(documents)
         return repo
 
@@ -446,7 +445,7 @@ class TestIndexes:
             place = cursor.verify(first, token, filled._cursor_key())
             condition = filters.compile_query(first, (), datetime(2026, 1, 1, tzinfo=UTC))
             order = cursor.order_of(first)
-            paged = {"$and": [*condition["$and"], cursor.beyond(order, place)]}
+            paged = {"$and": [*condition["$and"], cursor.beyond(order, place.values)]}
             for wanted in (condition, paged):
                 found = db["resources"].find(wanted).sort(list(order)).limit(6).explain()
                 assert "SORT" not in _stages(found["queryPlanner"]["winningPlan"])

@@ -1,7 +1,9 @@
 """Laws of searching: what the database finds is what the specification's sentences say, whatever the values."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from fhir_server.store.filters import UNRESTRICTED, Restriction, Rule
 from fhir_server.store.index import rows
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
+from fhir_server.store.search import search
 from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
@@ -230,7 +233,8 @@ MOMENTS = st.none() | st.integers(0, 10**13).map(
 def test_a_cursor_gives_back_the_place_it_was_made_of(place: tuple[Any, ...], key: bytes) -> None:
     query = parse("ImagingStudy", [("modality", "CT")])
 
-    assert cursor.verify(query, cursor.sign(query, place, key), key) == list(place)
+    made = cursor.Place(list(place), place[0])
+    assert cursor.verify(query, cursor.sign(query, made, key), key) == made
 
 
 @given(st.text(max_size=80), st.binary(min_size=32, max_size=32))
@@ -267,3 +271,155 @@ def _understand(kind: str, name: str, value: str) -> None:
         assert refused is Category.INVALID
     else:
         filters.compile_query(query, (), NOW)
+
+
+# Everything that leads to other resources, comes from them or counts them.
+ELSEWHERE = st.sampled_from(
+    [
+        [("patient.gender", "male")],
+        [("patient.gender:not", "male")],
+        [("patient.gender:missing", "true")],
+        [("patient.organization.name", "o1")],
+        [("_has:Observation:derived-from:status", "final")],
+        [("patient._has:Observation:patient:status:not", "final")],
+        [("_filter", "patient.gender eq male or status eq registered")],
+        [("_filter", "patient[not (gender eq male)].gender pr true")],
+        [("_list", "l")],
+        [("_sort", "patient"), ("patient.gender", "male,female")],
+        [],
+    ]
+)
+COMING_ALONG = st.lists(
+    st.sampled_from(
+        [
+            ("_include", "ImagingStudy:*"),
+            ("_include:iterate", "Patient:organization"),
+            ("_revinclude", "Observation:*"),
+            ("_revinclude:iterate", "Observation:patient"),
+        ]
+    ),
+    unique=True,
+)
+# type -> mandatory clauses that may be laid on reading it
+REINS = {
+    "ImagingStudy": [("patient", "Patient/0,Patient/1"), ("status", "available"), ("started:missing", "false")],
+    "Patient": [("gender", "male"), ("_id", "0,1,2"), ("organization", "Organization/o1")],
+    "Observation": [("status", "final"), ("patient", "Patient/1")],
+    "Organization": [("name", "o1")],
+    "List": [("status", "retired")],
+}
+RESTRICTIONS = st.fixed_dictionaries(
+    {kind: st.none() | st.lists(st.sampled_from(clauses), max_size=2, unique=True) for kind, clauses in REINS.items()}
+)
+
+
+def _opened(reins: dict[str, list[tuple[str, str]] | None]) -> Restriction:
+    """None: the type may not be read; no clauses: all of it may."""
+    access = {
+        kind: filters.DENY if clauses is None else tuple(clause(kind, *one) for one in clauses) or filters.ALLOW
+        for kind, clauses in reins.items()
+    }
+    return Restriction({kind: Rule(read=one) for kind, one in access.items()})
+
+
+@pytest.fixture
+def ward(repo: Repository) -> Repository:
+    for number in range(2):
+        repo.create({"resourceType": "Organization", "name": f"o{number}"}, id=f"o{number}")
+    for number in range(4):
+        gender = {"gender": ("male", "female")[number % 2]} if number < 3 else {}
+        organization = {"managingOrganization": {"reference": f"Organization/o{number // 2}"}}
+        repo.create({"resourceType": "Patient", **gender, **organization}, id=str(number))
+    for number in range(8):
+        study = {"resourceType": "ImagingStudy", "status": ("available", "registered")[number % 3 == 0]}
+        study |= {"subject": {"reference": f"Patient/{number % 4}"}, **({"started": "2020"} if number % 2 else {})}
+        repo.create(study, id=str(number))
+        observation = {"resourceType": "Observation", "status": ("final", "amended")[number % 2]}
+        observation |= {"subject": {"reference": f"Patient/{number // 2}"}}
+        repo.create({**observation, "derivedFrom": [{"reference": f"ImagingStudy/{number}"}]}, id=str(number))
+    entries = [{"item": {"reference": f"ImagingStudy/{number}"}} for number in (1, 2, 5)]
+    repo.create({"resourceType": "List", "status": "current", "mode": "working", "entry": entries}, id="l")
+    return repo
+
+
+def _seen(
+    repo: Repository, db: Database[Json], asked: Any, to: Restriction, few: int, within: str
+) -> tuple[set[str], int]:
+    """Keys of matches and what comes along, and the exact number of matches; nothing where a type is forbidden."""
+    query = parse("ImagingStudy", [*asked, ("_total", "accurate"), ("_count", "3")], compartment=within)
+    keys: set[str] = set()
+    try:
+        while True:
+            page = search(db["resources"], query, to, now=NOW, key=lambda: b"k" * 32, few=few)
+            keys |= {one.key for one in (*page.matches, *page.includes)}
+            if page.next_cursor is None:
+                total = search(db["resources"], replace(query, cursor=None, count=0), to, now=NOW, key=bytes, few=few)
+                return keys, total.total or 0
+            query = replace(query, cursor=page.next_cursor)
+    except AppError as error:
+        if error.category is not Category.FORBIDDEN:
+            raise
+        return set(), 0
+
+
+@settings(ON_DATABASE, max_examples=120)
+@given(
+    wide=RESTRICTIONS,
+    more=RESTRICTIONS,
+    asked=ELSEWHERE,
+    along=COMING_ALONG,
+    few=st.sampled_from([0, 1000]),
+    within=st.sampled_from(["", "Patient/1"]),
+)
+def test_a_narrower_restriction_never_sees_more_along_any_path(
+    ward: Repository, db: Database[Json], wide: Any, more: Any, asked: Any, along: Any, few: int, within: str
+) -> None:
+    narrow = {
+        kind: None if clauses is None or more[kind] is None else [*dict.fromkeys([*clauses, *more[kind]])]
+        for kind, clauses in wide.items()
+    }
+
+    less, fewer = _seen(ward, db, [*asked, *along], _opened(narrow), few, within)
+    seen, total = _seen(ward, db, [*asked, *along], _opened(wide), few, within)
+
+    assert less <= seen
+    assert fewer <= total
+    for kind, clauses in wide.items():
+        own = {key for key in seen if key.startswith(f"{kind}/")}
+        allowed = {one.key for one in ward.search(parse(kind, [*(clauses or ()), ("_count", "100")])).matches}
+        assert own <= (set() if clauses is None else allowed)
+
+
+TICKS = count()  # time goes on from one example to the next, which share a database
+
+
+@settings(ON_DATABASE, max_examples=25)
+@given(
+    sort=st.sampled_from(
+        ["_lastUpdated", "-_lastUpdated", "gender", "-family,_lastUpdated", "birthdate", "-birthdate"]
+    ),
+    size=st.integers(1, 4),
+    changes=st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["", "male", "female"])), min_size=3, max_size=12),
+)
+def test_pages_in_any_order_lose_and_repeat_nothing_while_others_write(
+    repo: Repository, db: Database[Json], sort: str, size: int, changes: list[tuple[int, str]]
+) -> None:
+    repo = Repository(db, UNRESTRICTED, clock=lambda: NOW + timedelta(milliseconds=next(TICKS)))
+
+    def patient(number: int, gender: str) -> Json:
+        family = [{"family": "AbCd"[number % 4]}]
+        person = {"resourceType": "Patient", "birthDate": str(1970 + number % 3), "name": family}
+        return {**person, "gender": gender} if gender else person
+
+    ids = [repo.create(patient(number, ("", "male")[number % 2])).id for number in range(10)]
+    waiting, seen, token = iter(changes), list[str](), list[tuple[str, str]]()
+    while True:
+        page = repo.search(parse("Patient", [("_id", ",".join(ids)), ("_sort", sort), ("_count", str(size)), *token]))
+        seen += [one.id for one in page.matches]
+        if page.next_cursor is None:
+            break
+        token = [("_cursor", page.next_cursor)]
+        for number, gender in [next(waiting, (0, "male")) for _ in range(2)]:
+            repo.update({**patient(number + len(seen), gender), "id": ids[number]})
+
+    assert sorted(seen) == sorted(ids)

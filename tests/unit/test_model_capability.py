@@ -27,7 +27,14 @@ def test_the_statement_is_a_valid_resource(statement: dict[str, Any]) -> None:
 
 
 def test_every_search_parameter_it_names_is_understood(statement: dict[str, Any]) -> None:
-    values = {"date": "2024", "number": "1", "quantity": "1", "reference": "urn:uuid:1", "composite": ""}
+    values = {
+        "date": "2024",
+        "number": "1",
+        "quantity": "1",
+        "reference": "urn:uuid:1",
+        "composite": "",
+        "special": "52.5|13.4",
+    }
     for row in statement["rest"][0]["resource"]:
         for parameter in row.get("searchParam", ()):
             parts = parameters(row["type"])[parameter["name"]].component_types

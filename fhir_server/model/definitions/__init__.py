@@ -107,7 +107,7 @@ def parameters(resource_type: str) -> Mapping[str, Parameter]:
     bases: tuple[str, ...] = (resource_type, "Resource")
     if resource_type not in NOT_DOMAIN_RESOURCES:
         bases += ("DomainResource",)
-    rows = (row for base in bases for row in _parameters_by_base().get(base, ()) if row["type"] != "special")
+    rows = (row for base in bases for row in _parameters_by_base().get(base, ()))
     return {row["code"]: _parameter(row, resource_type) for row in rows}
 
 
@@ -116,6 +116,12 @@ def compartments(resource_type: str) -> Mapping[str, tuple[str, ...]]:
     """Return `{compartment type: search parameters that put this resource type into it}`."""
     found = {code: tuple(rows.get(resource_type, ())) for code, rows in load("compartments").items()}
     return {code: params for code, params in found.items() if params or code == resource_type}
+
+
+@cache
+def compartments_known() -> frozenset[str]:
+    """Return the types that have a compartment, such as Patient."""
+    return frozenset(load("compartments"))
 
 
 @cache
