@@ -40,7 +40,7 @@ class Keep(StrEnum):
 
 
 class Named(Protocol):
-    """How an order names images: by studies, series and instances, or by a search for studies."""
+    """How an order names images, by studies, series and instances or by a search for studies, and whom it is for."""
 
     @property
     def studies(self) -> tuple[str, ...]: ...  # noqa: D102
@@ -50,6 +50,18 @@ class Named(Protocol):
     def instances(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def search(self) -> str: ...  # noqa: D102
+    @property
+    def restricted_to(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+def restriction(named: Named, resource_type: str) -> frozenset[str]:
+    """Return the references of a type to which an order is restricted; none: it is not."""
+    return frozenset(each for each in named.restricted_to if each.startswith(f"{resource_type}/"))
+
+
+def recipients_of(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return whom alone an order is for: "Patient/...", "Organization/..."."""
+    return tuple(_relative(each) for each in task.get("restriction", {}).get("recipient", []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +89,6 @@ class Order:
     deliver_to: tuple[str, ...]
     restricted_to: tuple[str, ...] = ()
 
-    def restriction(self, resource_type: str) -> frozenset[str]:
-        """Return the references of a type to which the order is restricted; none: it is not."""
-        return frozenset(each for each in self.restricted_to if each.startswith(f"{resource_type}/"))
-
 
 def order_of(task: Mapping[str, Any]) -> Order:
     """Return what a Task orders. Raises INVALID."""
@@ -101,7 +109,7 @@ def order_of(task: Mapping[str, Any]) -> Order:
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
         keep=Keep(given.get("keep", [Keep.BOTH])[0]),
         deliver_to=tuple(_relative(each) for each in given.get("deliver-to", [])),
-        restricted_to=tuple(_relative(each) for each in task.get("restriction", {}).get("recipient", [])),
+        restricted_to=recipients_of(task),
     )
 
 
@@ -159,7 +167,7 @@ def check_order(task: Mapping[str, Any]) -> None:
     else:
         _check_left_to_rule(order)
     check_images(order)
-    _check_restriction(task, order)
+    check_restriction(task, order)
     if order.keep is Keep.AFTER and (order.frames or order.region):
         message = "keep 'after' removes whole images; it does not go with frames or a region"
         raise AppError(Category.INVALID, message, where="Task.input")
@@ -168,12 +176,13 @@ def check_order(task: Mapping[str, Any]) -> None:
         raise AppError(Category.INVALID, message, where="Task.input")
 
 
-def _check_restriction(task: Mapping[str, Any], order: Order) -> None:
+def check_restriction(task: Mapping[str, Any], named: Named) -> None:
+    """Raise INVALID for a restriction that would not be kept."""
     where = "Task.restriction"
     if task.get("restriction", {}).get("repetitions", 1) != 1:
         raise AppError(Category.INVALID, "an order is done once; place another one", where=f"{where}.repetitions")
-    understood = order.restriction("Patient") | order.restriction("Organization")
-    if not understood.issuperset(order.restricted_to):
+    understood = restriction(named, "Patient") | restriction(named, "Organization")
+    if not understood.issuperset(named.restricted_to):
         message = (
             "an order can be restricted to a Patient, whose images it is for, or to an Organization that gets them"
         )

@@ -8,7 +8,7 @@
 All of this is asked when the order is placed and again whenever something is about to be sent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from fhir_server.access.policy import require
@@ -68,6 +68,14 @@ def require_leave(server: Backing, principal: Principal, peer: Peer, studies: It
                 raise
             message = f"the subscriber of {peer.endpoint} may not read this study"
             raise AppError(Category.FORBIDDEN, message, where=study_uid) from None
+
+
+def require_among(organizations: Collection[str], peers: Iterable[Peer]) -> None:
+    """Return when all receivers are those of organisations to which an order is restricted, if any. Raises INVALID."""
+    for each in peers:
+        if organizations and each.subscriber not in organizations:
+            message = f"the order is restricted to other recipients than {each.endpoint}"
+            raise AppError(Category.INVALID, message, where="Task.restriction.recipient")
 
 
 def is_over(peer: Peer, now: datetime) -> bool:

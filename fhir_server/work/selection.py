@@ -19,7 +19,7 @@ from fhir_server.access.principals import Principal
 from fhir_server.model.query import parse
 from fhir_server.projection import imaging_study_id
 from fhir_server.work.backing import Backing
-from fhir_server.work.orders import Named, Order
+from fhir_server.work.orders import Named, Order, restriction
 from imaging.algorithm import Takes
 from imaging.archive import Instance
 from imaging.errors import AppError, Category
@@ -45,22 +45,20 @@ def within_reach(server: Backing, principal: Principal, named: Named) -> list[In
     """Return the instances that are named, with pixels or without, by study and in reading order.
 
     Raises NOT_FOUND for what is not here or not within reach, INVALID for what is of another study than the named one,
-    TOO_LARGE for too many.
+    or of a patient to whom the order is not restricted, TOO_LARGE for too many.
     """
     is_part = named.series or named.instances
     found = _named(server, named) if is_part else _of_studies(server, principal, named)
     server.studies.require_reach(found, principal)
-    return found
+    return _of_patients(server, named, found)
 
 
 def choose(server: Backing, principal: Principal, order: Order) -> list[Chosen]:
     """Return the chosen images by series, in the order in which series were named, else in reading order.
 
-    Raises NOT_FOUND for what is not here or not within reach, INVALID where no image is left or images are named of a
-    patient to whom the order is not restricted, TOO_LARGE for too many.
+    Raises INVALID where no image is left, and what `within_reach` raises.
     """
-    found = _of_patients(server, order, within_reach(server, principal, order))
-    images = [each for each in found if each.number_of_frames]
+    images = [each for each in within_reach(server, principal, order) if each.number_of_frames]
     if not images:
         raise AppError(Category.INVALID, "none of the chosen instances has pixels", where="Task.input")
     by_series = [
@@ -71,9 +69,9 @@ def choose(server: Backing, principal: Principal, order: Order) -> list[Chosen]:
     return sorted(by_series, key=lambda each: places.get(each.series_uid, len(places)))
 
 
-def _of_patients(server: Backing, order: Order, found: list[Instance]) -> list[Instance]:
+def _of_patients(server: Backing, named: Named, found: list[Instance]) -> list[Instance]:
     """Return the images of the patients to whom an order is restricted; what a search finds beside them is left out."""
-    patients = order.restriction("Patient")
+    patients = restriction(named, "Patient")
     if not patients:
         return found
     studies = {each.study_uid for each in found}
@@ -81,7 +79,7 @@ def _of_patients(server: Backing, order: Order, found: list[Instance]) -> list[I
         server.studies.refresh(uid)
     subjects = {uid: server.own.read("ImagingStudy", imaging_study_id(uid)).json()["subject"] for uid in studies}
     others = sorted(uid for uid, subject in subjects.items() if subject.get("reference") not in patients)
-    if others and not order.search:
+    if others and not named.search:
         message = "the order is restricted to other patients than this study's"
         raise AppError(Category.INVALID, message, where=others[0])
     return [each for each in found if each.study_uid not in others]

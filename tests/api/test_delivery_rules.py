@@ -20,7 +20,7 @@ from fhir_server.model.validation import validate
 from fhir_server.work.handlers import Later
 from fhir_server.work.kinds import handlers
 from tests.support.deliveries import LOOPBACK, ORDERER, SERIES, STUDY, attempt, done, order, outputs, placed, register
-from tests.support.doors import Caller, Doors, opened
+from tests.support.doors import Caller, Doors, new_study, opened
 from tests.support.receivers import Receiver, receiving, status, takes, takes_half
 from tests.support.volumes import ct_files
 
@@ -210,6 +210,43 @@ class TestOrdering:
 
         assert refused[0] == code
         assert words in refused[1]
+
+    def test_an_order_that_is_restricted_to_a_recipient_goes_to_no_other(self, doors, orderer, receiver):
+        doors.server.principals.add("clinic", [Right.RECEIVE_IMAGES])
+        mine, theirs = register(doors, receiver), register(doors, receiver, "theirs", "clinic")
+        only = {"restriction": {"recipient": [{"reference": organization(doors, "clinic")}]}}
+
+        code, words = refusal(orderer.post("/fhir/Task", order(mine, **only)))
+        ended = done(doors, placed(orderer, order(theirs, **only)))
+
+        assert code == 400
+        assert "restricted to other recipients than Endpoint/peer-pacs" in words
+        assert outputs(ended, "delivered") == [6]
+
+    def test_an_order_that_is_restricted_to_a_patient_has_no_images_of_another(self, doors, orderer, receiver):
+        other, files = new_study(PatientID="P2")
+        doors.ingest(*files)
+        doors.server.studies.project(STUDY)
+        patient = doors.server.own.read("ImagingStudy", STUDY).json()["subject"]
+        only = {"restriction": {"recipient": [patient]}}
+        endpoint = register(doors, receiver)
+        search = value("search", "valueString", "ImagingStudy?modality=CT")
+
+        named = value("imaging-study", "valueReference", {"reference": f"ImagingStudy/{other}"})
+        code, words = refusal(orderer.post("/fhir/Task", order(endpoint, named, **only)))
+        ended = done(doors, placed(orderer, order(endpoint, search, **only)))
+
+        assert (code, "restricted to other patients" in words) == (400, True)
+        assert outputs(ended, "delivered") == [6]
+
+    def test_a_restriction_that_would_not_be_kept_is_refused(self, doors, orderer, receiver):
+        endpoint = register(doors, receiver)
+
+        twice = refusal(orderer.post("/fhir/Task", order(endpoint, restriction={"repetitions": 2})))
+        group = {"recipient": [{"reference": "Practitioner/1"}]}
+        to_nobody = refusal(orderer.post("/fhir/Task", order(endpoint, restriction=group)))
+
+        assert (twice[0], to_nobody[0]) == (400, 400)
 
     def test_images_and_an_endpoint_are_needed(self, doors, orderer, receiver):
         task = order(register(doors, receiver))

@@ -28,7 +28,7 @@ from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Later, Report, handlers
 from fhir_server.work.notification import CONTENT_TYPE, message
 from fhir_server.work.receipts import OUTPUTS, outputs
-from fhir_server.work.recipients import admit_recipient, is_over, receivers, require_leave
+from fhir_server.work.recipients import admit_recipient, is_over, receivers, require_among, require_leave
 from fhir_server.work.selection import within_reach
 from fhir_server.work.sending import Push
 from imaging.archive import Instance
@@ -63,6 +63,7 @@ class Wanted:
     instances: tuple[str, ...]
     search: str
     recipient: str
+    restricted_to: tuple[str, ...]
 
 
 def wanted_of(task: Mapping[str, Any]) -> Wanted:
@@ -77,12 +78,15 @@ def wanted_of(task: Mapping[str, Any]) -> Wanted:
         instances=tuple(given.get("instance", [])),
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
         recipient="/".join(given["endpoint"][0].split("/")[-2:]),
+        restricted_to=orders.recipients_of(task),
     )
 
 
 def check(task: Mapping[str, Any]) -> None:
     """Raise INVALID for inputs that do not fit together."""
-    orders.check_images(wanted_of(task))
+    wanted = wanted_of(task)
+    orders.check_images(wanted)
+    orders.check_restriction(task, wanted)
 
 
 def admit(server: Backing, principal: Principal, task: Json) -> None:
@@ -91,6 +95,7 @@ def admit(server: Backing, principal: Principal, task: Json) -> None:
     wanted = wanted_of(task)
     found = [] if wanted.search else within_reach(server, principal, wanted)
     admit_recipient(server, principal, wanted.recipient, _studies(found))
+    require_among(orders.restriction(wanted, "Organization"), receivers(server, wanted.recipient))
 
 
 def run(task: Json, context: Any, report: Report) -> Done | Later:
@@ -104,6 +109,7 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
     try:
         principal = server.principals.acting_for(task["requester"]["reference"])
         require(principal, Right.ORDER_PROCESSING, "have images delivered")
+        require_among(orders.restriction(wanted, "Organization"), (peer for peer, _ in begun))
         instances = within_reach(server, principal, wanted)
     except AppError as error:
         if error.category not in _FINAL:

@@ -33,9 +33,10 @@ from fhir_server.work.orders import (
     check_order,
     further_inputs,
     order_of,
+    restriction,
     rule_in,
 )
-from fhir_server.work.recipients import admit_recipient, receivers
+from fhir_server.work.recipients import admit_recipient, receivers, require_among
 from fhir_server.work.selection import OURS, Chosen, Loaded, choose, inputs_for, is_made_here
 from fhir_server.work.triggers import orders_of, rule_named
 from imaging.algorithm import Algorithm, Result, Takes
@@ -80,7 +81,7 @@ def admit(server: Backing, principal: Principal, task: Json) -> None:
     chosen = [] if order.search else choose(server, principal, order)
     for reference in order.deliver_to:
         admit_recipient(server, principal, reference, {each.study_uid for each in chosen})
-        _require_recipient(server, order, reference)
+        require_among(restriction(order, "Organization"), receivers(server, reference))
     if order.search:
         return
     if not order.algorithm:
@@ -293,13 +294,6 @@ def _following(task: Json, order: Order, chosen: Sequence[Chosen], made: _Made) 
     else:
         return then
     return [*then, delivery.following(task, "discard", dropped)]
-
-
-def _require_recipient(server: Backing, order: Order, reference: str) -> None:
-    allowed = order.restriction("Organization")
-    if allowed and any(each.subscriber not in allowed for each in receivers(server, reference)):
-        message = f"the order is restricted to other recipients than {reference}"
-        raise AppError(Category.INVALID, message, where="Task.restriction.recipient")
 
 
 def _require_own(chosen: Sequence[Chosen], principal: Principal) -> None:
