@@ -60,6 +60,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "InsurancePlan": {"name": "x"},
     "Linkage": {"item": [{"type": "source", "resource": {"display": "x"}}] * 2},
     "Organization": {"name": "x"},
+    "SearchParameter": {"status": "draft"},  # what is used has to be what can be indexed
     "StructureDefinition": {"differential": {"element": [{"path": "Patient", "id": "Patient"}]}, "type": "Patient"},
     "TerminologyCapabilities": {"description": "x", "kind": "requirements"},
 }
