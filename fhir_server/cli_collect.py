@@ -139,7 +139,7 @@ def _collect(server: Any, peers: Sequence[Any], *, anew: bool) -> Iterator[bool]
             if anew:
                 server.collected.forget(peer.name)
             with _spinner(f"{peer.name}: looking"):
-                orders[peer.name] = looking.look(peer)
+                orders[peer.name] = looking.look_now(peer)
         except AppError as error:
             click.echo(f"{peer.name}: {error}", err=True)
             yield False
@@ -244,9 +244,9 @@ def _state(server: Any, peer: Any, mark: Any) -> str:
         admitted(server, peer)
     except AppError:
         return "not used" if peer.in_use(server.clock()) else "suspended"
-    if mark.task and not mark.is_done:
-        return "collecting"
-    return "failing" if mark.failures else "in order"
+    if mark.failures:
+        return "failing"
+    return "collecting" if mark.task and not mark.is_done else "in order"
 
 
 def _subscriber(server: Any, peer: Any) -> str:

@@ -11,6 +11,7 @@ from fhir_server.model.dates import interval
 from fhir_server.model.task import code_of, name_of, progress_of
 
 _URL = "urn:fhir-imaging:algorithm:"
+_MOST = 40  # characters of a description
 _BAR = 10  # characters
 _COLOURS = {"completed": "green", "failed": "red", "in-progress": "cyan", "rejected": "red", "cancelled": "dim"}
 
@@ -46,10 +47,10 @@ def _progress(task: Mapping[str, Any]) -> tuple[int | None, str]:
 
 
 def _what(task: Mapping[str, Any]) -> str:
-    """Return what is ordered: an algorithm, a rule, or else the code."""
+    """Return what is ordered: an algorithm, a rule, or else what the Task says of itself, or its code."""
     named = [text_of_entry(each) for each in task.get("input", []) if name_of(each) == "algorithm"]
     named += [str(task["instantiatesCanonical"])] if "instantiatesCanonical" in task else []
-    return named[0].removeprefix(_URL) if named else code_of(task)
+    return named[0].removeprefix(_URL) if named else str(task.get("description", ""))[:_MOST] or code_of(task)
 
 
 def _text_of(task: Mapping[str, Any], name: str) -> str:

@@ -7,9 +7,10 @@ It saves work, and says when there is some: an instance that is fetched again al
 What was settled stays settled, so that an image that was deleted here does not come back.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, ReturnDocument
@@ -149,8 +150,8 @@ class Collected:
         return _mark(self._marks.find_one({"_id": peer}) or {})
 
     def marks(self) -> dict[str, Mark]:
-        """Return the marks of all sources, by name."""
-        return {row["_id"]: _mark(row) for row in self._marks.find()}
+        """Return the marks of all sources, by name, without what their rounds brought."""
+        return {row["_id"]: _mark(row) for row in self._marks.find({}, {"round": 0})}
 
     def change(self, peer: str, **values: Any) -> None:
         """Change fields of a mark."""
@@ -185,11 +186,24 @@ class Collected:
             sums[name] = {"$add": [{"$cond": [is_today, {"$ifNull": [f"${name}", 0]}, 0]}, number]}
         self._marks.update_one({"_id": peer}, [{"$set": {**sums, "day": {"$literal": day}}}], upsert=True)
 
-    def watch(self, max_await_ms: int) -> Any:
-        """Return a change stream that speaks when a peer was registered, changed or removed, or became due."""
+    @contextmanager
+    def watch(self, max_await_ms: int) -> Iterator[Callable[[], datetime | None]]:
+        """Give what waits for news and returns when a source is due by it, None without any.
+
+        A peer that was registered, changed or removed is due at once, at the beginning of time.
+        """
         due = {"ns.coll": "collection_marks", "updateDescription.updatedFields.due": {"$exists": True}}
-        stages: list[dict[str, Any]] = [{"$match": {"$or": [{"ns.coll": "peers"}, due]}}, {"$project": {"_id": 1}}]
-        return self._database.watch(stages, max_await_time_ms=max_await_ms)
+        stages: list[dict[str, Any]] = [
+            {"$match": {"$or": [{"ns.coll": "peers"}, due]}},
+            {"$project": {"due": "$updateDescription.updatedFields.due"}},
+        ]
+        with self._database.watch(stages, max_await_time_ms=max_await_ms) as stream:
+
+            def news() -> datetime | None:
+                change = stream.try_next()
+                return None if change is None else change.get("due") or _AT_ONCE
+
+            yield news
 
     def _counted(self, peer: str, change: dict[str, Any], name: str) -> int:
         row = self._marks.find_one_and_update({"_id": peer}, change, upsert=True, return_document=ReturnDocument.AFTER)
@@ -197,6 +211,7 @@ class Collected:
         return int(row[name])
 
 
+_AT_ONCE = datetime.min.replace(tzinfo=UTC)
 _LISTS = {"studies": MOST_STUDIES, "reasons": MOST_REASONS}
 _FIELDS = frozenset(each.name for each in fields(Mark))
 

@@ -1,5 +1,6 @@
 """Collection from a second instance of this server, polled over HTTP."""
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,12 +13,16 @@ from pymongo import MongoClient
 from fhir_server.access.contracts import Right
 from fhir_server.app import collector
 from fhir_server.model.peer import Peer
+from fhir_server.model.task import Progress, Role, code_of, start, waiting_for
 from fhir_server.store import collected
 from fhir_server.work.handlers import Done, Later
 from fhir_server.work.kinds import collect
+from fhir_server.work.triggers import Triggers
 from imaging.errors import AppError, Category
 from tests.support.doors import Doors, dicom, new_study, opened
+from tests.support.rules import action, rule
 from tests.support.sources import LOOPBACK, Polled, Response, gone, peer_of, polled
+from tests.support.volumes import ct_files
 
 
 @pytest.fixture(scope="module")
@@ -456,6 +461,29 @@ def test_while_a_task_collects_nobody_orders_another_and_a_cancelled_one_makes_a
     assert len(tasks(doors)) == 1
 
 
+def test_a_task_that_waits_gives_way_to_a_look_that_somebody_asks_for_or_a_changed_endpoint(
+    doors: Doors, source: Polled, peer: Peer
+) -> None:
+    source.store(*new_study()[1])
+    task = look(doors, peer)
+    source.spoil = gone
+    said = run(doors, task)
+    assert isinstance(said, Later)
+    own, now = doors.server.own, doors.clock.now
+    started = start(own.read("Task", task).json(), Role.SERVER, now)
+    own.update(waiting_for(started, said.reason, now))
+    source.spoil = lambda environment, start: None
+
+    assert look(doors, peer) == task  # it waits its time
+    second = collector(doors.server).look_now(peer)
+    own.update(waiting_for(start(own.read("Task", second).json(), Role.SERVER, now), "a reason", now))
+    third = look(doors, peer_of(doors, "ct", source.address, authorization=source.authorization))
+
+    assert len({task, second, third}) == 3
+    assert [own.read("Task", each).json()["status"] for each in (task, second)] == ["cancelled", "cancelled"]
+    assert isinstance(run(doors, third), Done)
+
+
 def test_a_crash_between_the_mark_and_its_task_delays_nothing(doors: Doors, source: Polled, peer: Peer) -> None:
     source.store(*new_study()[1])
     doors.server.collected.begin("ct", 0, "of-a-process-that-died", doors.clock.now)
@@ -554,3 +582,27 @@ def _first_only(source: Polled) -> Any:
             environment["QUERY_STRING"] += "&InstanceNumber=1"
 
     return spoil
+
+
+def test_what_was_collected_triggers_the_rules_of_its_subscriber(doors: Doors, source: Polled, peer: Peer) -> None:
+    owner = doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, Right.ORDER_PROCESSING, name="collected-for")
+    assert owner.post("/fhir/PlanDefinition", rule(action())).status_code == 201
+    source.store(*ct_files())
+
+    collect_now(doors, peer)
+    doors.clock.forward(seconds=60)
+    Triggers(doors.server).round(threading.Event())
+
+    ordered = [each for each in tasks(doors) if code_of(each) == "process"]
+    assert [each["requester"]["reference"] for each in ordered] == [peer.subscriber]
+
+
+def test_progress_counts_instances(doors: Doors, source: Polled, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "REPORT_S", 0.0)
+    source.store(*new_study(instances=3, StudyDate="20260101")[1], *new_study(StudyDate="20260102")[1])
+    told: list[Progress] = []
+
+    collect.run(doors.server.own.read("Task", look(doors, peer)).json(), doors.server, told.append)
+
+    assert [each.percent for each in told] == [25, 50, 75, 99]
+    assert told[-1].step == "2 of 2, 4 images stored"

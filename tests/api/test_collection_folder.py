@@ -3,7 +3,8 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from fhir_server.app import collector
 from fhir_server.model.peer import Peer, Way
 from fhir_server.store import collected
-from fhir_server.work.collection.opening import source_of
+from fhir_server.work.collection import Budget
+from fhir_server.work.collection.opening import admitted, source_of
 from fhir_server.work.handlers import Done, Later
 from fhir_server.work.kinds import collect
 from imaging.errors import AppError, Category
@@ -293,3 +295,30 @@ def test_more_files_than_one_round_takes_come_with_the_next(db: Any, inbox: Path
 
         assert [collect_now(doors, peer)["stored"] for _ in range(2)] == [60, 10]
         assert len(files_in(inbox / "done")) == 70
+
+
+def test_a_file_of_which_the_process_dies_is_met_once_more_and_keeps_none_waiting(
+    doors: Doors, peer: Peer, inbox: Path
+) -> None:
+    _, files = new_study(instances=3)
+    for number, file in enumerate(files):
+        (inbox / f"{number}.dcm").write_bytes(file)
+    doors.clock.now = datetime.now(UTC)
+    stored: list[bytes] = []
+
+    def dies_of_the_second(bodies: Iterable[Any], study_uid: str | None) -> Iterator[Any]:
+        for body in bodies:
+            if bytes(body) == files[1]:
+                raise MemoryError  # as good as a death: nothing after it is done
+            stored.append(bytes(body))
+            yield from doors.server.studies.ingest([body], admitted(doors.server, peer))
+
+    for _ in range(2):
+        with source_of(doors.server, peer, is_careful=True) as source, suppress(MemoryError):
+            for item in list(source.items()):
+                source.take(item, dies_of_the_second, Budget(100, 1 << 30, time.monotonic() + 60), lambda _: None)
+
+    assert sorted(stored) == sorted([files[0], files[2]])
+    assert files_in(inbox) == ["1.dcm", "done/0.dcm", "done/2.dcm"]
+    doors.clock.forward(minutes=6)
+    assert collector(doors.server).look(peer)

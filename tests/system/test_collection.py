@@ -106,6 +106,7 @@ def test_a_server_collects_from_orthanc_what_is_there_and_what_comes(
     assert wait_for(lambda: reader.count(late) == 3, 60)
     assert wait_for(lambda: "in order" in command(server, "sources", "pacs").stdout, 20)
     assert "2026-01-05" in command(server, "sources").stdout
+    assert "collect from pacs" in command(server, "tasks").stdout
     command(server, "endpoint", "remove", "pacs")
 
 

@@ -63,6 +63,10 @@ class Item(Protocol):
     def date(self) -> str:
         """The study date that the mark may go to when all items before are done, "" for none."""
 
+    @property
+    def size(self) -> int:
+        """About how many instances it has, at least 1."""
+
 
 T = TypeVar("T", bound=Item)
 

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from fhir_server.model import task as tasks
 from fhir_server.model.dates import to_instant
@@ -48,14 +48,14 @@ class Collector:
         self._server, self._leases = server, leases
         self._collected, self._clock = server.collected, server.clock
         self._name = str(uuid.uuid4())
-        self._woken = [threading.Event() for _ in range(AT_ONCE)]
+        self._sleepers = [_Sleeper() for _ in range(AT_ONCE)]
 
     def run(self, stopping: threading.Event) -> None:
         """Look until `stopping` is set; return within about a second of that. A look that waits is left behind."""
         log.info("collection starts")
         threads = [
-            threading.Thread(target=self._work, args=(stopping, woken), name="collect", daemon=True)
-            for woken in self._woken
+            threading.Thread(target=self._work, args=(stopping, sleeper), name="collect", daemon=True)
+            for sleeper in self._sleepers
         ]
         for each in threads:
             each.start()
@@ -63,6 +63,13 @@ class Collector:
         for each in threads:
             each.join(0.2)
         log.info("collection ends")
+
+    def look_now(self, peer: Peer) -> str:
+        """Look at a source, as `look` does, also where a Task waits for it: another one takes its place."""
+        mark = self._collected.mark(peer.name)
+        if mark.task and not mark.is_done:
+            self._supersede(peer, mark)
+        return self.look(peer)
 
     def look(self, peer: Peer, renew: Callable[[], None] = lambda: None) -> str:
         """Look at a source; return the id of the Task that collects from it, "" when there is nothing to fetch.
@@ -128,7 +135,8 @@ class Collector:
             self._collected.change(peer.name, is_done=True)
             return False
         if not tasks.is_over(task):
-            return True
+            # Where the endpoint was changed while a Task waited for it, what it waits for may be over.
+            return not (mark.failures == 0 and self._supersede(peer, mark))
         self._collected.change(peer.name, is_done=True)
         status = tasks.status_of(task)
         reason = task.get("statusReason", {}).get("text", f"the last round was {status}")
@@ -137,6 +145,23 @@ class Collector:
         pause_s = plan.pause_s(peer.schedule.every_s, failures)
         self._collected.change(peer.name, due=self._clock() + timedelta(seconds=pause_s))
         raise AppError(Category.BUSY, reason, where=peer.name)
+
+    def _supersede(self, peer: Peer, mark: Mark) -> bool:
+        """Cancel a Task that waits for its source, so that another can be ordered; say whether it did wait."""
+        own = self._server.own
+        try:
+            found = own.read("Task", mark.task)
+            if tasks.is_over(found.json()) or not tasks.waits_for(found.json()):
+                return False
+            reason = "another look takes its place"
+            cancelled = tasks.cancel(found.json(), reason, tasks.Role.SERVER, self._clock())
+            own.update(cancelled, if_match=found.version)
+        except AppError as error:
+            if error.category not in (Category.NOT_FOUND, Category.GONE, Category.PRECONDITION):
+                raise
+            return False
+        self._collected.change(peer.name, is_done=True)
+        return True
 
     def _tell(self, peer: Peer, mark: Mark, error: AppError, failures: int) -> None:
         """Make a failed Task of what keeps a source from being looked at: once, and not of a moment's silence."""
@@ -154,6 +179,7 @@ class Collector:
             "intent": "order",
             "priority": "routine",
             "code": {"coding": [{"system": CODES, "code": CODE}]},
+            "description": f"collect from {peer.name}",
             "focus": {"reference": peer.endpoint},
             "requester": {"reference": peer.subscriber},
             "authoredOn": to_instant(self._clock()),
@@ -161,9 +187,9 @@ class Collector:
 
     # ---- one look after another
 
-    def _work(self, stopping: threading.Event, woken: threading.Event) -> None:
+    def _work(self, stopping: threading.Event, sleeper: "_Sleeper") -> None:
         while not stopping.is_set():
-            woken.clear()
+            sleeper.begin()
             try:
                 pause_s = self._next(stopping)
             except _StoppedError:
@@ -176,7 +202,7 @@ class Collector:
                 stopping.wait(REOPEN_S)
                 continue
             if pause_s > 0:
-                woken.wait(pause_s)
+                sleeper.sleep(self._clock(), pause_s)
 
     def _next(self, stopping: threading.Event) -> float:
         """Look at one source that is due; return 0, or after how many seconds one will be."""
@@ -219,16 +245,44 @@ class Collector:
     def _watch(self, stopping: threading.Event) -> None:
         while not stopping.is_set():
             try:
-                with self._collected.watch(AWAIT_MS) as stream:
-                    self._wake()
+                with self._collected.watch(AWAIT_MS) as news:
+                    self._wake(_NOW)  # what came before is found by a look
                     while not stopping.is_set():
-                        if stream.try_next() is not None:
-                            self._wake()
+                        due = news()
+                        if due is not None:
+                            self._wake(due)
             except Exception:
                 log.exception("the change stream broke; it is opened again")
                 stopping.wait(REOPEN_S)
-        self._wake()
+        self._wake(_NOW)
 
-    def _wake(self) -> None:
-        for each in self._woken:
-            each.set()
+    def _wake(self, due: datetime) -> None:
+        for each in self._sleepers:
+            each.wake(due)
+
+
+_NOW = datetime.min.replace(tzinfo=UTC)
+_EVER = datetime.max.replace(tzinfo=UTC)
+
+
+class _Sleeper:
+    """One who looks at the list of sources and then sleeps until one is due, or becomes due earlier than it knew."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+        self._until = _EVER
+
+    def begin(self) -> None:
+        """Look at the list from here on: what changes now may be missed by it."""
+        self._until = _EVER
+        self._woken.clear()
+
+    def sleep(self, now: datetime, seconds: float) -> None:
+        """Sleep, unless something changed since `begin`."""
+        self._until = now + timedelta(seconds=seconds)
+        self._woken.wait(seconds)
+
+    def wake(self, due: datetime) -> None:
+        """End the sleep if a source is due before its end."""
+        if due < self._until:
+            self._woken.set()

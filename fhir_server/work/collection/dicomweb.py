@@ -40,6 +40,12 @@ class Study:
     modalities: str
     looks: str
 
+    @property
+    def size(self) -> int:
+        """The number of its instances that the source tells, 1 where it does not."""
+        told = self.looks.partition("/")[2]
+        return max(int(told), 1) if told.isdigit() else 1
+
 
 class DicomwebSource:
     """The server of a peer, as a context manager."""
@@ -158,8 +164,7 @@ class DicomwebSource:
         series = list(self._series(item, None))
         wanted, later = sum(len(each.wanted) for each in series), sum(len(each.again) for each in series)
         if wanted or later:
-            told = item.looks.partition("/")[2]
-            of = int(told) if told.isdigit() else sum(len(each.listed) for each in series)
+            of = max(item.size, sum(len(each.listed) for each in series))
             note = f"{later} could not be fetched and wait for another try" if later else ""
             yield Expected(item.uid, item.date, item.modalities, wanted, of, note)
 

@@ -68,6 +68,11 @@ class Files:
     files: tuple[File, ...]
     date: str = ""
 
+    @property
+    def size(self) -> int:
+        """How many files they are."""
+        return len(self.files)
+
 
 class FolderSource:
     """The folder of a peer, as a context manager."""

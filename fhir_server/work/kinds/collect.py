@@ -76,8 +76,9 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
 
 def _take(server: Backing, peer: Peer, source: Any, items: list[Any], counter: "_Counter", budget: Budget) -> int:
     """Take items one after the other; return how many were taken before the budget was spent."""
+    counter.total = sum(each.size for each in items)
     for number, item in enumerate(items):
-        counter.at(number, len(items))
+        counter.begin(f"{number + 1} of {len(items)}", item.size)
         if budget.is_spent:
             return number
         principal = admitted(server, server.peers.get(peer.name))
@@ -137,12 +138,15 @@ class _Counter:
         self._server, self._peer, self._report = server, peer, report
         self._tally = Tally()
         self._stored = 0
-        self._place = (0, 1)
+        self._place = ""
+        self._before = self._in_item = self._of_item = 0  # instances
+        self.total = 0
         self._flushed = self._reported = time.monotonic()
 
-    def at(self, number: int, total: int) -> None:
-        """Say that item `number` of so many, counted from 0, is at hand."""
-        self._place = (number, total)
+    def begin(self, place: str, size: int) -> None:
+        """Say that an item of about so many instances is at hand, in words and as a number."""
+        self._place = place
+        self._before, self._in_item, self._of_item = self._before + self._of_item, 0, size
 
     def add(self, part: Tally) -> None:
         """Count something more."""
@@ -152,13 +156,15 @@ class _Counter:
         whole.studies += [each for each in part.studies if each not in whole.studies]
         whole.reasons += part.reasons[: MOST_REASONS - len(whole.reasons)]
         self._stored += part.stored
+        self._in_item += part.stored + part.here + part.refused + part.failed
         now = time.monotonic()
         if now - self._flushed > FLUSH_S:
             self.flush()
         if now - self._reported > REPORT_S:
             self._reported = now
-            number, total = self._place
-            self._report(Progress(100 * number // total, f"{number + 1} of {total}, {self._stored} images stored"))
+            done = self._before + min(self._in_item, self._of_item)
+            percent = min(100 * done // max(self.total, 1), 99)
+            self._report(Progress(percent, f"{self._place}, {self._stored} images stored"))
 
     def flush(self) -> None:
         """Note what was counted since the last time."""
