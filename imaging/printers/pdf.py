@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+from imaging.errors import AppError, Category
 from imaging.film import pdf
 from imaging.film.layout import FILM_SIZES, Medium
 from imaging.parameters import Says
@@ -28,6 +29,11 @@ class PdfPrinter(Printer):
     dots_per_inch: Annotated[int, Says("resolution of the pages", unit="{dot}/[in_i]", low=72, high=1_200)] = 300
     black: Annotated[float, Says("luminance of the darkest print, where it is read", "cd/m2", low=0.05, high=100)] = 2.0
     white: Annotated[float, Says("luminance of the bare paper, where it is read", "cd/m2", low=1, high=3_900)] = 150.0
+
+    def __post_init__(self) -> None:
+        """Raise INVALID for paper that is no lighter than what is printed on it."""
+        if self.black >= self.white:
+            raise AppError(Category.INVALID, "less than that of the bare paper expected", where="black")
 
     def capabilities(self) -> Capabilities:
         """Return what a document can hold."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic, sleep
 
 import numpy as np
 import pikepdf
@@ -12,7 +13,7 @@ from imaging.errors import AppError, Category
 from imaging.film import Picture, Sheets, pages
 from imaging.film.compose import page_count
 from imaging.film.layout import Medium
-from imaging.printer import MOST_TICKET, Attachment, Job, Printer, Progress, State
+from imaging.printer import MOST_TICKET, Attachment, Job, Outcome, Printer, Progress, State
 from imaging.printers import printers
 from tests.support.film_printers import (
     HAS_DCMPRSCP,
@@ -21,6 +22,12 @@ from tests.support.film_printers import (
     DcmtkPrinter,
     WeakPrinter,
     dcmtk_printer,
+)
+from tests.support.ipp_printers import (
+    HAS_IPPEVEPRINTER,
+    NEEDS_IPPEVEPRINTER,
+    EverywherePrinter,
+    everywhere_printer,
 )
 
 SECRET = "DOE^JANE"  # of the pages, and never of a ticket
@@ -89,7 +96,7 @@ class PrinterContract:
         caller.keep(printer().reserve(job))
         printer().send(caller.ticket, job, keep=caller.keep)
 
-        outcome = printer().outcome(caller.ticket)
+        outcome = settled(printer(), caller.ticket)
         assert (outcome.progress, outcome.pages) == (Progress.DONE, 3)
         assert_same_pages(printed(), self.expected(5))
 
@@ -166,7 +173,7 @@ class PrinterContract:
             except Death:
                 continue
             break
-        return printer().outcome(caller.ticket).progress
+        return settled(printer(), caller.ticket).progress
 
     def test_a_job_that_was_given_up_is_not_printed(self, printer, printed) -> None:
         caller = Caller()
@@ -232,6 +239,14 @@ class PrinterContract:
         assert outcome_or_error(lambda: len(printer().reserve(job)) > 0) in (True, Category.BUSY)
 
 
+def settled(printer: Printer, ticket: str) -> Outcome:
+    """Return what became of a job when it is over; a printer may take its time after it has all pages."""
+    end = monotonic() + 30
+    while (outcome := printer.outcome(ticket)).progress is Progress.PRINTING and monotonic() < end:
+        sleep(0.05)
+    return outcome
+
+
 def outcome_or_error(action: Callable[[], object]) -> object:
     try:
         return action()
@@ -243,6 +258,13 @@ def assert_same_pages(printed: list[np.ndarray], expected: list[np.ndarray]) -> 
     assert len(printed) == len(expected)
     for out, composed in zip(printed, expected, strict=True):
         np.testing.assert_array_equal(out, composed)
+
+
+def pages_of(file: Path) -> list[np.ndarray]:
+    """Return the pixels of the pages of a PDF."""
+    with pikepdf.open(file) as document:
+        images = [pikepdf.PdfImage(page.Resources.XObject.Page) for page in document.pages]
+        return [np.asarray(image.as_pil_image().convert("L")) for image in images]
 
 
 class FilesContract(PrinterContract):
@@ -328,17 +350,7 @@ class TestPdfPrinter(FilesContract):
 
     @pytest.fixture
     def printed(self, place: Path) -> Callable[[], list[np.ndarray]]:
-        def printed() -> list[np.ndarray]:
-            out = []
-            for file in sorted(place.glob("[!.]*.pdf")):
-                with pikepdf.open(file) as document:
-                    out.extend(
-                        np.asarray(pikepdf.PdfImage(page.Resources.XObject.Page).as_pil_image().convert("L"))
-                        for page in document.pages
-                    )
-            return out
-
-        return printed
+        return lambda: [page for file in sorted(place.glob("[!.]*.pdf")) for page in pages_of(file)]
 
     def test_the_order_is_attached(self, printer, place: Path) -> None:
         job = Caller().job(self.sheets, 1, attachments=(Attachment("order.json", "application/json", b"{}"),))
@@ -394,6 +406,31 @@ class TestDicomPrinter(FilmPrinterContract):
 
     @pytest.fixture
     def gone(self, site: WeakPrinter) -> Callable[[], None]:
+        return site.stop
+
+
+@pytest.mark.skipif(not HAS_IPPEVEPRINTER, reason=NEEDS_IPPEVEPRINTER)
+class TestIppPrinter(PrinterContract):
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> Iterator[EverywherePrinter]:
+        with everywhere_printer(tmp_path / "ipp") as printer:
+            yield printer
+
+    @pytest.fixture
+    def printer(self, site: EverywherePrinter) -> Callable[[], Printer]:
+        values = {"uri": site.uri, "dots_per_inch": 72, "connect_s": 2, "answer_s": 5}
+        return lambda: printers.get("ipp").build(values)
+
+    @pytest.fixture
+    def printed(self, site: EverywherePrinter) -> Callable[[], list[np.ndarray]]:
+        return lambda: [page for file in site.documents() for page in pages_of(file)]
+
+    @pytest.fixture
+    def forget(self, site: EverywherePrinter) -> Callable[[], None]:
+        return site.forget
+
+    @pytest.fixture
+    def gone(self, site: EverywherePrinter) -> Callable[[], None]:
         return site.stop
 
 
