@@ -400,7 +400,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "work.transfer_workers", "2", _integer(0, 64), "orders",
-        "Orders that wait for other machines (collection from a source), done at a time besides the others; 0: none.",
+        "Orders that wait for other machines (collections, deliveries), done at a time besides the others; 0: none.",
     ),
     Setting("work.order_cpu_s", "3600", _integer(1, 1_000_000), "s", "Processor time that one order may use."),
     Setting("work.order_wall_s", "7200", _number(1, 1_000_000), "s", "Time after which an order is given up."),
