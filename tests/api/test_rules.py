@@ -1,9 +1,12 @@
 """Rules choose processing when images come: stored over REST, acting once, with their owner's rights."""
 
+import json
+import re
 import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,6 +206,39 @@ class TestActing:
                 thread.join(10)
 
             assert len(orders(doors)) == 1
+
+
+class TestTheHowTo:
+    PAGE = Path(__file__).parents[2] / "docs/howto/processing-rules.md"
+
+    def blocks(self) -> list[dict[str, Any]]:
+        return [json.loads(each) for each in re.findall(r"```json\n(.*?)```", self.PAGE.read_text(), re.DOTALL)]
+
+    def test_its_rule_acts_on_what_it_says_and_on_nothing_else(self, doors, owner):
+        stored(owner, self.blocks()[0])
+        meant = {"BodyPartExamined": "CHEST", "SeriesDescription": "Thorax 1.0 B30f"}
+        doors.ingest(
+            *ct_files(**meant),
+            *ct_files(2, series=f"{STUDY}.7", **meant | {"SeriesDescription": "Scout"}),
+            *ct_files(2, series=f"{STUDY}.8", **meant | {"BodyPartExamined": "HEAD"}),
+            *ct_files(2, series=f"{STUDY}.9", **meant | {"Modality": "MR"}),
+        )
+
+        quiet(doors)
+
+        (task,) = orders(doors)
+        assert (said(task, "series"), said(task, "thickness_mm")) == ([SERIES], [20])
+        assert run(doors, task)["status"] == "completed"
+
+    def test_its_order_leaves_the_choice_to_the_rule(self, doors, owner):
+        plan, order = self.blocks()
+        doors.ingest(*ct_files(BodyPartExamined="CHEST", SeriesDescription="lung"))
+        stored(owner, plan)
+
+        whole = run(doors, owner.post("/fhir/Task", order).json)
+
+        (part,) = [each for each in orders(doors) if "partOf" in each]
+        assert part["partOf"][0]["reference"] == f"Task/{whole['id']}"
 
 
 class TestRights:
