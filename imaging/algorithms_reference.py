@@ -30,13 +30,16 @@ What images can be processed with. This page is written from `imaging/algorithms
 * **A volume** is a stack of parallel slices of one size at equal distances, classic or enhanced. It is refused, with
   the reason, when slices are missing, doubled, shifted against each other (gantry tilt; some algorithms take such
   stacks), point into different directions, or lie at distances that differ by more than 2%.
-  Nothing is filled in or resampled unasked. Pixel padding values are taken as they are.
+  Nothing is filled in or resampled unasked.
+* **Padding** (Pixel Padding Value) gets the darkest of the other values. It is neither segmented nor measured, and
+  does not count in slabs.
+* **Low values that are shown white** (MONOCHROME1) stay so in results; display values are 1 for white in any case.
 * **Version** changes whenever the same images and parameters give other numbers.
 * **Results** are 16-bit integers with slope and intercept: exact for whole numbers, otherwise within half of 1/65535 of
   the range of values (PET: 1/32767 of the largest). CT, MR and PET images with a place in the patient
-  stay what they are, all others become Secondary Capture. Segmentations are DICOM SEG on the slices of single-frame
-  images; measurements are DICOM SR (TID 1500) that refers to the segment; a transform is a Spatial Registration object
-  whose matrix leads from the moving images into the frame of reference of the fixed ones.
+  stay what they are, all others become Secondary Capture. Segmentations are DICOM SEG, on the frames of the images
+  where they lie there; measurements are DICOM SR (TID 1500) that refers to the segment; a transform is a Spatial
+  Registration object whose matrix leads from the moving images into the frame of reference of the fixed ones.
 * **Pictures** show before and after; `python -m imaging.algorithms_pictures` makes them by running the algorithms.
 * **De-identification** works on files, not on arrays, and has [a page of its own](de-identification.md).
 """

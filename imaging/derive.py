@@ -1,8 +1,7 @@
 """Results of algorithms as DICOM instances: a new series of the same study that says what was done to what, by whom.
 
-The same task, algorithm and input always make the same UIDs and the same bytes. What all source images agree on is
-kept; what describes their pixels, their place or the instance is written anew. Private elements are left out, since
-nobody can say whether they still hold. Sources: PS3.3 C.7.6.1 (General Image), C.12.1 (SOP Common).
+The same task, algorithm and input always make the same UIDs and the same bytes. What of the sources is kept is told in
+`derive_kept`. Sources: PS3.3 C.7.6.1 (General Image), C.12.1 (SOP Common), 10.7 (which spacing is whose).
 """
 
 import json
@@ -16,64 +15,31 @@ from uuid import UUID, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filewriter import dcmwrite
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import dcmwrite, write_sequence_item
 from pydicom.sequence import Sequence as Items
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
 from imaging.algorithm import Code, Result
+from imaging.derive_kept import CT_IMAGE, PET_IMAGE, REQUIRED, class_of, kept
 from imaging.errors import AppError, Category
-from imaging.geometry import Float32, Image, Matrix, Source, Volume
+from imaging.geometry import Float32, Image, Matrix, Source, Volume, letters_of
 
 NAMESPACE: Final = UUID("6d3f6d5e-3f0c-5a0a-9d0e-0f4c1b6f7a52")
 """Namespace of the UUIDs from which UIDs of results are made (PS3.5 B.2)."""
 IMPLEMENTATION_CLASS_UID: Final = "2.25.144961536894152410374226571270846216786"
 
-CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
-MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
-PET_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.128"
-SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
-
-CLASSES: Final = {
-    # SOP class of all sources        of results with a place in the patient
-    CT_IMAGE:                       CT_IMAGE,
-    "1.2.840.10008.5.1.4.1.1.2.1":  CT_IMAGE,  # enhanced
-    MR_IMAGE:                       MR_IMAGE,
-    "1.2.840.10008.5.1.4.1.1.4.1":  MR_IMAGE,  # enhanced
-    PET_IMAGE:                      PET_IMAGE,
-}  # fmt: skip
-"""Everything else becomes Secondary Capture, which promises nothing about acquisition or units."""
-
-REQUIRED: Final[dict[str, dict[str, str | None]]] = {
-    # SOP class  what it must have though sources may not: empty, or the value that says nothing
-    CT_IMAGE: {"KVP": None, "AcquisitionNumber": None},
-    MR_IMAGE: {
-        "ScanningSequence": "RM", "SequenceVariant": "NONE", "ScanOptions": None, "MRAcquisitionType": None,
-        "RepetitionTime": None, "EchoTime": None, "EchoTrainLength": None,
-    },
-    PET_IMAGE: {},
-    SECONDARY_CAPTURE: {"ConversionType": "WSD"},
-}  # fmt: skip
-
 RESCALE_TYPES: Final = {"[hnsf'U]": "HU"}
 """UCUM unit to Rescale Type; other units are "US", unspecified (PS3.3 C.11.1.1.2)."""
 PET_UNITS: Final = {"Bq/ml": "BQML", "g/ml": "GML", "{counts}": "CNTS", "cm2/ml": "CM2ML", "%": "PCT"}
 
-_KEPT_OF_PIXELS: Final = frozenset({0x00280301, 0x00282110, 0x00282112, 0x00282114})
-"""Burned In Annotation and Lossy Image Compression stay true whatever is computed from the pixels."""
-_DROPPED: Final = frozenset({
-    0x00080008, 0x00080012, 0x00080013, 0x00080014, 0x00080016, 0x00080018, 0x00080023, 0x00080033, 0x0008002A,
-    0x0008103E, 0x0008103F, 0x00080021, 0x00080031, 0x00081140, 0x00082111, 0x00082112, 0x00089215, 0x00089124,
-    0x00180050, 0x00180088, 0x00181164, 0x0018A001, 0x0020000E, 0x00200011, 0x00200013, 0x00200032, 0x00200037,
-    0x00201041, 0x00209222, 0x00209221, 0x00201040,
-})  # fmt: skip
-_DROPPED_GROUPS: Final = frozenset({0x0028, 0x0088, 0x2050, 0x5200, 0x7FE0})
-"""Pixels and their description, icons, presentation, functional groups, pixel data; overlays (60xx) as well."""
-_OF_THE_FIRST: Final = frozenset({
-    0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080051, 0x00080090, 0x00081030, 0x0020000D, 0x00200010,
-})  # fmt: skip
-"""Identity of the study, and the character set that texts are written in, whatever the others use."""
+SOURCE_IMAGES: Final = BaseTag(0x00082112)
+_KINDS: Final = ("AXIAL", "LOCALIZER")  # of CT images.   Source: PS3.3 C.8.2.1.1.1
+_MOST_KNOWN: Final = 16
 _EQUIPMENT: Final = (
     "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName", "InstitutionName",
 )  # fmt: skip
@@ -142,41 +108,45 @@ def derive_images(result: Result, sources: Sequence[Dataset], work: Work, *, ser
     """
     if len({str(ds.get("PatientID", "")) for ds in sources}) != 1:
         raise AppError(Category.INVALID, "results are derived from images of one patient")
-    common = _common(sources)
+    common, used = kept(sources), _References()
     groups: list[list[Image]] = [slices_of(volume) for volume in result.volumes]
     groups += [list(result.images)] if result.images else []
     for number, group in enumerate(groups):
-        stored = quantise([image.array for image in group], is_pet=_class_of(group, sources) == PET_IMAGE)
+        is_placed, is_pet_unit = all(image.affine is not None for image in group), group[0].unit in PET_UNITS
+        uid = class_of(sources, is_placed=is_placed, is_pet_unit=is_pet_unit)
+        stored = quantise([image.array for image in group], is_pet=uid == PET_IMAGE)
         for index, (image, each) in enumerate(zip(group, stored, strict=True), start=1):
             ds = deepcopy(common)
-            _add_class(ds, image, _class_of(group, sources), sources, len(group), index)
+            _add_class(ds, image, uid, sources, len(group), index)
             _add_identity(ds, work, number, series_number + number, index)
-            _add_derivation(ds, image.sources, work, sources)
-            _add_place(ds, image)
+            _add_derivation(ds, work, sources)
+            ds[SOURCE_IMAGES] = used.element(image.sources)
+            _add_place(ds, image, sources)
             _add_pixels(ds, image, each)
             yield ds
 
 
 def slices_of(volume: Volume) -> list[Image]:
-    """Return the slices, each with its place; with one source each where there are as many as slices."""
-    one_each = len(volume.sources) == len(volume.array)
-    row_mm, column_mm = volume.spacing_mm[1:]
+    """Return the slices, each with its place and its sources, as thick as they are."""
+    step_mm, row_mm, column_mm = volume.spacing_mm
+    thick = np.ones(4) if volume.thickness_mm is None else np.array([volume.thickness_mm / step_mm, 1, 1, 1])
     return [
         Image(
             array=plane,
             unit=volume.unit,
             spacing_mm=(row_mm, column_mm),
-            affine=_moved(volume.affine, volume.position_mm((index, 0, 0))),
+            affine=_moved(volume.affine * thick, volume.position_mm((index, 0, 0))),
             modality=volume.modality,
             frame_of_reference_uid=volume.frame_of_reference_uid,
-            sources=volume.sources[index : index + 1] if one_each else volume.sources,
+            sources=sources,
+            is_inverse=volume.is_inverse,
         )
-        for index, plane in enumerate(volume.array)
+        for index, (plane, sources) in enumerate(zip(volume.array, volume.slice_sources, strict=True))
     ]
 
 
-def quantise(arrays: Sequence[Float32], *, is_pet: bool = False) -> list[Stored]:
-    """Return values as 16-bit integers with one slope and intercept for all arrays.
+def quantise(arrays: Sequence[Float32], *, is_pet: bool = False) -> Iterator[Stored]:
+    """Return an iterator of values as 16-bit integers, with one slope and intercept for all arrays.
 
     Whole numbers that fit are kept exactly, with slope 1 and intercept 0. Others are spread over the whole range; PET
     images have no intercept (PS3.3 C.8.9.4.1.6). Raises INVALID for values that are not finite.
@@ -186,15 +156,20 @@ def quantise(arrays: Sequence[Float32], *, is_pet: bool = False) -> list[Stored]
         raise AppError(Category.INVALID, "the result has values that are not finite")
     kind = np.int16 if low < 0 else np.uint16
     info = np.iinfo(kind)
-    if info.min <= low and high <= info.max and all(np.array_equal(each, np.rint(each)) for each in arrays):
-        return [Stored(each.astype(kind), 1.0, 0.0) for each in arrays]
+    if info.min <= low and high <= info.max and all(_are_whole(each) for each in arrays):
+        return (Stored(each.astype(kind), 1.0, 0.0) for each in arrays)
     if is_pet:
         slope, intercept = _decimal(max(-low, high) / info.max), 0.0
     else:
         kind, info = np.uint16, np.iinfo(np.uint16)
         slope, intercept = _decimal((high - low) / info.max or 1.0), _decimal(low)
-    stored = ((each.astype(np.float64) - intercept) / slope for each in arrays)
-    return [Stored(np.clip(np.rint(each), info.min, info.max).astype(kind), slope, intercept) for each in stored]
+    scaled = ((each.astype(np.float64) - intercept) / slope for each in arrays)
+    return (Stored(np.clip(np.rint(each), info.min, info.max).astype(kind), slope, intercept) for each in scaled)
+
+
+def _are_whole(values: Float32) -> bool:
+    # A few of them tell most of what is not whole.
+    return all(bool(np.array_equal(part, np.rint(part))) for part in (values[:1], values))
 
 
 def to_part10(ds: Dataset) -> bytes:
@@ -220,30 +195,6 @@ def _moved(affine: Matrix, position: Matrix) -> Matrix:
     return moved
 
 
-def _common(sources: Sequence[Dataset]) -> Dataset:
-    """Return a copy of what all sources agree on and that stays true of results."""
-    first, common = sources[0], Dataset()
-    for element in first:
-        tag = int(element.tag)
-        group = tag >> 16
-        is_dropped = tag in _DROPPED or group in _DROPPED_GROUPS or group % 2 or 0x6000 <= group <= 0x60FF
-        if is_dropped and tag not in _KEPT_OF_PIXELS:
-            continue
-        if tag in _OF_THE_FIRST or all(tag in ds and ds[tag] == element for ds in sources[1:]):
-            common[tag] = deepcopy(element)
-    return common
-
-
-def _class_of(group: Sequence[Image], sources: Sequence[Dataset]) -> str:
-    """Return the SOP class: that of the sources where its promises still hold, else Secondary Capture."""
-    uids = {str(ds.get("SOPClassUID", "")) for ds in sources}
-    uid = CLASSES.get(uids.pop(), SECONDARY_CAPTURE) if len(uids) == 1 else SECONDARY_CAPTURE
-    is_placed = all(image.affine is not None for image in group)
-    if not is_placed or (uid == PET_IMAGE and group[0].unit not in PET_UNITS):
-        return SECONDARY_CAPTURE
-    return uid
-
-
 def _add_class(ds: Dataset, image: Image, class_uid: str, sources: Sequence[Dataset], count: int, index: int) -> None:
     ds.SOPClassUID = class_uid
     modalities = {str(each.get("Modality") or "") for each in sources} - {""}
@@ -251,9 +202,13 @@ def _add_class(ds: Dataset, image: Image, class_uid: str, sources: Sequence[Data
     for keyword, value in REQUIRED[class_uid].items():
         if keyword not in ds:
             setattr(ds, keyword, value)
+    if not {"Laterality", "ImageLaterality", "BodyPartExamined"} & set(ds.dir()):
+        ds.Laterality = None  # wanted of what may be a paired structure
     original = [str(each) for each in sources[0].get("ImageType") or []]
-    ds.ImageType = ["DERIVED", "SECONDARY", *(original[2:3] or ["OTHER"])]
+    kind = [each for each in original[2:3] if each in _KINDS] if class_uid == CT_IMAGE else original[2:3]
+    ds.ImageType = ["DERIVED", "SECONDARY", *(kind or [_KINDS[0] if class_uid == CT_IMAGE else "OTHER"])]
     if class_uid == PET_IMAGE:
+        ds.ImageType = ["DERIVED", "PRIMARY"]
         ds.Units, ds.NumberOfSlices, ds.ImageIndex = PET_UNITS[image.unit], count, index
         ds.FrameReferenceTime = sources[0].get("FrameReferenceTime") or 0
         if ds.Units == "GML":
@@ -270,10 +225,9 @@ def _add_identity(ds: Dataset, work: Work, series: int, series_number: int, inde
     ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = time
 
 
-def _add_derivation(ds: Dataset, used: Sequence[Source], work: Work, sources: Sequence[Dataset]) -> None:
+def _add_derivation(ds: Dataset, work: Work, sources: Sequence[Dataset]) -> None:
     ds.DerivationDescription = work.description
     ds.DerivationCodeSequence = Items([coded(work.code)])
-    ds.SourceImageSequence = Items([_reference(source) for source in used])
     acquired = Dataset()
     for keyword in _EQUIPMENT:
         if keyword in ds:
@@ -285,13 +239,33 @@ def _add_derivation(ds: Dataset, used: Sequence[Source], work: Work, sources: Se
         equipment.SoftwareVersions = work.equipment.software_version
         if work.equipment.serial_number:
             equipment.DeviceSerialNumber = work.equipment.serial_number
-    acquired.Manufacturer = acquired.get("Manufacturer") or ""
+    acquired.Manufacturer = acquired.get("Manufacturer") or "unknown"
     acquired.PurposeOfReferenceCodeSequence = Items([coded(Code("109101", "DCM", "Acquisition Equipment"))])
     processed.PurposeOfReferenceCodeSequence = Items([coded(Code("109102", "DCM", "Processing Equipment"))])
     processed.ContributionDateTime = work.done_at.strftime("%Y%m%d%H%M%S%z")
     processed.ContributionDescription = work.description
     earlier = list(sources[0].get("ContributingEquipmentSequence") or [acquired])
     ds.ContributingEquipmentSequence = Items([*deepcopy(earlier), processed])
+
+
+class _References:
+    """Source Image Sequences, written once for all images that have the same sources: thousands of both may be."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Source, ...], RawDataElement] = {}
+
+    def element(self, sources: tuple[Source, ...]) -> RawDataElement:
+        """Return the sequence of references in the bytes of a file; pydicom reads it when it is asked for."""
+        if sources not in self._known:
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            out = DicomBytesIO()
+            out.is_little_endian, out.is_implicit_VR = True, False
+            for source in sources:
+                write_sequence_item(out, _reference(source), ["iso8859"])
+            value = out.getvalue()
+            self._known[sources] = RawDataElement(SOURCE_IMAGES, "SQ", len(value), value, 0, False, True)
+        return self._known[sources]
 
 
 def _reference(source: Source) -> Dataset:
@@ -324,10 +298,14 @@ def add_work(ds: Dataset, work: Work) -> None:
     ds.ContributingEquipmentSequence = Items([processed])
 
 
-def _add_place(ds: Dataset, image: Image) -> None:
+def _add_place(ds: Dataset, image: Image, sources: Sequence[Dataset]) -> None:
     if image.spacing_mm is not None:
-        ds.PixelSpacing = [DSfloat(each, auto_format=True) for each in image.spacing_mm]
+        # Distances at the detector are not those in the patient, and stay what they are.
+        is_at_detector = "PixelSpacing" not in sources[0] and "ImagerPixelSpacing" in sources[0]
+        keyword = "ImagerPixelSpacing" if is_at_detector and image.affine is None else "PixelSpacing"
+        setattr(ds, keyword, [DSfloat(each, auto_format=True) for each in image.spacing_mm])
     if image.affine is None:
+        ds.PatientOrientation = None
         for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):
             if keyword in ds:
                 delattr(ds, keyword)
@@ -338,12 +316,13 @@ def _add_place(ds: Dataset, image: Image) -> None:
     ds.PositionReferenceIndicator = ds.get("PositionReferenceIndicator") or None
     ds.ImagePositionPatient = [DSfloat(each, auto_format=True) for each in image.affine[:3, 3]]
     ds.ImageOrientationPatient = [DSfloat(each, auto_format=True) for each in (*axes[:, 2], *axes[:, 1])]
+    ds.PatientOrientation = [letters_of(axes[:, 2]), letters_of(axes[:, 1])]
     ds.SliceThickness = DSfloat(abs(float(image.affine[:3, 0] @ normal)), auto_format=True)
 
 
 def _add_pixels(ds: Dataset, image: Image, stored: Stored) -> None:
     ds.Rows, ds.Columns = stored.frames.shape
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME1" if image.is_inverse else "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
     ds.PixelRepresentation = int(stored.frames.dtype.kind == "i")
     ds.RescaleSlope = DSfloat(stored.slope, auto_format=True)

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import highdicom as hd
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from imaging.algorithm import Code, Measurement, Result, Segmentation
 from imaging.derive import Work, add_work
 from imaging.errors import AppError, Category
+from imaging.frame_values import slices_of
 
 INTENSITIES: Final = {
     # UCUM unit   quantity of which mean, deviation and extremes are taken
@@ -25,6 +27,8 @@ _INTENSITY: Final = Code("intensity", "99FHIRIMG", "Image intensity")
 MODIFIERS: Final = frozenset({"373098007", "386136009", "255605001", "56851009"})
 """Codes that say what of a quantity was measured, not the quantity: mean, deviation, minimum, maximum (CID 7464)."""
 
+_FEWEST_PIXELS: Final = 8  # highdicom (0.28) packs the bits of smaller frames apart from each other
+_NEAR_MM: Final = 0.02  # positions of scanners are rounded to 0.01 mm
 _TISSUE: Final = ("85756007", "SCT", "Tissue")
 _NEEDED: Final = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
@@ -39,14 +43,15 @@ def derive_segmentations(
 
     sources  datasets of the images that were read, without pixel data
 
-    Raises UNSUPPORTED for a segmentation on another grid than that of its images, INVALID for an empty one.
+    Raises INVALID for an empty segmentation, UNSUPPORTED for one of less than 8 pixels a slice.
     """
     made: list[Dataset] = []
     for number, segmentation in enumerate(result.segmentations, start=1):
         if not segmentation.mask.any():
             raise AppError(Category.INVALID, "no voxel was segmented; there is nothing to store")
-        ds = _segmentation(segmentation, _images_of(segmentation, sources), work, number, series_number)
-        made.append(ds)
+        if segmentation.mask[0].size < _FEWEST_PIXELS:
+            raise AppError(Category.UNSUPPORTED, "slices of less than 8 pixels are not segmented; give a larger region")
+        made.append(_segmentation(segmentation, sources, work, number, series_number))
     return made
 
 
@@ -100,8 +105,9 @@ def derive_report(
 
 
 def _segmentation(
-    segmentation: Segmentation, images: list[Dataset], work: Work, number: int, series_number: int
+    segmentation: Segmentation, sources: Sequence[Dataset], work: Work, number: int, series_number: int
 ) -> Dataset:
+    images, mask, grid = _laid_out(segmentation, sources)
     parameters = {name: str(value) for name, value in sorted(work.parameters.items())}
     algorithm = hd.AlgorithmIdentificationSequence(
         name=work.title[:64],
@@ -121,7 +127,7 @@ def _segmentation(
     )
     ds = hd.seg.Segmentation(
         source_images=images,
-        pixel_array=segmentation.mask.astype(np.uint8),
+        pixel_array=mask.astype(np.uint8),
         segmentation_type="BINARY",
         segment_descriptions=[description],
         series_instance_uid=work.uid("segmentations"),
@@ -133,6 +139,7 @@ def _segmentation(
         software_versions=work.equipment.software_version,
         device_serial_number=work.equipment.serial_number or "none",
         content_label="SEGMENTATION",
+        **grid,
     )
     organization = work.uid("dimensions", number)
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
@@ -141,16 +148,55 @@ def _segmentation(
     return ds
 
 
-def _images_of(segmentation: Segmentation, sources: Sequence[Dataset]) -> list[Dataset]:
-    """Return the images in the order of the mask's slices."""
-    by_uid = {str(ds.SOPInstanceUID): ds for ds in sources}
-    uids = [source.sop_instance_uid for source in segmentation.sources]
-    if any(source.frame is not None for source in segmentation.sources):
-        raise AppError(Category.UNSUPPORTED, "segmentations of multi-frame images are not written yet")
-    if len(uids) != len(segmentation.mask) or not by_uid.keys() >= set(uids):
-        message = "a segmentation is written on the slices of its images; this one lies on another grid"
-        raise AppError(Category.UNSUPPORTED, message)
-    return [_completed(by_uid[uid]) for uid in uids]
+def _laid_out(
+    segmentation: Segmentation, sources: Sequence[Dataset]
+) -> tuple[list[Dataset], NDArray[np.bool_], dict[str, Any]]:
+    """Return the images, the mask frame by frame in their order, and where its frames lie unless they lie on theirs."""
+    by_uid = {str(ds.SOPInstanceUID): _completed(ds) for ds in sources}
+    used = [by_uid[source.sop_instance_uid] for source in segmentation.sources]
+    images = list({id(ds): ds for ds in used}.values())
+    mask = segmentation.mask
+    is_whole = len(used) == len(mask) and _lies_on(segmentation, used)
+    if is_whole and all(source.frame is None for source in segmentation.sources):
+        return images, mask, {}
+    numbers = [source.frame or 1 for source in segmentation.sources]
+    if is_whole and len(images) == 1 and len(numbers) == int(images[0].get("NumberOfFrames", 1)):
+        return images, mask[np.argsort(numbers)], {}
+    return images, mask, _grid(segmentation)
+
+
+def _lies_on(segmentation: Segmentation, used: Sequence[Dataset]) -> bool:
+    """Say whether each slice of a mask lies on the frame that it came from, voxel on pixel."""
+    for index, (ds, source) in enumerate(zip(used, segmentation.sources, strict=True)):
+        (frame,) = slices_of(ds, 0, [source.frame or 1])
+        if frame.shape != segmentation.mask.shape[1:] or frame.position_mm is None or frame.orientation is None:
+            return False
+        row, column = frame.orientation[:3], frame.orientation[3:]
+        rows_mm, columns_mm = frame.spacing_mm or (0.0, 0.0)
+        theirs = np.stack([column * rows_mm, row * columns_mm, frame.position_mm], axis=1)
+        ours = segmentation.affine[:3, 1:].copy()
+        ours[:, 2] += segmentation.affine[:3, 0] * index
+        if np.abs(ours - theirs).max() > _NEAR_MM:
+            return False
+    return True
+
+
+def _grid(segmentation: Segmentation) -> dict[str, Any]:
+    axes = segmentation.affine[:3, :3]
+    step_mm, row_mm, column_mm = (float(each) for each in np.linalg.norm(axes, axis=0))
+    directions = axes / np.linalg.norm(axes, axis=0)
+    normal = np.cross(directions[:, 2], directions[:, 1])
+    system = hd.CoordinateSystemNames.PATIENT
+    positions = [segmentation.affine[:3, 3] + axes[:, 0] * index for index in range(len(segmentation.mask))]
+    return {
+        "plane_positions": [hd.PlanePositionSequence(system, tuple(map(float, each))) for each in positions],
+        "plane_orientation": hd.PlaneOrientationSequence(
+            system, tuple(map(float, (*directions[:, 2], *directions[:, 1])))
+        ),
+        "pixel_measures": hd.PixelMeasuresSequence(
+            (row_mm, column_mm), slice_thickness=abs(float(axes[:, 0] @ normal)), spacing_between_slices=step_mm
+        ),
+    }
 
 
 def _completed(ds: Dataset) -> Dataset:

@@ -79,7 +79,7 @@ def transform_to(ds: Dataset, sop_instance_uid: str) -> Matrix:
 
 def _started(first: Dataset, work: Work, series_number: int) -> Dataset:
     ds = Dataset()
-    ds.SOPClassUID, ds.Modality = SPATIAL_REGISTRATION, "REG"
+    ds.SOPClassUID, ds.Modality, ds.Laterality = SPATIAL_REGISTRATION, "REG", None
     for keyword in _KEPT:
         if keyword in first or keyword not in _OPTIONAL:
             setattr(ds, keyword, first.get(keyword))

@@ -4,13 +4,17 @@ Positions are millimetres in the patient's coordinate system: x to the left, y t
 Voxel indices count centres: (0, 0, 0) is the centre of the first pixel of the first slice. Source: PS3.3 C.7.6.2.1.1.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.errors import AppError, Category
+
+_AXES: Final = ("LR", "PA", "HF")  # towards, and away from: left, posterior, head
+_OBLIQUE: Final = 0.087  # cosine of 85 degrees
 
 Float32 = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -36,6 +40,7 @@ class Image:
     unit        UCUM code of the values; "" where the images do not say
     spacing_mm  between rows, between columns; None where unknown
     affine      4x4, from (0, row, column) to the patient's (x, y, z) in mm; None without a place in the patient
+    is_inverse  whether low values are shown white (MONOCHROME1)
     """
 
     array: Float32
@@ -45,15 +50,21 @@ class Image:
     modality: str = "OT"
     frame_of_reference_uid: str = ""
     sources: tuple[Source, ...] = ()
+    is_inverse: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Volume:
     """Parallel slices at equal distances.
 
-    array    [slice, row, column], float32, modality units
-    affine   4x4, from (slice, row, column, 1) to the patient's (x, y, z, 1) in mm
-    unit     UCUM code of the values; "" where the images do not say
+    array         [slice, row, column], float32, modality units
+    affine        4x4, from (slice, row, column, 1) to the patient's (x, y, z, 1) in mm
+    unit          UCUM code of the values; "" where the images do not say
+    of_slices     the sources of each slice, where that is not one for each, or all for all of them
+    thickness_mm  of a slice where it is not the distance between slices, as with overlapping ones
+    is_inverse    whether low values are shown white (MONOCHROME1)
+    padding       [slice, row, column], bool: voxels that are no image, whose values are the darkest of the others;
+                  None without any
     """
 
     array: Float32
@@ -62,6 +73,39 @@ class Volume:
     modality: str = "OT"
     frame_of_reference_uid: str = ""
     sources: tuple[Source, ...] = ()
+    of_slices: tuple[tuple[Source, ...], ...] | None = None
+    thickness_mm: float | None = None
+    is_inverse: bool = False
+    padding: NDArray[np.bool_] | None = None
+
+    def on_grid(
+        self,
+        array: Float32,
+        affine: Matrix,
+        *,
+        of_slices: tuple[tuple[Source, ...], ...] | None = None,
+        thickness_mm: float | None = None,
+    ) -> "Volume":
+        """Return values on another grid; what was known of each voxel or slice of this one is not true of them."""
+        return replace(self, array=array, affine=affine, of_slices=of_slices, thickness_mm=thickness_mm, padding=None)
+
+    def without_padding(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return those voxels of a mask that are part of the image."""
+        return mask if self.padding is None else mask & ~self.padding
+
+    @property
+    def darkest(self) -> float:
+        """The value that is shown darkest."""
+        return float(self.array.max() if self.is_inverse else self.array.min())
+
+    @property
+    def slice_sources(self) -> tuple[tuple[Source, ...], ...]:
+        """The sources of each slice."""
+        if self.of_slices is not None:
+            return self.of_slices
+        if len(self.sources) == len(self.array):
+            return tuple((source,) for source in self.sources)
+        return (self.sources,) * len(self.array)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -123,6 +167,15 @@ def affine_from_attributes(
     affine[:3, 2] = along_row * spacing_mm[1]
     affine[:3, 3] = position_mm
     return affine
+
+
+def letters_of(direction: Sequence[float] | Matrix) -> str:
+    """Return where a direction leads, as Patient Orientation says it: "L", "AL"; the larger component comes first.
+
+    Components beyond 85 degrees from the direction are left out. Source: PS3.3 C.7.6.1.1.1.
+    """
+    seen = sorted(((abs(value), axis, value) for axis, value in enumerate(direction)), reverse=True)
+    return "".join(_AXES[axis][int(value < 0)] for size, axis, value in seen if size > _OBLIQUE)
 
 
 def normal_of(orientation: Matrix) -> Matrix:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from imaging.errors import AppError, Category
-from imaging.geometry import Float32, Matrix, Volume
+from imaging.geometry import Float32, Matrix, Source, Volume
 
 MAX_SAMPLES = 1 << 30
 _ROUNDING = 1e-6
@@ -38,6 +38,24 @@ def sample(volume: Volume, affine: Matrix, shape: tuple[int, int, int], *, outsi
             values[index][is_outside] = outside
             lost += int(np.count_nonzero(is_outside))
     return values, lost
+
+
+def sources_of(volume: Volume, affine: Matrix, shape: tuple[int, int, int]) -> tuple[tuple[Source, ...], ...]:
+    """Return for each slice of another grid the sources of those slices of the volume that its values come from."""
+    to_index = np.linalg.inv(volume.affine) @ affine
+    ends = np.array([[0, j, i, 1] for j in (0, shape[1] - 1) for i in (0, shape[2] - 1)], dtype=np.float64)
+    told = volume.slice_sources
+    known: dict[tuple[int, int], tuple[Source, ...]] = {}
+    found = []
+    for index in range(shape[0]):
+        ends[:, 0] = index
+        places = (ends @ to_index.T)[:, 0]
+        first, last = max(0, int(np.floor(places.min() + _ROUNDING))), int(np.ceil(places.max() - _ROUNDING))
+        span = min(first, len(told) - 1), max(last, 0) + 1
+        if span not in known:
+            known[span] = tuple(dict.fromkeys(source for one in told[slice(*span)] for source in one))
+        found.append(known[span])
+    return tuple(found)
 
 
 def _is_outside(

@@ -4,7 +4,7 @@ Hides searches, rights, the archive's rows and the decoding of frames. Each seri
 algorithms that compare two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -22,9 +22,10 @@ from fhir_server.work.backing import Backing
 from fhir_server.work.orders import Named, Order, restriction
 from imaging.algorithm import Takes
 from imaging.archive import Instance
+from imaging.dataset_from_json import dataset_from_json
 from imaging.errors import AppError, Category
 from imaging.geometry import Image, Volume
-from imaging.volume import Tilt, image_from, volume_from
+from imaging.volume import Tilt, image_from, volume_of
 
 MOST_INSTANCES = 20_000  # in one order
 MOST_STUDIES = 500  # that a search of an order may find
@@ -136,12 +137,12 @@ def is_made_here(datasets: Sequence[Dataset]) -> bool:
 class Loaded:
     """The images of a series, read: data sets without pixels, and frames on demand."""
 
-    def __init__(self, server: Backing, chosen: Chosen, dataset: Callable[[bytes], Dataset]) -> None:
+    def __init__(self, server: Backing, chosen: Chosen) -> None:
         self._archive = server.archive
         self._chosen = chosen
         wanted = {each.sop_uid for each in chosen.instances}
         found = server.archive.metadata(chosen.study_uid, chosen.series_uid)
-        by_uid = {uid: dataset(json) for (_, _, uid), json in found if uid in wanted}
+        by_uid = {uid: dataset_from_json(json) for (_, _, uid), json in found if uid in wanted}
         self.datasets = [by_uid[each.sop_uid] for each in chosen.instances]
 
     def images(self, region: tuple[int, int, int, int] | None) -> list[Image]:
@@ -157,17 +158,16 @@ class Loaded:
 
     def volume(self, region: tuple[int, int, int, int] | None, tilt: Tilt) -> Volume:
         """Return the volume that the chosen frames make."""
+
+        def read(index: int, number: int) -> Any:
+            return self._archive.pixels(self._chosen.instances[index], number).pixels
+
         with _pool() as pool:
-            frames = list(pool.map(self._stack, self._chosen.instances))
-        whole = volume_from(self.datasets, frames, tilt=tilt)
+            whole = volume_of(self.datasets, read, tilt=tilt, pool=pool)
         return crop_volume(_of_frames(whole, self._chosen.frames), region)
 
     def _image(self, ds: Dataset, instance: Instance, number: int) -> Image:
         return image_from(ds, self._archive.pixels(instance, number).pixels, frame=number)
-
-    def _stack(self, instance: Instance) -> Any:
-        frames = [self._archive.pixels(instance, n).pixels for n in range(1, instance.number_of_frames + 1)]
-        return frames[0] if len(frames) == 1 else np.stack(frames)
 
     def _numbers(self, instance: Instance) -> Sequence[int]:
         beyond = [n for n in self._chosen.frames if n > instance.number_of_frames]
@@ -205,7 +205,8 @@ def crop_volume(volume: Volume, region: tuple[int, int, int, int] | None) -> Vol
     if region is None:
         return volume
     array, (left, top) = _cut(volume.array, region)
-    return replace(volume, array=array, affine=volume.affine @ _shift(0, top, left))
+    padding = None if volume.padding is None else _cut(volume.padding, region)[0]
+    return replace(volume, array=array, affine=volume.affine @ _shift(0, top, left), padding=padding)
 
 
 def _of_frames(volume: Volume, frames: tuple[int, ...]) -> Volume:
@@ -220,7 +221,8 @@ def _of_frames(volume: Volume, frames: tuple[int, ...]) -> Volume:
     affine = volume.affine @ _shift(places[0], 0, 0)
     affine[:3, 0] *= step
     sources = tuple(volume.sources[n] for n in places)
-    return replace(volume, array=volume.array[places], affine=affine, sources=sources)
+    padding = None if volume.padding is None else volume.padding[places]
+    return replace(volume, array=volume.array[places], affine=affine, sources=sources, padding=padding)
 
 
 def _cut(array: Any, region: tuple[int, int, int, int]) -> tuple[Any, tuple[int, int]]:

@@ -17,7 +17,8 @@ from imaging.parameters import Says
 class Clahe(Algorithm):
     """Spread the grey values of each part of an image, limited so that noise is not blown up; display values 0 ... 1.
 
-    Modality units are lost. An image of one value becomes 0.
+    Modality units are lost. An image of one value becomes 0. Where the images show low values white, they are turned
+    round first.
     """
 
     tiles: Annotated[int, Says("parts along each side of the image", low=1, high=64)] = 8
@@ -34,8 +35,10 @@ class Clahe(Algorithm):
     def __call__(self, image: Image) -> Result:
         """Return the equalised image."""
         low, high = float(image.array.min()), float(image.array.max())
+        made = replace(image, unit="1", is_inverse=False)
         if high <= low:
-            return Result(images=(replace(image, array=np.zeros_like(image.array), unit="1"),))
+            return Result(images=(replace(made, array=np.zeros_like(image.array)),))
         tile = [max(1, -(-edge // self.tiles)) for edge in image.array.shape]
-        equal = equalize_adapthist((image.array - low) / (high - low), kernel_size=tile, clip_limit=self.clip_limit)
-        return Result(images=(replace(image, array=np.asarray(equal, dtype=np.float32), unit="1"),))
+        grey = (high - image.array if image.is_inverse else image.array - low) / (high - low)
+        equal = equalize_adapthist(grey, kernel_size=tile, clip_limit=self.clip_limit)
+        return Result(images=(replace(made, array=np.asarray(equal, dtype=np.float32)),))

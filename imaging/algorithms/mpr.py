@@ -1,6 +1,6 @@
 """Multiplanar reformatting: slices of any direction."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
 from typing import Annotated
@@ -12,7 +12,7 @@ from imaging.algorithms import algorithms
 from imaging.errors import AppError, Category
 from imaging.geometry import ORTHOGONALITY, Volume, normal_of
 from imaging.parameters import Says
-from imaging.resampling import sample
+from imaging.resampling import sample, sources_of
 
 
 class Plane(StrEnum):
@@ -40,7 +40,7 @@ class MultiplanarReformatting(Algorithm):
     """Cut a volume into axial, coronal, sagittal or oblique slices by linear interpolation.
 
     Slices follow each other along row direction x column direction and cover the centres of all voxels. Points outside
-    the volume get its lowest value and are counted. For oblique slices both directions count, otherwise neither does.
+    the volume get its darkest value and are counted. For oblique slices both directions count, otherwise neither does.
     """
 
     plane: Annotated[Plane, Says("plane of the slices in the patient")] = Plane.CORONAL
@@ -72,8 +72,9 @@ class MultiplanarReformatting(Algorithm):
         affine[:3, :3] = axes * spacing
         affine[:3, 3] = axes @ along.min(axis=0)
         shape = (int(counts[0]), int(counts[1]), int(counts[2]))
-        array, lost = sample(volume, affine, shape, outside=float(volume.array.min()))
-        return Result(volumes=(replace(volume, array=array, affine=affine),), lost=lost)
+        array, lost = sample(volume, affine, shape, outside=volume.darkest)
+        made = volume.on_grid(array, affine, of_slices=sources_of(volume, affine, shape))
+        return Result(volumes=(made,), lost=lost)
 
     def _orientation(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         if self.plane is not Plane.OBLIQUE:

@@ -19,8 +19,8 @@ from imaging.parameters import Says
 class N4(Algorithm):
     """Remove the slow shading that coils leave in MR: divide by a smooth field estimated from the histogram.
 
-    The field is estimated where values are above Otsu's threshold, on every n-th voxel along rows and columns. Refuses
-    negative values and slices that are shifted against each other.
+    The field is estimated where values are above Otsu's threshold, without padding, on every n-th voxel along rows and
+    columns. Refuses negative values and slices that are shifted against each other.
     """
 
     iterations: Annotated[int, Says("at most, at each of the levels", low=1, high=200)] = 50
@@ -41,7 +41,12 @@ class N4(Algorithm):
             raise AppError(Category.UNSUPPORTED, "fewer than 4 slices, rows or columns do not define a field")
         image = to_itk(volume)
         by = [self.shrink, self.shrink, 1]
-        small, mask = sitk.Shrink(image, by), sitk.Shrink(sitk.OtsuThreshold(image, 0, 1), by)
+        mask = sitk.OtsuThreshold(image, 0, 1)
+        if volume.padding is not None:
+            kept = sitk.GetImageFromArray((~volume.padding).astype(np.uint8))
+            kept.CopyInformation(image)
+            mask = sitk.And(mask, kept)
+        small, mask = sitk.Shrink(image, by), sitk.Shrink(mask, by)
         corrector = sitk.N4BiasFieldCorrectionImageFilter()
         corrector.SetMaximumNumberOfIterations([self.iterations] * self.levels)
         corrector.Execute(small, mask)

@@ -18,7 +18,8 @@ from imaging.parameters import Says
 class RegionGrowing(Algorithm):
     """Segment the voxels between two bounds that hang together with a seed, and measure their volume in ml.
 
-    Voxels hang together by their faces (6 neighbours). Refuses a seed outside the volume or outside the bounds.
+    Voxels hang together by their faces (6 neighbours). Padding is left out. Refuses a seed outside the volume or
+    outside the bounds.
     """
 
     seed_mm: Annotated[tuple[float, float, float], Says("a point inside: x, y, z in the patient (LPS)", unit="mm")]
@@ -38,7 +39,7 @@ class RegionGrowing(Algorithm):
         if (place < 0).any() or (place >= volume.array.shape).any():
             raise AppError(Category.INVALID, "lies outside the volume", where="seed_mm")
         seed = (int(place[0]), int(place[1]), int(place[2]))
-        within = (volume.array >= self.low) & (volume.array <= self.high)
+        within = volume.without_padding((volume.array >= self.low) & (volume.array <= self.high))
         if not within[seed]:
             raise AppError(Category.INVALID, "the value there lies outside of low ... high", where="seed_mm")
         labels, _ = ndimage.label(within)

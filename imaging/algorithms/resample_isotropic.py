@@ -1,6 +1,6 @@
 """Resampling to cubic voxels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from imaging.algorithm import Algorithm, Code, Result, Takes
 from imaging.algorithms import algorithms
 from imaging.geometry import Volume
 from imaging.parameters import Says
-from imaging.resampling import sample
+from imaging.resampling import sample, sources_of
 
 
 @algorithms.register("resample-isotropic")
@@ -19,7 +19,7 @@ class ResampleIsotropic(Algorithm):
     """Resample a volume to cubic voxels by linear interpolation, and set slices of a tilted gantry upright.
 
     Rows and columns keep their directions; slices follow the normal. The grid covers the centres of all voxels; its
-    first point is the lowest corner. Points outside get the lowest value of the volume and are counted. There is no
+    first point is the lowest corner. Points outside get the darkest value of the volume and are counted. There is no
     low-pass filter: choose no voxels much larger than those of the input.
     """
 
@@ -43,5 +43,6 @@ class ResampleIsotropic(Algorithm):
         affine[:3, :3] = axes * self.spacing_mm
         affine[:3, 3] = axes @ along.min(axis=0)
         shape = (int(counts[0]), int(counts[1]), int(counts[2]))
-        array, lost = sample(volume, affine, shape, outside=float(volume.array.min()))
-        return Result(volumes=(replace(volume, array=array, affine=affine),), lost=lost)
+        array, lost = sample(volume, affine, shape, outside=volume.darkest)
+        made = volume.on_grid(array, affine, of_slices=sources_of(volume, affine, shape))
+        return Result(volumes=(made,), lost=lost)

@@ -28,7 +28,7 @@ class RigidRegistration(Algorithm):
     """Find the rotation and shift that bring a moving volume onto a fixed one, and resample it there.
 
     Starts with the centres of both grids on each other, then descends at three resolutions. The transform maps
-    positions (mm, LPS) of the fixed volume to positions in the moving one. Points without value get the lowest one.
+    positions (mm, LPS) of the fixed volume to positions in the moving one. Points without value get the darkest one.
     Refuses fewer than 8 slices, rows or columns.
     """
 
@@ -47,16 +47,13 @@ class RigidRegistration(Algorithm):
             raise AppError(Category.UNSUPPORTED, "fewer than 8 slices, rows or columns cannot be registered")
         to, of = to_itk(fixed), to_itk(moving)
         transform = self._registered(to, of)
-        lowest = float(moving.array.min())
-        aligned = sitk.GetArrayFromImage(sitk.Resample(of, to, transform, sitk.sitkLinear, lowest))
-        volume = replace(
-            moving,
-            array=np.asarray(aligned, dtype=np.float32),
-            affine=fixed.affine,
-            frame_of_reference_uid=fixed.frame_of_reference_uid,
-            sources=(*moving.sources, *fixed.sources),
+        aligned = sitk.GetArrayFromImage(sitk.Resample(of, to, transform, sitk.sitkLinear, moving.darkest))
+        of_slices = tuple((*moving.sources, *sources) for sources in fixed.slice_sources)
+        volume = moving.on_grid(np.asarray(aligned, dtype=np.float32), fixed.affine, of_slices=of_slices)
+        return Result(
+            volumes=(replace(volume, frame_of_reference_uid=fixed.frame_of_reference_uid),),
+            transform=_matrix(transform),
         )
-        return Result(volumes=(volume,), transform=_matrix(transform))
 
     def _registered(self, fixed: sitk.Image, moving: sitk.Image) -> sitk.Euler3DTransform:
         start = sitk.CenteredTransformInitializer(

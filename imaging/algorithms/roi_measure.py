@@ -25,8 +25,8 @@ class Shape(StrEnum):
 class RoiMeasure(Algorithm):
     """Measure mean, standard deviation, extremes and volume of a box or an ellipsoid in patient coordinates.
 
-    A voxel belongs to the region if its centre does; the border belongs to it. The standard deviation is that of a
-    sample (n - 1), 0 for one voxel. Refuses a region that holds no voxel.
+    A voxel belongs to the region if its centre does; the border belongs to it, padding does not. The standard deviation
+    is that of a sample (n - 1), 0 for one voxel. Refuses a region that holds no voxel.
     """
 
     center_mm: Annotated[tuple[float, float, float], Says("middle of the region: x, y, z (LPS)", unit="mm")]
@@ -44,7 +44,7 @@ class RoiMeasure(Algorithm):
 
     def __call__(self, volume: Volume) -> Result:
         """Return the region and its measurements."""
-        mask = self._mask(volume)
+        mask = volume.without_padding(self._mask(volume))
         values = volume.array[mask].astype(np.float64)
         if not values.size:
             raise AppError(Category.INVALID, "the region holds no voxel of the volume", where="center_mm")

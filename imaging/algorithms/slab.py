@@ -1,7 +1,7 @@
 """Slabs: several slices projected into one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from imaging.algorithm import Algorithm, Code, Result, Takes
 from imaging.algorithms import algorithms
 from imaging.errors import AppError, Category
-from imaging.geometry import Volume
+from imaging.geometry import Float32, Volume
 from imaging.parameters import Says
 
 
@@ -35,7 +35,8 @@ class Slab(Algorithm):
     """Project slabs of slices to their maximum (MIP), minimum (MinIP) or mean, along the normal of the slices.
 
     A slab has the number of slices nearest to its thickness, at least one and at most all; slabs start the number of
-    slices nearest to the step apart. Only whole slabs are made. A result lies in the middle of its slab.
+    slices nearest to the step apart. Only whole slabs are made. A result lies in the middle of its slab. Padding does
+    not count, except where there is nothing else.
     """
 
     projection: Annotated[Projection, Says("what is taken from the slices of a slab")] = Projection.MAXIMUM
@@ -57,13 +58,22 @@ class Slab(Algorithm):
         count, spacing = len(volume.array), volume.spacing_mm[0]
         thick = min(max(1, round(self.thickness_mm / spacing)), count)
         step = max(1, round(self.step_mm / spacing))
-        reduce, _ = _REDUCTIONS[self.projection]
-        starts = range(0, count - thick + 1, step)
-        array = np.stack([reduce(volume.array[start : start + thick], axis=0) for start in starts]).astype(np.float32)
+        slabs = [slice(start, start + thick) for start in range(0, count - thick + 1, step)]
+        array = np.stack([self._projected(volume, slab) for slab in slabs])
         affine = volume.affine.copy()
         affine[:3, 3] = volume.position_mm(((thick - 1) / 2, 0, 0))
         affine[:3, 0] *= step
-        return Result(volumes=(replace(volume, array=array, affine=affine),))
+        of_slices = tuple(tuple(source for one in volume.slice_sources[slab] for source in one) for slab in slabs)
+        made = volume.on_grid(array, affine, of_slices=of_slices, thickness_mm=thick * spacing)
+        return Result(volumes=(made,))
+
+    def _projected(self, volume: Volume, slab: slice) -> Float32:
+        reduce, _ = _REDUCTIONS[self.projection]
+        values = volume.array[slab]
+        if volume.padding is None or not volume.padding[slab].any():
+            return np.asarray(reduce(values, axis=0), dtype=np.float32)
+        hidden = np.ma.masked_array(values, volume.padding[slab])
+        return np.asarray(reduce(hidden, axis=0).filled(values.min()), dtype=np.float32)
 
     def performed(self) -> Code:
         """Return the code of the projection."""

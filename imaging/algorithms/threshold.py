@@ -15,7 +15,10 @@ from imaging.parameters import Says
 @algorithms.register("threshold")
 @dataclass(frozen=True)
 class Threshold(Algorithm):
-    """Segment the voxels whose value lies between two bounds, both included, and measure their volume in ml."""
+    """Segment the voxels whose value lies between two bounds, both included, and measure their volume in ml.
+
+    Padding is left out.
+    """
 
     low: Annotated[float, Says("lowest value, in the units of the image, e.g. HU", unit="")]
     high: Annotated[float, Says("highest value, in the units of the image, e.g. HU", unit="")] = 1e9
@@ -31,7 +34,7 @@ class Threshold(Algorithm):
         """Return the segmentation and its volume."""
         if self.low > self.high:
             raise AppError(Category.INVALID, "is above the highest value", where="low")
-        mask = (volume.array >= self.low) & (volume.array <= self.high)
+        mask = volume.without_padding((volume.array >= self.low) & (volume.array <= self.high))
         ml = int(np.count_nonzero(mask)) * volume.voxel_ml
         segment = Segmentation(mask, volume.affine, "threshold", volume.frame_of_reference_uid, volume.sources)
         measured = Measurement("volume", ml, "ml", Code("118565006", "SCT", "Volume"))

@@ -16,7 +16,8 @@ from imaging.parameters import Says
 class WindowLevel(Algorithm):
     """Map modality units to display values from 0 (black) to 1 (white) with a linear window.
 
-    y = (x - (c - 0.5)) / (w - 1) + 0.5, clipped to 0 ... 1; for w = 1 a step at c - 0.5. What was clipped is counted.
+    y = (x - (c - 0.5)) / (w - 1) + 0.5, clipped to 0 ... 1; for w = 1 a step at c - 0.5. Where the images show low
+    values white, it is 1 - y. What was clipped is counted.
     """
 
     center: Annotated[float, Says("middle of the window, in the units of the image, e.g. HU", unit="")]
@@ -33,5 +34,5 @@ class WindowLevel(Algorithm):
         above = image.array.astype(np.float64) - (self.center - 0.5)
         y = above / (self.width - 1) + 0.5 if self.width > 1 else (above > 0).astype(np.float64)
         lost = int(np.count_nonzero((y < 0) | (y > 1)))
-        shown = np.clip(y, 0, 1).astype(np.float32)
-        return Result(images=(replace(image, array=shown, unit="1"),), lost=lost)
+        shown = np.clip(1 - y if image.is_inverse else y, 0, 1).astype(np.float32)
+        return Result(images=(replace(image, array=shown, unit="1", is_inverse=False),), lost=lost)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from imaging.errors import AppError, Category
+from imaging.geometry import letters_of
 
 Coverage = NDArray[np.float32]
 
@@ -21,8 +22,6 @@ LINE = 1.25  # height of a line of text in font sizes
 MOST_LINE = 200  # characters; what is longer ends in an ellipsis
 _ELLIPSIS = "\u2026"
 _QUIET = 4  # modules around a QR code. Source: ISO/IEC 18004, 9.1
-_AXES = (("L", "R"), ("P", "A"), ("H", "F"))  # towards positive and negative x, y, z of the patient
-_OBLIQUE = 0.087  # cosine of 85 degrees: an axis that is seen at a steeper angle gives no letter
 
 
 def text(line: str, *, height: int, width: int, font: Path | None = None) -> Coverage:
@@ -97,15 +96,10 @@ def orientation_letters(row_and_column: Sequence[float]) -> tuple[str, str, str,
     """
     if len(row_and_column) != 6:
         raise AppError(Category.INVALID, "six direction cosines expected", where="ImageOrientationPatient")
-    right, bottom = (_letters(row_and_column[:3]), _letters(row_and_column[3:]))
-    left = _letters([-each for each in row_and_column[:3]])
-    top = _letters([-each for each in row_and_column[3:]])
+    right, bottom = (letters_of(row_and_column[:3]), letters_of(row_and_column[3:]))
+    left = letters_of([-each for each in row_and_column[:3]])
+    top = letters_of([-each for each in row_and_column[3:]])
     return top, right, bottom, left
-
-
-def _letters(direction: Sequence[float]) -> str:
-    seen = sorted(((abs(value), axis, value) for axis, value in enumerate(direction)), reverse=True)
-    return "".join(_AXES[axis][value < 0] for size, axis, value in seen if size > _OBLIQUE)
 
 
 @lru_cache(maxsize=16)

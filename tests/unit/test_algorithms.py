@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from imaging.algorithm import Algorithm, Result, Takes
 from imaging.algorithms import algorithms
 from imaging.errors import AppError, Category
-from imaging.geometry import Volume
+from imaging.geometry import Source, Volume
 from tests.support.volumes import image_of, volume_of
 
 
@@ -498,3 +498,79 @@ def test_a_volume_that_is_too_small_is_not_registered():
     small = volume_of(np.zeros((4, 20, 20)))
 
     assert refused("rigid-registration", small, small).category is Category.UNSUPPORTED
+
+
+def padded() -> Volume:
+    """Slices of 1, 2, 3, 4; of the first one, one voxel is padding, of a corner all are."""
+    array = np.broadcast_to(np.arange(1.0, 5)[:, None, None], (4, 3, 3)).copy()
+    padding = np.zeros(array.shape, dtype=np.bool_)
+    padding[0, 1, 1] = padding[:, 2, 2] = True
+    array[padding] = 1
+    return volume_of(array, padding=padding)
+
+
+@pytest.mark.parametrize(("projection", "beside", "below"), [("minimum", 1, 2), ("mean", 2.5, 3), ("maximum", 4, 4)])
+def test_padding_does_not_count_in_a_slab(projection: str, beside: float, below: float):
+    (slab,) = run("slab", padded(), projection=projection, thickness_mm=9).volumes
+
+    assert slab.array[0, 0, 0] == beside
+    assert slab.array[0, 1, 1] == below
+    assert slab.array[0, 2, 2] == 1  # there is nothing else
+    assert slab.padding is None
+
+
+def test_padding_is_neither_segmented_nor_measured():
+    volume = padded()
+
+    threshold = run("threshold", volume, low=0)
+    grown = run("region-growing", volume, seed_mm=[0, 0, 0], low=0)
+    measured = run("roi-measure", volume, center_mm=[1, 1, 1], half_size_mm=[9, 9, 9], shape="box")
+
+    assert int(threshold.segmentations[0].mask.sum()) == int(grown.segmentations[0].mask.sum()) == 36 - 5
+    found = {each.name: each.value for each in measured.measurements}
+    assert found["mean"] == pytest.approx((7 * 1 + 8 * (2 + 3 + 4)) / 31)
+
+
+def test_what_is_shown_white_at_low_values_is_turned_round_for_display():
+    image = image_of(np.array([[0.0, 50, 100]]), is_inverse=True)
+
+    shown = run("window-level", image, center=50.5, width=101).images[0]
+    equal = run("clahe", image_of(np.arange(64.0).reshape(8, 8), is_inverse=True), tiles=1, clip_limit=1).images[0]
+
+    assert shown.array.tolist() == [[1, 0.5, 0]]
+    assert equal.array[0, 0] > equal.array[-1, -1]
+    assert (shown.is_inverse, equal.is_inverse) == (False, False)
+    assert run("median", image).images[0].is_inverse
+
+
+def test_the_flow_is_in_millimetres_and_an_unstable_step_is_refused():
+    _, y, x = grid((6, 81, 81))
+    radius = np.hypot(x, y) / 2  # mm
+
+    (volume,) = run("curvature-flow", volume_of(radius, (0.5, 0.5, 0.5)), iterations=32, time_step=0.03125).volumes
+    error = refused("curvature-flow", volume_of(radius, (0.5, 0.5, 0.5)), time_step=0.0625)
+
+    ring = (radius > 5) & (radius < 10)
+    assert np.abs(volume.array - np.sqrt(radius**2 + 2))[ring].max() < 0.02
+    assert (error.category, error.where) == (Category.INVALID, "time_step")
+
+
+def test_the_step_of_the_flow_is_shorter_for_small_pixels_unless_it_is_ordered():
+    ds = Dataset()
+    ds.PixelSpacing = [0.4, 0.4]
+
+    assert algorithms.get("curvature-flow").presets(ds) == {"time_step": pytest.approx(0.02)}
+
+
+def test_a_slab_and_a_reformatted_slice_name_the_slices_that_they_come_from():
+    sources = tuple(Source("1.2", f"1.2.{n}") for n in range(8))
+    volume = volume_of(np.zeros((8, 4, 4)), (2, 1, 1), sources=sources)
+
+    (slab,) = run("slab", volume, thickness_mm=6, step_mm=4).volumes
+    (axial,) = run("mpr", volume, plane="axial", step_mm=1).volumes
+    (coronal,) = run("mpr", volume, plane="coronal").volumes
+
+    assert slab.slice_sources == (sources[0:3], sources[2:5], sources[4:7])
+    assert slab.thickness_mm == 6
+    assert axial.slice_sources[:4] == (sources[0:1], sources[0:2], sources[1:2], sources[1:3])
+    assert set(coronal.slice_sources) == {sources}

@@ -1,5 +1,6 @@
 """Results become DICOM instances that say what was done; read back by pydicom, and accepted as received files are."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
@@ -188,3 +189,61 @@ def test_lossy_compression_of_a_source_is_not_forgotten():
     ds = parsed(files(Result(volumes=(volume_from(sources, frames),)), sources)[0])
 
     assert ds.LossyImageCompression == "01"
+
+
+def test_what_describes_other_pixels_is_not_kept():
+    sources, frames = axial_series([0, 2])
+    mapping = Dataset()
+    mapping.RealWorldValueSlope = 7.0
+    for ds in sources:
+        ds.PatientOrientation, ds.GantryDetectorTilt, ds.ShutterLeftVerticalEdge = ["L", "P"], 10, 1
+        ds.RealWorldValueMappingSequence, ds.DigitalSignaturesSequence = [mapping], [Dataset()]
+        ds.PixelPresentation, ds.ImageComments, ds.KVP = "COLOR", "the slice of yesterday", 120
+    coronal = algorithms.get("mpr").build({"plane": "coronal"})(volume_from(sources, frames))
+
+    ds = parsed(files(coronal, sources)[0])
+
+    assert list(ds.PatientOrientation) == ["L", "F"]
+    assert ds.KVP == 120
+    for keyword in (
+        "GantryDetectorTilt", "ShutterLeftVerticalEdge", "RealWorldValueMappingSequence", "DigitalSignaturesSequence",
+        "PixelPresentation", "ImageComments",
+    ):  # fmt: skip
+        assert keyword not in ds
+
+
+def test_slices_stay_as_thick_as_they_are_and_slabs_are_as_thick_as_they_say():
+    sources, frames = axial_series([0, 2, 4, 6])  # 3 mm thick, 2 mm apart
+    volume = volume_from(sources, frames)
+    slab = algorithms.get("slab").build({"thickness_mm": 6, "step_mm": 2})(volume)
+
+    same, thick = (parsed(files(result, sources)[1]) for result in (Result(volumes=(volume,)), slab))
+
+    assert (same.SliceThickness, thick.SliceThickness) == (3, 6)
+    assert [each.ReferencedSOPInstanceUID for each in thick.SourceImageSequence] == [
+        ds.SOPInstanceUID for ds in sources[1:]
+    ]
+
+
+def test_low_values_that_are_shown_white_stay_so():
+    sources, frames = axial_series([0, 2])
+    for ds in sources:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+    image = replace(image_of(np.arange(20.0).reshape(4, 5)), is_inverse=True)
+
+    of_volume = parsed(files(Result(volumes=(volume_from(sources, frames),)), sources)[0])
+    of_image = parsed(files(Result(images=(image,)), sources)[0])
+
+    assert (of_volume.PhotometricInterpretation, of_image.PhotometricInterpretation) == ("MONOCHROME1", "MONOCHROME1")
+
+
+def test_distances_at_the_detector_are_not_given_out_as_those_in_the_patient():
+    sources, _ = axial_series([0])
+    del sources[0].PixelSpacing
+    sources[0].ImagerPixelSpacing = [0.1, 0.1]
+    image = image_of(np.zeros((4, 5)), spacing_mm=(0.1, 0.1))
+
+    ds = parsed(files(Result(images=(image,)), sources)[0])
+
+    assert "PixelSpacing" not in ds
+    assert list(ds.ImagerPixelSpacing) == [0.1, 0.1]

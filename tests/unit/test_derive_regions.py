@@ -1,20 +1,23 @@
 """Segmentations become SEG and measurements SR, read back by pydicom and accepted as received files are."""
 
 import time
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
+import highdicom as hd
 import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from imaging.algorithm import Result
+from imaging.algorithm import Result, Segmentation
 from imaging.algorithms import algorithms
 from imaging.dataset import read
 from imaging.derive import to_part10
 from imaging.derive_regions import derive_report, derive_segmentations
 from imaging.errors import AppError, Category
+from imaging.geometry import Volume
 from imaging.volume import volume_from
 from tests.support.volumes import axial_series, enhanced, frame
 from tests.unit.test_derive import work
@@ -105,14 +108,59 @@ def test_an_empty_segmentation_is_refused():
     assert caught.value.category is Category.INVALID
 
 
-def test_segmentations_of_multi_frame_images_are_refused():
-    ds = enhanced([(0, 0, 0), (0, 0, 2)])
-    result = algorithms.get("threshold").build({"low": 0})(volume_from([ds], [np.stack([frame(5), frame(6)])]))
+def turned(volume: Volume) -> Volume:
+    """The volume with rows and columns that lie obliquely in the patient."""
+    return replace(
+        volume, affine=np.array([[1, 0, 0, 4], [0, 0.8, -0.6, 5], [0, 0.6, 0.8, 6], [0, 0, 0, 1.0]]) @ volume.affine
+    )
 
-    with pytest.raises(AppError) as caught:
-        derive_segmentations(result, [ds], DONE, series_number=7)
 
-    assert caught.value.category is Category.UNSUPPORTED
+def cropped(volume: Volume) -> Volume:
+    """Rows 1 to 3, columns 2 to 4."""
+    shift = np.eye(4)
+    shift[:3, 3] = 0, 1, 2
+    return replace(volume, array=volume.array[:, 1:4, 2:5], affine=volume.affine @ shift)
+
+
+def of_frames(positions: list[tuple[float, float, float]]) -> tuple[Volume, list[Dataset]]:
+    """An enhanced image, whose frame n is 3 n - 5 everywhere."""
+    ds = enhanced(positions)
+    return volume_from([ds], [np.stack([frame(n) for n in range(len(positions))])]), [ds]
+
+
+def of_slices() -> tuple[Volume, list[Dataset]]:
+    sources, frames = axial_series([0, 2, 4, 6])
+    return volume_from(sources[::-1], frames[::-1]), sources
+
+
+@pytest.mark.parametrize("change", [lambda volume: volume, turned, cropped])
+@pytest.mark.parametrize("made", [of_slices(), of_frames([(0, 0, 4), (0, 0, 0), (0, 0, 2)])])
+def test_another_reader_finds_every_voxel_where_it_was_in_the_patient(made: Any, change: Any):
+    volume, sources = made
+    volume = change(volume)
+    mask = np.random.default_rng(3).random(volume.array.shape) < 0.4
+    segment = Segmentation(mask, volume.affine, "random", volume.frame_of_reference_uid, volume.sources)
+
+    (ds,) = derive_segmentations(Result(segmentations=(segment,)), sources, DONE, series_number=7)
+
+    read_back = hd.seg.segread(BytesIO(to_part10(ds))).get_volume(combine_segments=True)
+    indices = np.argwhere(read_back.array > 0)
+    found = indices @ read_back.affine[:3, :3].T + read_back.affine[:3, 3]
+    expected = np.array([volume.position_mm(tuple(each)) for each in np.argwhere(mask)])
+    order = [np.lexsort(np.round(each, 3).T) for each in (found, expected)]
+    assert np.allclose(found[order[0]], expected[order[1]], atol=1e-3)
+    (series,) = ds.ReferencedSeriesSequence
+    referenced = {each.ReferencedSOPInstanceUID for each in series.ReferencedInstanceSequence}
+    assert referenced == {each.SOPInstanceUID for each in sources}
+
+
+def test_a_segmentation_of_too_few_pixels_is_refused():
+    volume, sources = of_slices()
+    small = replace(volume, array=volume.array[:, :2, :3])
+    segment = Segmentation(small.array < 0, small.affine, "small", "", small.sources)
+
+    with pytest.raises(AppError, match="less than 8 pixels"):
+        derive_segmentations(Result(segmentations=(segment,)), sources, DONE, series_number=7)
 
 
 def test_a_report_needs_its_region():

@@ -7,9 +7,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
 
 from imaging.errors import AppError, Category
-from imaging.volume import Tilt, image_from, volume_from
+from imaging.volume import Tilt, image_from, volume_from, volume_of
 from tests.support.volumes import axial_series, enhanced, frame, slice_dataset
 
 
@@ -205,3 +206,78 @@ def test_an_image_has_its_place_and_units():
 def test_a_frame_that_does_not_exist_is_refused():
     with pytest.raises(AppError, match="frame 4 asked, the instance has 3"):
         image_from(enhanced([(0, 0, 0)] * 3), np.stack([frame(0)] * 3), frame=4)
+
+
+def test_each_slice_and_each_frame_is_rescaled_by_its_own_numbers():
+    datasets, frames = axial_series([0, 2, 4])
+    for number, ds in enumerate(datasets):
+        ds.RescaleSlope, ds.RescaleIntercept = 1.5 + number, 0.25
+    ds = enhanced([(0, 0, 0), (0, 0, 2)])
+    for number, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        transform = Dataset()
+        transform.RescaleSlope, transform.RescaleIntercept, transform.RescaleType = 10 * (number + 1), number, "HU"
+        group.PixelValueTransformationSequence = Items([transform])
+    del ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+
+    classic = volume_from(datasets, frames)
+    multi_frame = volume_from([ds], [np.stack([frame(7), frame(7)])])
+
+    assert [float(plane[0, 0]) for plane in classic.array] == [0.25, 10 * 2.5 + 0.25, 20 * 3.5 + 0.25]
+    assert [float(plane[0, 0]) for plane in multi_frame.array] == [70, 141]
+
+
+def test_a_slope_of_zero_is_refused():
+    datasets, frames = axial_series([0, 2])
+    datasets[1].RescaleSlope = 0
+
+    assert refusal(datasets, frames).category is Category.UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("attributes", "padded"),
+    [
+        ({"PixelPaddingValue": -2000}, {-2000}),
+        ({"PixelPaddingValue": 63536}, {-2000}),  # the same 16 bits
+        ({"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}, {-2000, -1995}),
+        ({}, set()),
+    ],
+)
+def test_padding_gets_the_darkest_of_the_other_values(attributes: dict[str, int], padded: set[int]):
+    pixels = np.arange(20, dtype=np.int16).reshape(4, 5)
+    pixels[0, :2] = -2000, -1995
+    ds = slice_dataset((0, 0, 0), RescaleSlope=1, RescaleIntercept=0, **attributes)
+
+    volume, image = volume_from([ds], [pixels]), image_from(ds, pixels)
+
+    darkest = min(set(pixels.ravel().tolist()) - padded)
+    expected = np.where(np.isin(pixels, list(padded)), darkest, pixels)
+    assert np.array_equal(volume.array[0], expected)
+    assert np.array_equal(image.array, expected)
+    assert (set() if volume.padding is None else set(pixels[volume.padding[0]].tolist())) == padded
+
+
+def test_what_is_shown_white_at_low_values_is_padded_with_the_highest():
+    pixels = np.array([[0, 1, 2, 3, 4]] * 4, dtype=np.int16)
+    attributes = {"PixelPaddingValue": 0, "PhotometricInterpretation": "MONOCHROME1"}
+    ds = slice_dataset((0, 0, 0), RescaleSlope=1, RescaleIntercept=0, **attributes)
+
+    image = image_from(ds, pixels)
+
+    assert image.is_inverse
+    assert image.array[0].tolist() == [4, 1, 2, 3, 4]
+
+
+def test_frames_are_read_one_by_one_when_all_else_is_right():
+    datasets, frames = axial_series([0, 2, 4])
+    asked: list[tuple[int, int]] = []
+
+    def read(index: int, number: int) -> np.ndarray:
+        asked.append((index, number))
+        return frames[index]
+
+    volume = volume_of(datasets[::-1], read)
+    with pytest.raises(AppError):
+        volume_of([datasets[0], datasets[2], datasets[1], datasets[0]], read)
+
+    assert sorted(asked) == [(0, 1), (1, 1), (2, 1)]
+    assert volume.array.shape == (3, 4, 5)

@@ -46,7 +46,6 @@ from imaging.errors import AppError, Category
 PROCESSING = "urn:fhir-imaging:extension:processing"  # on Provenance: algorithm, version, parameters
 FIRST_SERIES_NUMBER = 1000  # of results, added to that of the source
 MOST_OUTPUTS = 10_000
-_DROPPED = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 OUTPUTS = (
     Parameter("performed", "valueString", least=1),
@@ -139,7 +138,7 @@ def _process(
 ) -> None:  # fmt: skip
     from imaging.volume import Tilt
 
-    loaded = [Loaded(server, each, _dataset) for each in group]
+    loaded = [Loaded(server, each) for each in group]
     if skips_results and is_made_here(loaded[0].datasets):
         return
     ready = algorithm.build({**algorithm.presets(loaded[0].datasets[0]), **order.parameters})
@@ -163,15 +162,6 @@ def _process(
 
 def _note(series: dict[str, None], outcome: Stored) -> None:
     series[outcome.summary.series_uid] = None
-
-
-def _dataset(json: bytes) -> Dataset:
-    """Return a data set of the archive's DICOM JSON, without pixels and other bulk data."""
-    ds = Dataset.from_json(orjson.loads(json), bulk_data_uri_handler=lambda *_: None)
-    for keyword in _DROPPED:
-        if keyword in ds:
-            delattr(ds, keyword)
-    return ds
 
 
 def _joined(results: Sequence[Result]) -> Result:

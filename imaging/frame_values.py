@@ -1,0 +1,194 @@
+"""The frames of an instance: where each finds its attributes, and its values in modality units.
+
+Hides where attributes lie (classic instances, functional groups of enhanced ones), rescaling, bits beside the sample,
+and padding. Sources: PS3.3 C.7.6.16.2 (functional groups), C.11.1 (modality LUT), C.8.9.1 (PET units), C.7.5.1.1.2.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from imaging.errors import AppError, Category
+from imaging.geometry import Float32, Matrix, Source
+
+Pixels = NDArray[Any]
+
+EXACT: Final = 1 << 24
+"""Whole numbers up to this are the same in float32."""
+
+UNITS: Final = {
+    # Rescale Type or Units  UCUM          source
+    "HU": "[hnsf'U]",      # PS3.3 C.11.1.1.2
+    "BQML": "Bq/ml",       # PS3.3 C.8.9.1.1.3, as are the next
+    "CNTS": "{counts}",
+    "PROPCNTS": "{counts}",
+    "GML": "g/ml",
+    "CM2ML": "cm2/ml",
+    "OD": "m[OD]",         # thousandths of optical density
+    "MGML": "mg/ml",
+    "PCT": "%",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
+    """A frame that is not decoded yet: number `number`, from 1, of the instance at `index`."""
+
+    ds: Dataset
+    index: int
+    number: int
+    source: Source
+    slope: float
+    intercept: float
+    unit: str
+    spacing_mm: tuple[float, float] | None
+    position_mm: Matrix | None
+    orientation: Matrix | None
+    thickness_mm: float | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.ds.get("Rows", 0)), int(self.ds.get("Columns", 0))
+
+    @property
+    def is_inverse(self) -> bool:
+        """Whether low values are shown white."""
+        return bool(self.ds.get("PhotometricInterpretation") == "MONOCHROME1")
+
+    def write(self, pixels: Pixels, values: Float32) -> NDArray[np.bool_] | None:
+        """Write values in modality units to [row, column]; return which are padding, None where none is stated."""
+        if pixels.shape != self.shape:
+            message = f"pixels {pixels.shape} do not fit frames of {self.shape} pixels"
+            raise AppError(Category.INVALID, message, where=self.source.sop_instance_uid)
+        stored = _stored_values(pixels, self.ds)
+        if self.is_whole and stored.dtype.itemsize <= 2:  # exact in float32, and quicker
+            np.multiply(stored, np.float32(self.slope), out=values, casting="unsafe")
+            values += np.float32(self.intercept)
+        else:
+            values[:] = stored * np.float64(self.slope) + self.intercept
+        return _padding(stored, self.ds)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether values of 16 bits are rescaled to whole numbers that float32 holds."""
+        is_integer = self.slope.is_integer() and self.intercept.is_integer()
+        return is_integer and abs(self.slope) * 2**16 + abs(self.intercept) < EXACT
+
+
+def slices_of(ds: Dataset, index: int, numbers: Iterable[int] = ()) -> Iterator[Slice]:
+    """Yield frames of an instance, all of them unless numbers, from 1, say which. Raises UNSUPPORTED for colour."""
+    uid = str(ds.get("SOPInstanceUID", ""))
+    if int(ds.get("SamplesPerPixel", 1) or 1) != 1 or ds.get("PhotometricInterpretation") == "PALETTE COLOR":
+        raise AppError(Category.UNSUPPORTED, "colour images have no modality units", where=uid)
+    count = int(ds.get("NumberOfFrames", 1) or 1)
+    is_multi_frame = "NumberOfFrames" in ds
+    for number in numbers or range(1, count + 1):
+        groups = _Groups(ds, number)
+        slope, intercept, unit = groups.rescale()
+        yield Slice(
+            ds=ds,
+            index=index,
+            number=number,
+            source=Source(str(ds.get("SOPClassUID", "")), uid, number if is_multi_frame else None),
+            slope=slope,
+            intercept=intercept,
+            unit=unit,
+            spacing_mm=groups.spacing(),
+            # One position at the top level, as in RT Dose and nuclear medicine, is not that of every frame.
+            position_mm=groups.position() if groups.is_own or count == 1 else None,
+            orientation=groups.numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+            thickness_mm=groups.thickness(),
+        )
+
+
+class _Groups:
+    """Attributes of one frame: of its functional group, of the shared one, or of the top level."""
+
+    def __init__(self, ds: Dataset, number: int) -> None:
+        per_frame = ds.get("PerFrameFunctionalGroupsSequence") or []
+        shared = ds.get("SharedFunctionalGroupsSequence") or []
+        self._ds = ds
+        self._items = [*per_frame[number - 1 : number], *shared[:1]]
+
+    def item(self, sequence: str) -> Dataset:
+        for group in self._items:
+            if group.get(sequence):
+                return Dataset(group[sequence].value[0])
+        return self._ds
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the frame has a functional group of its own."""
+        return bool(self._ds.get("PerFrameFunctionalGroupsSequence"))
+
+    def position(self) -> Matrix | None:
+        return self.numbers("PlanePositionSequence", "ImagePositionPatient", 3)
+
+    def numbers(self, sequence: str, keyword: str, count: int) -> Matrix | None:
+        value = self.item(sequence).get(keyword)
+        if value is None or value == "":
+            return None
+        found = np.atleast_1d(np.asarray(value, dtype=np.float64))
+        return found if len(found) == count and np.isfinite(found).all() else None
+
+    def spacing(self) -> tuple[float, float] | None:
+        for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+            found = self.numbers("PixelMeasuresSequence", keyword, 2)
+            if found is not None and found.min() > 0:
+                return float(found[0]), float(found[1])
+        return None
+
+    def thickness(self) -> float | None:
+        found = self.numbers("PixelMeasuresSequence", "SliceThickness", 1)
+        return float(found[0]) if found is not None and found[0] > 0 else None
+
+    def rescale(self) -> tuple[float, float, str]:
+        if self._ds.get("ModalityLUTSequence"):
+            raise AppError(Category.UNSUPPORTED, "a modality LUT that is a table is not applied", where="(0028,3000)")
+        item = self.item("PixelValueTransformationSequence")
+        slope, intercept = (_number(item, name, default) for name, default in (("Slope", 1.0), ("Intercept", 0.0)))
+        if slope == 0:
+            raise AppError(Category.UNSUPPORTED, "a Rescale Slope of 0 makes all values alike", where="(0028,1053)")
+        kind = str(item.get("RescaleType") or self._ds.get("Units") or "")
+        if not kind and self._ds.get("Modality") == "CT" and "RescaleSlope" in item:
+            kind = "HU"  # PS3.3 C.8.2.1: the default of original CT images
+        return slope, intercept, UNITS.get(kind, "")
+
+
+def _number(item: Dataset, of: str, default: float) -> float:
+    value = item.get(f"Rescale{of}")
+    return default if value is None or value == "" else float(value)
+
+
+def _padding(stored: Pixels, ds: Dataset) -> NDArray[np.bool_] | None:
+    """Return which stored values are padding (PS3.3 C.7.5.1.1.2), None where none is stated."""
+    value = ds.get("PixelPaddingValue")
+    if value is None or stored.dtype.kind == "f":
+        return None
+    limit = ds.get("PixelPaddingRangeLimit")
+    ends = sorted(_as_stored(int(each), stored.dtype) for each in (value, value if limit is None else limit))
+    return np.asarray((stored >= ends[0]) & (stored <= ends[1]))
+
+
+def _as_stored(value: int, kind: np.dtype[Any]) -> int:
+    """Return a number as pixels of this type hold it: senders write -2000 as 63536 and the reverse."""
+    span, info = 1 << 8 * kind.itemsize, np.iinfo(kind)
+    return value - span if value > info.max else value + span if value < info.min else value
+
+
+def _stored_values(pixels: Pixels, ds: Dataset) -> Pixels:
+    """Return the sample values of container words: without the bits around them, sign extended."""
+    if pixels.dtype.kind == "f":
+        return pixels
+    allocated = 8 * pixels.dtype.itemsize
+    stored = int(ds.get("BitsStored", allocated) or allocated)
+    high = int(ds.get("HighBit", stored - 1))
+    if stored == allocated or not stored <= high + 1 <= allocated:
+        return pixels
+    # Left then right: drops what lies above the sample, and extends its sign where the type has one.
+    return np.right_shift(np.left_shift(pixels, allocated - 1 - high), allocated - stored)
