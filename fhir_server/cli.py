@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from fhir_server import cli_agent, cli_collect, cli_endpoints, cli_orders, cli_printers, logs
+from fhir_server import cli_agent, cli_collect, cli_dimse, cli_endpoints, cli_orders, cli_printers, logs
 from fhir_server import config as settings
 from fhir_server.cli_options import configured, table
 from fhir_server.config import Config
@@ -298,6 +298,8 @@ def suspend_subscriber(config: Config, name: str) -> None:
 cli.add_command(cli_endpoints.endpoint)
 cli.add_command(cli_printers.printer)
 cli.add_command(cli_agent.print_agent)
+cli.add_command(cli_dimse.dimse)
+cli.add_command(cli_dimse.modality)
 
 
 @cli.command()

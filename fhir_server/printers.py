@@ -6,16 +6,18 @@ again makes no versions.
 """
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from fhir_server.access.principals import Principals
 from fhir_server.hardcopy.devices import device_id, device_of, status_of_device
 from fhir_server.model.peer import check_name
 from fhir_server.store.documents import Resource
-from fhir_server.store.printers import AGENT, PrinterStore, Registered
+from fhir_server.store.printers import AGENT, Modality, PrinterStore, Registered
 from fhir_server.store.repository import Repository
 from imaging.errors import AppError, Category
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONGEST_TITLE = 200
+_TITLE = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")  # PS3.5 6.2, VR AE
 
 
 class Printers:
@@ -93,6 +96,37 @@ class Printers:
         if self.device(name) is not None:
             self._own.delete("Device", device)
         self._store.remove(name)
+
+    def add_modality(self, title: str, subscriber: str, printer: str, *, address: str = "") -> Modality:
+        """Let a modality print through us on a printer, for the subscriber of this name; return it.
+
+        Raises INVALID for a title that is none, NOT_FOUND for the printer or the subscriber.
+        """
+        if not _TITLE.fullmatch(title):
+            message = "1 to 16 printable ASCII characters without a backslash expected, no blanks around them"
+            raise AppError(Category.INVALID, message, where="AE title")
+        if address:
+            try:
+                address = str(ip_address(address))
+            except ValueError:
+                raise AppError(Category.INVALID, "an IP address expected", where="address") from None
+        self._store.get(printer)
+        made = Modality(title, self._principals.named(subscriber), printer, address)
+        self._store.put_modality(made)
+        return made
+
+    def modality(self, title: str) -> Modality | None:
+        """Return a modality that may print through us, None for one that is not registered."""
+        return self._store.modality(title)
+
+    def modalities(self) -> list[Modality]:
+        """Return every modality that may print through us, by title."""
+        return self._store.modalities()
+
+    def remove_modality(self, title: str) -> None:
+        """Let a modality print no more. Raises NOT_FOUND."""
+        if not self._store.remove_modality(title):
+            raise AppError(Category.NOT_FOUND, "no modality of this title prints through us", where=title[:16])
 
     def device(self, name: str) -> Resource | None:
         """Return the Device that shows a printer, None where there is none (yet)."""

@@ -18,6 +18,7 @@ _GROUPS = {
     "outbound": "Connections to others",
     "collect": "Collection",
     "hardcopy": "Hard copy",
+    "dimse": "DICOM without the web",
     "log": "Logs",
 }
 

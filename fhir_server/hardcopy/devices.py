@@ -128,6 +128,17 @@ def status_of_device(status: Status | None, *, is_suspended: bool) -> Json:
     return {"status": state, "statusReason": reasons}
 
 
+def status_from_device(device: Mapping[str, Any]) -> Status:
+    """Return how a printer is, as its Device says; one that is suspended, or has no Device, prints nothing."""
+    told = device.get("statusReason", [])
+    code = next((found for each in told if (found := _code(each, _STATUS_REASON))), "")
+    detail = next((str(each["text"]) for each in told if "text" in each), "")
+    reasons = tuple(found for each in told if (found := _code(each, REASON)))
+    if code == "online":
+        return Status(State.WARNING if reasons else State.NORMAL, reasons, detail)
+    return Status(State.OFFLINE if code == "offline" else State.FAILURE, reasons, detail)
+
+
 def properties(capabilities: Capabilities) -> list[Json]:
     """Return capabilities as Device.property; what is empty is left out, and means whatever is asked."""
     made = []

@@ -1,6 +1,7 @@
 """The register of printers on MongoDB, and what became of the jobs sent to them, so that nothing is printed twice.
 
 * `printers`    `_id` name; kind, parameters (credentials included, which are nowhere else), state
+* `print_modalities`  `_id` application entity title; subscriber and printer of a modality that prints through us
 * `print_jobs`  `_id` id of the Task; the ticket of its job, saved before each step that cannot be undone, and at the
                 end how many sheets came out for whom: the meter
 """
@@ -59,6 +60,22 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
+class Modality:
+    """A modality that prints through us.
+
+    title       its application entity title
+    subscriber  "Organization/..." for which it prints
+    printer     name of the printer
+    address     from which it has to come, "" for any
+    """
+
+    title: str
+    subscriber: str
+    printer: str
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sheets:
     """What came out for an order. `pages` of one copy, `sheets` in all."""
 
@@ -80,6 +97,7 @@ class PrinterStore:
         durable = WriteConcern("majority", j=True)
         self._printers = database.get_collection("printers", write_concern=durable)
         self._jobs = database.get_collection("print_jobs", write_concern=durable)
+        self._modalities = database.get_collection("print_modalities", write_concern=durable)
 
     def ensure_indexes(self) -> None:
         """Create the indexes; those that exist are left alone."""
@@ -107,6 +125,26 @@ class PrinterStore:
     def remove(self, name: str) -> None:
         """Forget a printer and its credentials; one that is not there is forgotten already."""
         self._printers.delete_one({"_id": name})
+
+    # ---- modalities
+
+    def put_modality(self, modality: Modality) -> None:
+        """Register a modality, or replace the one of the same title."""
+        document = asdict(modality)
+        self._modalities.replace_one({"_id": modality.title}, {"_id": document.pop("title"), **document}, upsert=True)
+
+    def modalities(self) -> list[Modality]:
+        """Return every modality, by title."""
+        return [_modality(each) for each in self._modalities.find({}).sort("_id")]
+
+    def modality(self, title: str) -> Modality | None:
+        """Return the modality of a title, None for one that is not registered."""
+        found = self._modalities.find_one({"_id": title})
+        return _modality(found) if found else None
+
+    def remove_modality(self, title: str) -> bool:
+        """Forget a modality; say whether it was there."""
+        return self._modalities.delete_one({"_id": title}).deleted_count == 1
 
     def turn(self, name: str, seconds: float) -> bool:
         """Say whether it is this process' turn to ask a printer how it is; nobody else's for so long."""
@@ -210,6 +248,10 @@ class JobNotes:
         after = ReturnDocument.AFTER
         found = self._jobs.find_one_and_update({"_id": self._task}, change, upsert=True, return_document=after)
         return int(found["tries"]) if found else 1
+
+
+def _modality(document: Mapping[str, Any]) -> Modality:
+    return Modality(title=document["_id"], **{name: each for name, each in document.items() if name != "_id"})
 
 
 def _printer(document: Mapping[str, Any]) -> Registered:
