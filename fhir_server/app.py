@@ -32,6 +32,7 @@ from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
 from fhir_server.rest.batch import BundleLimits
+from fhir_server.rest.operations import OPERATIONS
 from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.filters import UNRESTRICTED
@@ -246,6 +247,7 @@ def assemble(
             date=clock(),
             security={**SECURITY, "cors": bool(config["web.cors_origins"])},
             client_ids=client_ids,
+            operations=[(each.name, each.definition) for each in OPERATIONS],
         ),
     )
     return server
@@ -322,7 +324,7 @@ def create_app_from_config(config: Config) -> Flask:
 
 def create_app(server: Server) -> Flask:
     """Return the Flask application with all doors of `server`."""
-    from fhir_server.web import cors, dicomweb, fhir, health, http, preview
+    from fhir_server.web import cors, dicomweb, fhir, health, http, operations, preview
 
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
 
@@ -334,6 +336,7 @@ def create_app(server: Server) -> Flask:
     app.config["FHIR_URL"] = server.fhir_url
     cors.install(app, server.config["web.cors_origins"])
     app.register_blueprint(fhir.blueprint(server))
+    app.register_blueprint(operations.blueprint(server))
     app.register_blueprint(preview.blueprint(server))
     app.register_blueprint(dicomweb.blueprint(server))
     app.register_blueprint(health.blueprint(server.check))

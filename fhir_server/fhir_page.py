@@ -38,7 +38,8 @@ _RULES = """\
 What is offered of the whole: {whole}.
 
 Reads, creates, updates and deletes may be conditional; [FHIR interactions](fhir-interactions.md) tells how. Resources
-are valid by the R4 definitions, or refused with one issue for each finding. Not offered: operations.
+are valid by the R4 definitions, or refused with one issue for each finding.
+[Operations](fhir-operations.md) have a page of their own.
 
 Elements of an ImagingStudy that come from the images cannot be changed here; what a client adds stays. See
 [From DICOM to FHIR](dicom-to-fhir.md).

@@ -27,6 +27,7 @@ def capability_statement(
     date: datetime,
     security: Json | None = None,
     client_ids: bool = False,
+    operations: Iterable[tuple[str, str]] = (),
     formats: Iterable[str] = FORMATS,
 ) -> Json:
     """Return the CapabilityStatement of a server that serves these types at this base.
@@ -34,6 +35,7 @@ def capability_statement(
     date      when the tables last changed: the release's date, or the start of the process
     security  the `rest.security` element
     client_ids  an update of an absent id creates it, whatever a type's row says
+    operations  (name, canonical URL of the definition), which says for which types they are
     """
     rest: Json = {"mode": "server", "documentation": _SEARCH_NOTE}
     if security:
@@ -43,6 +45,8 @@ def capability_statement(
         _resource(row, [other.name for other in rows], client_ids) | _operations(row, base_url) for row in rows
     ]
     rest["interaction"] = [{"code": code.value} for code in SystemInteraction]
+    if operations:
+        rest["operation"] = [{"name": name, "definition": url} for name, url in operations]
     everywhere = (parameters("Patient")[code] for code in sorted(_EVERYWHERE))
     rest["searchParam"] = [_parameter(each) for each in everywhere]
     owners = sorted(compartments_known())

@@ -71,6 +71,7 @@ class Query:
     max_includes: int = MAX_INCLUDES
     branches: tuple[Branch, ...] = ()
     compartment: str = ""  # such as `Patient/1`
+    address: str = ""  # below the base, where it is not that of a search
     contained: str = "false"  # whether contained resources match: false, true (they alone), both
     contained_type: str = "container"  # what is told of a contained match
     used: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # for the self link; without the cursor
@@ -96,7 +97,7 @@ class Query:
     def path(self) -> str:
         """The address of the search below the base, such as `Patient/1/ImagingStudy`."""
         kind = self.type or ("*" if self.compartment else "")
-        return "/".join(part for part in (self.compartment, kind) if part)
+        return self.address or "/".join(part for part in (self.compartment, kind) if part)
 
 
 def parse(
