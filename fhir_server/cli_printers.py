@@ -164,21 +164,24 @@ def remove_printer(config: Config, name: str) -> None:
 @click.argument("name")
 @click.option("--wait", "wait_s", type=click.FloatRange(0, 86_400), default=120.0, metavar="S",
               help="Longest wait for the page to come out  [default: 120]")  # fmt: skip
+@click.option("--pattern", default="", metavar="NAME",
+              help="A test pattern in place of the page: smpte, tg18-qc, tg18-ln1 ... tg18-ln18")  # fmt: skip
 @configured()
-def test_page(config: Config, name: str, wait_s: float) -> None:
+def test_page(config: Config, name: str, wait_s: float, pattern: str) -> None:
     """Print a page on NAME that shows its greys, lines and millimetres.
 
     Steps from black to white, each with a patch that is just lighter, line pairs, a grid of 10 mm and a bar of 100 mm.
 
     \b
-    Example:
+    Examples:
       fhir-imaging printer test-page desk
+      fhir-imaging printer test-page desk --pattern tg18-qc
     """
     from fhir_server.app import open_server
     from fhir_server.hardcopy.press import try_out
 
     with open_server(config) as server:
-        outcome = try_out(server.printers.made(name), server.clock(), wait_s)
+        outcome = try_out(server.printers.made(name), server.clock(), wait_s, pattern)
     click.echo(f"{name}: {outcome.progress}{f', {outcome.detail}' if outcome.detail else ''}")
     if outcome.progress != "done":
         raise SystemExit(1)

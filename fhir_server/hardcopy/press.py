@@ -75,8 +75,8 @@ class _Unkept:
         return 1
 
 
-def try_out(printer: Printer, now: datetime, wait_s: float) -> Outcome:
-    """Print a test page, and return what became of it after at most `wait_s` seconds."""
+def try_out(printer: Printer, now: datetime, wait_s: float, pattern: str = "") -> Outcome:
+    """Print a test page, or a test pattern, and return what became of it after at most `wait_s` seconds."""
     has = printer.capabilities()
     plain = Sheets(
         film_size=next(iter(has.film_sizes), "A4"),
@@ -87,7 +87,7 @@ def try_out(printer: Printer, now: datetime, wait_s: float) -> Outcome:
         margin=max(6.0, has.least_margin),
         banner=("Test page", f"{now:%Y-%m-%d %H:%M} UTC"),
     )
-    job = Job(f"test-page-{now:%Y%m%d%H%M%S}", test_page.sheets(plain), test_page.pictures())
+    job = Job(f"test-page-{now:%Y%m%d%H%M%S}", test_page.sheets(plain), test_page.pictures(pattern))
     notes, end = _Unkept(), time.monotonic() + wait_s
     while (outcome := press(printer, lambda: job, notes, hear=lambda _: None)).progress is Progress.PRINTING:
         if time.monotonic() > end:

@@ -89,7 +89,8 @@ def _spooled(page: Page, sheets: Sheets, letters: "_Letters", spool: ExitStack) 
     """Return a page of a document of its own that lies in a file of the spool."""
     with Pdf.new() as single:
         whole = sheet(sheets.film_size, sheets.orientation)
-        width, height = whole.width * _POINT, whole.height * _POINT
+        # Rounded, as some readers make a page a pixel larger for the last bit of a number.
+        width, height = round(whole.width * _POINT, 4), round(whole.height * _POINT, 4)
         single.add_blank_page(page_size=(width, height))
         scale = 72 / sheets.dots_per_inch
         down, across = page.pixels.shape[:2]

@@ -11,7 +11,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.errors import AppError, Category
 from imaging.film.compose import Picture, Sheets
+from imaging.film.patterns import PATTERNS
 from imaging.film.placing import Fit, Magnification, Spacing, SpacingOrigin
 
 PIXEL = 0.1  # mm
@@ -22,8 +24,15 @@ _CONTRAST = 0.05
 _PAIRS = (1, 2, 3, 4, 5, 8)  # pixels of a line
 
 
-def pictures() -> tuple[Callable[[], Picture], ...]:
-    """Return the picture of the page; a millimetre of it is one of the sheet."""
+def pictures(pattern: str = "") -> tuple[Callable[[], Picture], ...]:
+    """Return the picture of the page, of which a millimetre is one of the sheet, or a pattern of PATTERNS.
+
+    Raises NOT_FOUND for a pattern that there is not.
+    """
+    if pattern:
+        if pattern not in PATTERNS:
+            raise AppError(Category.NOT_FOUND, f"there are {', '.join(PATTERNS)}", where="pattern")
+        return (lambda: Picture(PATTERNS[pattern](), caption=(pattern,)),)
     return (lambda: Picture(greys(), Spacing(PIXEL, PIXEL, SpacingOrigin.PATIENT), fit=Fit.TRUE_SIZE),)
 
 
