@@ -33,6 +33,7 @@ from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
 from fhir_server.rest.batch import BundleLimits
 from fhir_server.rest.operations import OPERATIONS
+from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.filters import UNRESTRICTED
@@ -79,6 +80,7 @@ class Server:
     studies: Studies
     principals: Principals
     printers: Printers
+    answers: Answers
     audit: Audit
     peers: Peers
     collected: Collected
@@ -237,6 +239,7 @@ def assemble(
         principals=principals,
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
+        answers=Answers(database, clock),
         peers=peers,
         collected=collected,
         search_parameters=search_parameters,
@@ -324,7 +327,7 @@ def create_app_from_config(config: Config) -> Flask:
 
 def create_app(server: Server) -> Flask:
     """Return the Flask application with all doors of `server`."""
-    from fhir_server.web import cors, dicomweb, fhir, health, http, operations, preview
+    from fhir_server.web import cors, dicomweb, fhir, health, http, later, operations, preview
 
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
 
@@ -337,6 +340,7 @@ def create_app(server: Server) -> Flask:
     cors.install(app, server.config["web.cors_origins"])
     app.register_blueprint(fhir.blueprint(server))
     app.register_blueprint(operations.blueprint(server))
+    app.register_blueprint(later.blueprint(server))
     app.register_blueprint(preview.blueprint(server))
     app.register_blueprint(dicomweb.blueprint(server))
     app.register_blueprint(health.blueprint(server.check))

@@ -5,6 +5,7 @@ all. Source: FHIR R4 http 3.1.0.11.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +19,10 @@ from fhir_server.rest.interactions import Interactions
 from fhir_server.rest.statuses import status_of
 from fhir_server.rest.transaction import Transaction
 from fhir_server.store.failures import unavailable
+from fhir_server.store.repository import Guard
 from imaging.errors import AppError, Category
+
+Keep = Guard  # what keeps an answer within a transaction
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +53,18 @@ def kind_of(bundle: Any) -> str:
     return str(kind)
 
 
-def processed(server: Backing, principal: Principal, bundle: Json, preferences: Preferences) -> Answer:
-    """Return the Bundle of answers. Raises for a Bundle that is wrong itself, and what keeps a transaction from it."""
+def processed(
+    server: Backing,
+    principal: Principal,
+    bundle: Json,
+    preferences: Preferences,
+    *,
+    keep: Callable[[bytes], Keep] | None = None,
+) -> Answer:
+    """Return the Bundle of answers. Raises for a Bundle that is wrong itself, and what keeps a transaction from it.
+
+    keep   keeps the answer to a transaction within that transaction
+    """
     kind = kind_of(bundle)
     entries = bundle.get("entry", [])
     if not isinstance(entries, list):
@@ -59,9 +73,14 @@ def processed(server: Backing, principal: Principal, bundle: Json, preferences: 
     if len(entries) > most:
         raise AppError(Category.TOO_LARGE, f"{len(entries)} entries, at most {most} are accepted", where="Bundle.entry")
     acting = Interactions(server, principal)
-    work = _transacted if kind == "transaction" else _batched
-    answers = work(server, acting, entries, preferences)
-    return Answer(body=bundles.responses(f"{kind}-response", answers, server.clock()))
+
+    def told(answers: list[Answer]) -> bytes:
+        return bundles.responses(f"{kind}-response", answers, server.clock())
+
+    if kind == "transaction":
+        kept = (lambda answers: keep(told(answers))) if keep else None
+        return Answer(body=told(_transacted(server, acting, entries, preferences, kept)))
+    return Answer(body=told(_batched(server, acting, entries, preferences)))
 
 
 def _batched(server: Backing, acting: Interactions, entries: list[Any], preferences: Preferences) -> list[Answer]:
@@ -99,9 +118,15 @@ def _answered(
         return Answer(status_of(error), body, is_outcome=True)
 
 
-def _transacted(server: Backing, acting: Interactions, entries: list[Any], preferences: Preferences) -> list[Answer]:
+def _transacted(
+    server: Backing,
+    acting: Interactions,
+    entries: list[Any],
+    preferences: Preferences,
+    keep: Callable[[list[Answer]], Keep] | None,
+) -> list[Answer]:
     transaction = Transaction(server, acting, preferences)
-    answers, done = transaction.run(entries, most_bytes=server.bundle_limits.bytes)
+    answers, done = transaction.run(entries, most_bytes=server.bundle_limits.bytes, keep=keep)
     with server.audit.gathered():
         done.settle()
     return answers

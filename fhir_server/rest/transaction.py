@@ -5,7 +5,7 @@ and patches, and reads, each seeing what was done before it. Source: FHIR R4 htt
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from fhir_server.rest.asks import Answer, Ask, Json, Preferences
 from fhir_server.rest.criteria import criteria, criteria_of_text
 from fhir_server.rest.entries import METHODS, Entry, EntryError, entry_of
 from fhir_server.rest.interactions import Backing, Interactions
-from fhir_server.store.repository import Repository
+from fhir_server.store.repository import Guard, Repository
 from imaging.errors import AppError, Category
 
 _BY_CRITERIA = re.compile(r"([A-Za-z]{1,64})\?(.+)", re.S)
@@ -35,10 +35,13 @@ class Transaction:
         self._acting = acting
         self._preferences = preferences
 
-    def run(self, found: list[Any], *, most_bytes: int) -> tuple[list[Answer], Interactions]:
+    def run(
+        self, found: list[Any], *, most_bytes: int, keep: Callable[[list[Answer]], Guard] | None = None
+    ) -> tuple[list[Answer], Interactions]:
         """Return the answers in the order of the entries, and whose `settle` has to follow. Raises EntryError.
 
         most_bytes   of all answers together
+        keep         keeps the answers in the same transaction
         """
         entries = [self._understood(each, number) for number, each in enumerate(found)]
         _check_full_urls(entries)
@@ -48,7 +51,10 @@ class Transaction:
 
         def work(repository: Repository) -> tuple[list[Answer], Interactions]:
             acting = self._acting.within(repository)
-            return _Attempt(self._server, acting, entries, self._preferences).answers(most_bytes), acting
+            answers = _Attempt(self._server, acting, entries, self._preferences).answers(most_bytes)
+            if keep:
+                repository.also(keep(answers))
+            return answers, acting
 
         return self._acting.repository.together(work, where="the Bundle")
 

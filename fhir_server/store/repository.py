@@ -132,6 +132,11 @@ class Repository:
 
         return self._transaction(where, attempt)
 
+    def also(self, guard: Guard) -> None:
+        """Run a guard within the transaction that this is a part of; what it raises undoes the whole."""
+        assert self._session is not None  # noqa: S101 -- `together` gave it
+        guard(self._session)
+
     def expect(self, keys: Sequence[str]) -> None:
         """Fetch together the resources, `Type/id`, that are going to be written one after another, once each."""
         with self._translated("resources"):

@@ -21,7 +21,8 @@ from fhir_server.model.resources import RESOURCES
 from fhir_server.store.lease import FORGET_AFTER_S, Leases
 from imaging.errors import AppError, Category
 
-COLLECTIONS = ("resources", "history", "outbox", "leases", "secrets", "schema", "conditions")
+COLLECTIONS = ("resources", "history", "outbox", "leases", "secrets", "schema", "conditions", "answers")
+ANSWERS_KEPT_S = 86_400
 CONDITIONS_KEPT_S = 86_400  # criteria by which somebody decided; needed while the transaction lasts
 OUTBOX_KEPT_S = 7 * 86_400  # a change that nobody has passed on after a week is forgotten
 LEASE_S = 30.0
@@ -117,6 +118,7 @@ def _create_indexes(database: Database[Any]) -> None:
         "outbox": [outbox],
         "leases": [leases],
         "conditions": [conditions],
+        "answers": [IndexModel([("at", 1)], name="forget", expireAfterSeconds=ANSWERS_KEPT_S)],
     }
     for name, indexes in wanted.items():
         try:
@@ -137,6 +139,7 @@ MIGRATIONS: tuple[tuple[int, Step], ...] = (
     (1, _create_collections),
     (2, _create_collections),
     (3, _name_types_in_history),
+    (4, _create_collections),
 )
 
 

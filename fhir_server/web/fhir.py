@@ -17,6 +17,8 @@ from fhir_server.rest import batch, openapi
 from fhir_server.rest.addresses import ROUTES, WHOLE, Route, meant, methods
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
 from fhir_server.rest.interactions import KINDS, Interactions
+from fhir_server.rest.later import is_deferrable, of_bundle, of_search
+from fhir_server.web import later
 from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, sent, shown
 from fhir_server.web.http import leave_to_entries, principal_of, tries
 from imaging.errors import AppError, Category
@@ -29,7 +31,7 @@ SEARCHES = frozenset({Interaction.SEARCH, SystemInteraction.SEARCH})
 WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE, Interaction.PATCH})
 
 
-class Backing(batch.Backing, Protocol):
+class Backing(batch.Backing, later.Backing, Protocol):
     """What this door needs of the server."""
 
     @property
@@ -90,6 +92,8 @@ class _Door:
                 preferences=_preferences(),
                 compartment=variables.get("compartment", ""),
             )
+            if ask.preferences.is_async and interaction in SEARCHES:
+                return later.accepted(self._server, principal_of(request), of_search(ask))
             return _answered(acting, ask)
 
         return view
@@ -101,6 +105,9 @@ class _Door:
         check_content_type(request, RESOURCE_TYPES)
         bundle = received(request, most_bytes=self._server.bundle_limits.bytes, more_levels=LEVELS_OF_BUNDLE)
         leave_to_entries()
+        preferred = _preferences()
+        if preferred.is_async and is_deferrable(bundle):
+            return later.accepted(self._server, principal, of_bundle(bundle, preferred))
         return _response(batch.processed(self._server, principal, bundle, _preferences()))
 
     def _searched(self) -> tuple[tuple[str, str], ...]:

@@ -10,6 +10,8 @@ from fhir_server.config import Config
 from fhir_server.model.criteria import Limits
 from fhir_server.outbound.remote import Rules
 from fhir_server.printers import Printers
+from fhir_server.rest.batch import BundleLimits
+from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
 from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
@@ -64,6 +66,18 @@ class Backing(Protocol):
     @property
     def printers(self) -> Printers:
         """The register of printers."""
+
+    @property
+    def answers(self) -> Answers:
+        """Requests that are answered later."""
+
+    @property
+    def bundle_limits(self) -> BundleLimits:
+        """Bounds on batches and transactions."""
+
+    @property
+    def most_resource_bytes(self) -> int:
+        """Largest FHIR resource that is taken."""
 
     @property
     def clock(self) -> Callable[[], datetime]:

@@ -51,6 +51,9 @@ DOORS = [
     # FHIR: a Bundle comes in with any token; its entries are asked one by one
     door("POST", "/fhir", "register", "receive", "audit", "all", send="bundle"),
     door("POST", "/fhir/", "register", "receive", "audit", "all", send="bundle"),
+    # FHIR: an answer that is fetched later is for who asked
+    door("GET", "/fhir/_async/{job}", "register", "receive", "audit", "all"),
+    door("DELETE", "/fhir/_async/{job}", "register", "receive", "audit", "all"),
     # FHIR: writing needs to register
     door("POST", "/fhir/Patient", "register", "all", send="patient"),
     door("PUT", "/fhir/Patient/{patient}", "register", "all", send="patient"),
@@ -105,7 +108,7 @@ class Scene:
 
     def come(self, caller: Caller, entrance: Door):
         names = self.names | (self.disposable() if entrance.method == "DELETE" else {})
-        path = entrance.path.format(**names)
+        path = entrance.path.format(**names, job=self.job(caller) if "{job}" in entrance.path else "")
         if entrance.send == "patient":
             body = {**PATIENT, "id": names["patient"]} if entrance.method == "PUT" else PATIENT
             return caller.call(entrance.method, path, json=body)
@@ -119,6 +122,12 @@ class Scene:
         if entrance.send == "form":
             return caller.call(entrance.method, path, data={"_count": "1"})
         return caller.call(entrance.method, path)
+
+    def job(self, caller: Caller) -> str:
+        """The id of a request that the caller asked to be answered later; any id for who may not ask."""
+        transaction = {"resourceType": "Bundle", "type": "transaction"}
+        asked = caller.post("/fhir", transaction, headers={"Prefer": "respond-async"})
+        return asked.headers.get("Content-Location", "unknown").rpartition("/")[2]
 
     def disposable(self) -> dict[str, str]:
         """Names of things that may be deleted, registered by the caller with all rights, who alone may do so."""
@@ -170,7 +179,9 @@ def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
     urls = create_app(scene.doors.server).url_map
     routes = {(method, rule.rule) for rule in urls.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}}
     adapter = urls.bind("images.test")
-    asked = [(each.method, each.path.format(**scene.names)) for each in DOORS] + [("GET", path) for path in OPEN]
+    asked = [(each.method, each.path.format(**scene.names, job="1")) for each in DOORS] + [
+        ("GET", path) for path in OPEN
+    ]
 
     bare = [(method, path.partition("?")[0]) for method, path in asked]
     covered = {(method, adapter.match(path, method, return_rule=True)[0].rule) for method, path in bare}
