@@ -178,11 +178,18 @@ def _elements(resource_type: str, clause: Clause, now: datetime) -> Filter:
         conditions = [_apart(code, condition) for condition in conditions]
     if clause.modifier == "differs":
         conditions = [{"$nor": [condition]} for condition in conditions]
+    else:  # alternatives within one element would hide the bounds of an index scan
+        conditions = [part for condition in conditions for part in _alternatives(condition)]
     # `$exists` lets the planner use the index, which holds only documents that have the array.
     matches: list[Filter] = [
         {ARRAYS[kind]: {"$exists": True, "$elemMatch": {"p": code, **condition}}} for condition in _merged(conditions)
     ]
     return {"$nor": matches} if clause.modifier == "not" else _any(matches)
+
+
+def _alternatives(condition: Filter) -> list[Filter]:
+    found: list[Filter] = condition["$or"] if condition.keys() == {"$or"} else [condition]
+    return found
 
 
 def _apart(code: str, condition: Filter) -> Filter:

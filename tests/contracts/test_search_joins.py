@@ -13,11 +13,13 @@ from pymongo.database import Database
 
 from fhir_server.model.criteria import Clause, Limits, Reference, Token
 from fhir_server.model.query import parse
+from fhir_server.store.cursor import NEWEST_FIRST
 from fhir_server.store.filters import ALLOW, UNRESTRICTED, Restriction, Rule
+from fhir_server.store.index import rows
 from fhir_server.store.joins import FEW
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
-from fhir_server.store.search import Page, search
+from fhir_server.store.search import Page, _Search, search
 from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
@@ -541,3 +543,66 @@ def test_only_what_may_be_seen_decides(find: Find) -> None:
         with pytest.raises(AppError) as raised:
             find("ImagingStudy", (name, "x"), to=to)
         assert raised.value.category is Category.FORBIDDEN
+
+
+class TestIndexesBehindWhatIsAskedInOtherWays:
+    """Every kind of row that the plain parameters do not have, and filters of chains, are read by an index."""
+
+    @pytest.fixture
+    def filled(self, repo: Repository) -> Repository:
+        documents = []
+        for number in range(300):
+            position = {"latitude": number % 90, "longitude": number % 180}
+            quantity = {"value": number, "unit": "x", "system": UCUM, "code": "kV"}
+            coding = {"coding": [{"system": "http://t", "code": "MR"}]}
+            inside = [{"resourceType": "Patient", "id": "c", "name": [{"family": f"Inner{number}"}]}]
+            rows = (
+                {"resourceType": "Location", "position": position},
+                {"resourceType": "Observation", "valueQuantity": quantity, "subject": _to(f"Patient/{number}")},
+                {"resourceType": "Patient", "identifier": [{"type": coding, "value": str(number)}]},
+                {"resourceType": "ValueSet", "url": f"http://x.org/{number}/a"},
+                {"resourceType": "Basic", **({"contained": inside} if number % 50 == 0 else {})},
+            )
+            documents += [repo._writer.document(f"{one['resourceType']}/n{number}", one, "POST") for one in rows]
+        repo._resources.insert_many(documents)
+        return repo
+
+    @pytest.mark.parametrize(
+        ("kind", "params", "index"),
+        [
+            ("Location", [("near", "52.5|13.4|10|km")], "near"),
+            ("Observation", [("value-quantity", f"gt298500|{UCUM}|V")], "quantity"),
+            ("Patient", [("identifier:of-type", "http://t|MR|7")], "token"),
+            ("ValueSet", [("url:below", "http://x.org/7")], "uri"),
+            ("ValueSet", [("url:above", "http://x.org/7/a/b")], "uri"),
+            ("Patient", [("family", "inner50"), ("_contained", "true")], "inside"),
+            ("Observation", [("patient.identifier", "7")], "reference"),
+            ("Patient", [("_has:Observation:patient:value-quantity", f"7|{UCUM}|kV")], "_id_"),
+            ("", [("_type", "Patient,Observation"), ("_lastUpdated", "gt2030")], "updated"),
+        ],
+    )
+    def test_its_index_is_used(self, filled: Repository, kind: str, params: Any, index: str) -> None:
+        query = parse(kind, params)
+        now = datetime(2027, 1, 1, tzinfo=UTC)
+        asked = _Search(filled._resources, query, UNRESTRICTED, now, FEW, rows)
+
+        plan = filled._resources.find(asked._condition).sort(list(NEWEST_FIRST)).limit(51).explain()
+
+        assert _indexes(plan["queryPlanner"]["winningPlan"]) == {index}
+
+    def test_a_compartment_is_read_by_its_index(self, filled: Repository) -> None:
+        query = parse("Observation", [], compartment="Patient/7")
+        asked = _Search(filled._resources, query, UNRESTRICTED, datetime(2027, 1, 1, tzinfo=UTC), FEW, rows)
+
+        plan = filled._resources.find(asked._condition).sort(list(NEWEST_FIRST)).limit(51).explain()
+
+        assert _indexes(plan["queryPlanner"]["winningPlan"]) == {"compartment"}
+
+
+def _indexes(plan: Any) -> set[str]:
+    if isinstance(plan, list):
+        return set().union(*map(_indexes, plan)) if plan else set()
+    if not isinstance(plan, dict):
+        return set()
+    own = {str(plan["indexName"])} if "indexName" in plan else set()
+    return own.union(*map(_indexes, plan.values()))
