@@ -20,3 +20,14 @@ def test_the_stages_of_an_ingest_are_measured(capsys: pytest.CaptureFixture[str]
 def test_the_parts_are_those_that_the_text_of_the_command_names() -> None:
     assert command.__doc__
     assert set(re.findall(r"-m tests\.benchmarks (\w+)", command.__doc__)) == command.PARTS.keys()
+
+
+def test_searches_are_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.benchmarks.searches.SMALL", 60)
+
+    command.main(["searches", "120"])
+
+    text = capsys.readouterr().out
+    rows = re.findall(r"^│ (.+?) +│ +([\d.]+)(?: bare)? +│ +([\d.]+) +│ +([\d.]+) +│$", text, re.MULTILINE)
+    assert {"patient", "compartment", "page of 50 as a Bundle", "read"} <= {row[0] for row in rows}
+    assert all(float(each) > 0 for row in rows for each in row[1:])
