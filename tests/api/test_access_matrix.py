@@ -9,6 +9,8 @@ import pytest
 
 from fhir_server.access.contracts import Right
 from fhir_server.app import create_app
+from fhir_server.delivery import value
+from fhir_server.model.task import CODES
 from tests.support.doors import Caller, Doors, new_study, opened
 
 REGISTER, RECEIVE, AUDIT = Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, Right.AUDIT
@@ -48,6 +50,8 @@ DOORS = [
     door("GET", "/fhir/Organization", "receive", "audit", "all"),
     door("GET", "/fhir/Contract", "receive", "audit", "all"),
     door("GET", "/fhir/AuditEvent", "audit", "all"),
+    # FHIR: a hard copy is seen beforehand by who may order it, and sees the images
+    door("GET", "/fhir/Task/{order}/$preview", "all"),
     # FHIR: a Bundle comes in with any token; its entries are asked one by one
     door("POST", "/fhir", "register", "receive", "audit", "all", send="bundle"),
     door("POST", "/fhir/", "register", "receive", "audit", "all", send="bundle"),
@@ -141,14 +145,27 @@ def names_of_new_study(doors: Doors) -> tuple[dict[str, str], bytes]:
     return {"study": study_uid, "series": stored.summary.series_uid, "instance": stored.summary.sop_uid}, file
 
 
+def hard_copy(doors: Doors, study: str, folder: str) -> str:
+    """The id of a hard copy that the caller with all rights ordered, a draft."""
+    doors.server.printers.add("film", "folder", {"folder": folder})
+    inputs = [
+        value("device", "valueReference", {"reference": "Device/printer-film"}),
+        value("imaging-study", "valueReference", {"reference": f"ImagingStudy/{study}"}),
+    ]
+    code = {"coding": [{"system": CODES, "code": "hard-copy"}]}
+    task = {"resourceType": "Task", "status": "draft", "intent": "order", "code": code, "input": inputs}
+    return str(doors.caller(*Right, name="all").post("/fhir/Task", task).json["id"])
+
+
 @pytest.fixture(scope="module")
-def scene(mongo) -> Iterator[Scene]:
+def scene(mongo, tmp_path_factory) -> Iterator[Scene]:
     """One server for the whole matrix: what is tested changes nothing that others look at."""
     database = mongo[f"test_{uuid4().hex}"]
     with opened(database) as doors:
         doors.server.principals.add("all", list(Right))
         names, file = names_of_new_study(doors)
-        yield Scene(doors, {**names, "patient": doors.server.own.create(PATIENT).id}, file)
+        order = hard_copy(doors, names["study"], str(tmp_path_factory.mktemp("films")))
+        yield Scene(doors, {**names, "patient": doors.server.own.create(PATIENT).id, "order": order}, file)
     mongo.drop_database(database.name)
 
 
