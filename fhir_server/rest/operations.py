@@ -77,6 +77,7 @@ class Operation:
     on_type: bool = False
     on_instance: bool = False
     changes: bool = False  # by POST only
+    takes_resource: bool = False  # of a type by POST only
     access: Access = Access.READ
 
 
@@ -393,7 +394,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "validate", f"{CORE}Resource-validate", _validate, frozenset({"resource", "mode", "profile"}),
-        on_type=True, on_instance=True,
+        on_type=True, on_instance=True, takes_resource=True,
     ),
     Operation(
         "everything", f"{CORE}Patient-everything", _everything, frozenset({*_WHEN, CURSOR}),
@@ -443,4 +444,6 @@ def require(operation: Operation, call: Call) -> None:
             return
         except AppError:
             pass  # who may read may ask as well
-    call.repository.require(call.type, Act.UPDATE if operation.changes else Act.READ)
+    if operation.changes:
+        call.repository.require(call.type, Act.UPDATE)
+    call.repository.require(call.type, Act.READ)  # what is changed is told as well

@@ -20,9 +20,10 @@ def blueprint(server: fhir.Backing) -> Blueprint:
     routes = Blueprint("operations", __name__, url_prefix="/fhir")
     for operation in OPERATIONS:
         view = _view(server, operation)
-        methods = ["POST"] if operation.changes else ["GET", "POST"]
         for kind in sorted(operation.types) or ["<resource_type>"]:
             for place in [""] * operation.on_type + ["/<resource_id>"] * operation.on_instance:
+                is_post = operation.changes or (operation.takes_resource and not place)
+                methods = ["POST"] if is_post else ["GET", "POST"]
                 rule = f"/{kind}{place}/${operation.name}"
                 routes.add_url_rule(rule, rule, view, methods=methods, provide_automatic_options=False)
     return routes

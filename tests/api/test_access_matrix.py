@@ -32,6 +32,11 @@ def door(method: str, path: str, *admits: str, send: str = "") -> Door:
     return Door(method, path, frozenset(admits), send)
 
 
+VALUE_SET = {
+    "resourceType": "ValueSet",
+    "status": "active",
+    "compose": {"include": [{"system": "http://hl7.org/fhir/administrative-gender"}]},
+}
 DOORS = [
     # FHIR: reading needs to receive
     door("GET", "/fhir/Patient", "receive", "all"),
@@ -52,6 +57,32 @@ DOORS = [
     door("GET", "/fhir/AuditEvent", "audit", "all"),
     # FHIR: a hard copy is seen beforehand by who may order it, and sees the images
     door("GET", "/fhir/Task/{order}/$preview", "all"),
+    # FHIR: the whole and compartments tell of the types that may be read
+    door("GET", "/fhir", "receive", "audit", "all"),
+    door("GET", "/fhir/", "receive", "audit", "all"),
+    door("POST", "/fhir/_search", "receive", "audit", "all", send="form"),
+    door("GET", "/fhir/Patient/{patient}/*", "receive", "audit", "all"),
+    door("POST", "/fhir/Patient/{patient}/*/_search", "receive", "audit", "all", send="form"),
+    door("GET", "/fhir/Patient/{patient}/ImagingStudy", "receive", "all"),
+    door("POST", "/fhir/Patient/{patient}/ImagingStudy/_search", "receive", "all", send="form"),
+    # FHIR: operations; to change labels tells what was there
+    *(
+        door(method, path, "receive", "all", send="" if method == "GET" else "parameters")
+        for method in ("GET", "POST")
+        for path in (
+            "/fhir/Patient/{patient}/$meta",
+            "/fhir/Patient/{patient}/$validate",
+            "/fhir/Patient/{patient}/$everything",
+            "/fhir/ValueSet/$expand?url=http://hl7.org/fhir/ValueSet/administrative-gender",
+            "/fhir/ValueSet/{valueset}/$expand",
+            "/fhir/ValueSet/$validate-code?url=http://hl7.org/fhir/ValueSet/administrative-gender&code=male",
+            "/fhir/ValueSet/{valueset}/$validate-code?code=male",
+            "/fhir/CodeSystem/$lookup?system=http://hl7.org/fhir/administrative-gender&code=male",
+        )
+    ),
+    door("POST", "/fhir/Patient/$validate", "register", "receive", "all", send="patient"),
+    door("POST", "/fhir/Patient/{patient}/$meta-add", "all", send="meta"),
+    door("POST", "/fhir/Patient/{patient}/$meta-delete", "all", send="meta"),
     # FHIR: a Bundle comes in with any token; its entries are asked one by one
     door("POST", "/fhir", "register", "receive", "audit", "all", send="bundle"),
     door("POST", "/fhir/", "register", "receive", "audit", "all", send="bundle"),
@@ -118,6 +149,11 @@ class Scene:
             return caller.call(entrance.method, path, json=body)
         if entrance.send == "bundle":
             return caller.call(entrance.method, path, json={"resourceType": "Bundle", "type": "batch"})
+        if entrance.send == "parameters":
+            return caller.call(entrance.method, path, json={"resourceType": "Parameters"})
+        if entrance.send == "meta":
+            meta = {"name": "meta", "valueMeta": {"tag": [{"code": "x"}]}}
+            return caller.call(entrance.method, path, json={"resourceType": "Parameters", "parameter": [meta]})
         if entrance.send == "patch":
             return caller.call(entrance.method, path, json=[], headers={"Content-Type": "application/json-patch+json"})
         if entrance.send == "stow":
@@ -165,7 +201,8 @@ def scene(mongo, tmp_path_factory) -> Iterator[Scene]:
         doors.server.principals.add("all", list(Right))
         names, file = names_of_new_study(doors)
         order = hard_copy(doors, names["study"], str(tmp_path_factory.mktemp("films")))
-        yield Scene(doors, {**names, "patient": doors.server.own.create(PATIENT).id, "order": order}, file)
+        made = {"patient": doors.server.own.create(PATIENT).id, "valueset": doors.server.own.create(VALUE_SET).id}
+        yield Scene(doors, {**names, **made, "order": order}, file)
     mongo.drop_database(database.name)
 
 
