@@ -311,5 +311,6 @@ def _addressed() -> list[str]:
     named = request.view_args or {}
     if "study_uid" in named:
         return [f"ImagingStudy/{named['study_uid']}"]
-    kind, identifier = named.get("resource_type", ""), named.get("resource_id", "")
+    kind = named.get("type", named.get("resource_type", ""))
+    identifier = named.get("id", named.get("resource_id", ""))
     return [f"{kind}/{identifier}"] if kind in RESOURCES and ID_FORM.fullmatch(identifier) else []

@@ -617,8 +617,8 @@ def test_the_access_log_has_the_route_and_no_values(doors: Doors, both, caplog):
     both.get("/fhir/Patient/some-id").close()
 
     search, read = [record for record in caplog.records if record.name == "fhir_server.access_log"]
-    assert (search.method, search.route, search.status) == ("GET", "/fhir/<resource_type>", 200)
-    assert (read.route, read.status) == ("/fhir/<resource_type>/<resource_id>", 404)
+    assert (search.method, search.route, search.status) == ("GET", "/fhir/<type>", 200)
+    assert (read.route, read.status) == ("/fhir/<type>/<id>", 404)
     assert search.client.startswith("both-")
     assert search.ms >= 0
     assert "Secretname" not in str(vars(search))
