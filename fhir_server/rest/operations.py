@@ -23,6 +23,7 @@ from fhir_server.model.definitions import compartments, parameters
 from fhir_server.model.outcome import Issue, outcome
 from fhir_server.model.query import CURSOR, Branch, Include, Query
 from fhir_server.model.resources import RESOURCES, Domain
+from fhir_server.model.second_reader import objections
 from fhir_server.model.terminology import Coding, Terminology
 from fhir_server.model.validation import findings
 from fhir_server.rest import bundles
@@ -166,6 +167,7 @@ def _validate(call: Call) -> bytes:
         urls = [str(each) for each in call.values.get("profile", [])]
         issues += profiles.check(resource, urls, _profile_finder(call), _terminology(call))
         issues += _declared(call, resource, set(urls))
+    issues += objections(resource, len(json.dumps(resource)))
     return _told(issues or [Issue("informational", "the resource is valid", severity="information")])
 
 

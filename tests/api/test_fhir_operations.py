@@ -69,6 +69,11 @@ class TestValidate:
         assert ("error", "Patient.gender") in _severities(answer)
         assert everybody.get("/fhir/Patient").json["total"] == 0
 
+    def test_a_second_reader_is_asked_as_well(self, everybody: Caller) -> None:
+        answer = everybody.post("/fhir/Patient/$validate", {"resourceType": "Patient", "birthDate": "2019-02-29"})
+
+        assert {("error", "Patient.birthDate"), ("warning", "Patient.birthDate")} <= set(_severities(answer))
+
     def test_a_stored_resource_and_modes(self, everybody: Caller) -> None:
         patient = _patient(everybody)
         other = {"resource": {"resourceType": "Patient", "id": "other"}}
