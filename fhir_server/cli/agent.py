@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from fhir_server import logs
-from fhir_server.cli_options import configured
-from fhir_server.cli_printers import options_of
+from fhir_server.cli.options import configured
+from fhir_server.cli.printers import options_of
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
 

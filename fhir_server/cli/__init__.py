@@ -21,9 +21,10 @@ from typing import Any
 
 import click
 
-from fhir_server import cli_agent, cli_collect, cli_dimse, cli_endpoints, cli_orders, cli_printers, logs
 from fhir_server import config as settings
-from fhir_server.cli_options import configured, table
+from fhir_server import logs
+from fhir_server.cli import agent, collect, dimse, endpoints, orders, printers
+from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
 
@@ -183,7 +184,7 @@ def worker(config: Config) -> None:
         raise
 
 
-for _command in (cli_orders.algorithms, cli_orders.order, cli_orders.tasks, cli_collect.collect, cli_collect.sources):
+for _command in (orders.algorithms, orders.order, orders.tasks, collect.collect, collect.sources):
     cli.add_command(_command)
 
 
@@ -295,11 +296,11 @@ def suspend_subscriber(config: Config, name: str) -> None:
     click.echo(f"{name} is suspended")
 
 
-cli.add_command(cli_endpoints.endpoint)
-cli.add_command(cli_printers.printer)
-cli.add_command(cli_agent.print_agent)
-cli.add_command(cli_dimse.dimse)
-cli.add_command(cli_dimse.modality)
+cli.add_command(endpoints.endpoint)
+cli.add_command(printers.printer)
+cli.add_command(agent.print_agent)
+cli.add_command(dimse.dimse)
+cli.add_command(dimse.modality)
 
 
 @cli.command()
@@ -468,7 +469,3 @@ def _progress(what: str) -> Callable[[int, int], None]:
 
 def _words(rights: Iterable[Any]) -> str:
     return " and ".join(str(right).replace("-", " ") for right in sorted(rights)) or "nothing now"
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import click
 
-from fhir_server.cli_options import configured, table
+from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
 from fhir_server.model.peer import SOURCES, Form, Peer, Schedule, Way
 

@@ -8,7 +8,7 @@ from types import FrameType
 import click
 
 from fhir_server import logs
-from fhir_server.cli_options import configured, table
+from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fhir_server.cli_options import configured
+from fhir_server.cli.options import configured
 from fhir_server.config import Config
 from fhir_server.order_table import order_table, plain_table, text_of_entry
 from imaging.errors import AppError, Category

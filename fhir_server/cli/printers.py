@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fhir_server.cli_options import configured, table
+from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
 
