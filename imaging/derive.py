@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
@@ -109,20 +110,29 @@ def derive_images(result: Result, sources: Sequence[Dataset], work: Work, *, ser
     if len({str(ds.get("PatientID", "")) for ds in sources}) != 1:
         raise AppError(Category.INVALID, "results are derived from images of one patient")
     common, used = kept(sources), _References()
+    encodings = convert_encodings(common.SpecificCharacterSet) if "SpecificCharacterSet" in common else default_encoding
+    modalities = {str(each.get("Modality") or "") for each in sources} - {""}
     groups: list[list[Image]] = [slices_of(volume) for volume in result.volumes]
     groups += [list(result.images)] if result.images else []
     for number, group in enumerate(groups):
         is_placed, is_pet_unit = all(image.affine is not None for image in group), group[0].unit in PET_UNITS
         uid = class_of(sources, is_placed=is_placed, is_pet_unit=is_pet_unit)
         stored = quantise([image.array for image in group], is_pet=uid == PET_IMAGE)
+        series = _copied(common)
+        series.Modality = next(iter(modalities)) if len(modalities) == 1 else group[0].modality
+        _add_class(series, group, uid, sources[0])
+        _add_series(series, work, number, series_number + number)
+        _add_derivation(series, work, sources)
         for index, (image, each) in enumerate(zip(group, stored, strict=True), start=1):
-            ds = deepcopy(common)
-            _add_class(ds, image, uid, sources, len(group), index)
-            _add_identity(ds, work, number, series_number + number, index)
-            _add_derivation(ds, work, sources)
+            ds = _copied(series)
+            ds.SOPInstanceUID, ds.InstanceNumber = work.uid("series", number, "instance", index), index
+            if uid == PET_IMAGE:
+                ds.ImageIndex = index
             ds[SOURCE_IMAGES] = used.element(image.sources)
             _add_place(ds, image, sources)
             _add_pixels(ds, image, each)
+            # So that pydicom writes the references as they are, and does not read them for that.
+            ds.set_original_encoding(False, True, encodings)
             yield ds
 
 
@@ -163,8 +173,14 @@ def quantise(arrays: Sequence[Float32], *, is_pet: bool = False) -> Iterator[Sto
     else:
         kind, info = np.uint16, np.iinfo(np.uint16)
         slope, intercept = _decimal((high - low) / info.max or 1.0), _decimal(low)
-    scaled = ((each.astype(np.float64) - intercept) / slope for each in arrays)
-    return (Stored(np.clip(np.rint(each), info.min, info.max).astype(kind), slope, intercept) for each in scaled)
+    return (Stored(_scaled(each, slope, intercept, info), slope, intercept) for each in arrays)
+
+
+def _scaled(values: Float32, slope: float, intercept: float, info: Any) -> NDArray[Any]:
+    # In float32, whose error is some thousandths of a step.
+    scaled = (values - np.float32(intercept)) * np.float32(1 / slope)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, info.min, info.max, out=scaled).astype(info.dtype)
 
 
 def _are_whole(values: Float32) -> bool:
@@ -195,30 +211,31 @@ def _moved(affine: Matrix, position: Matrix) -> Matrix:
     return moved
 
 
-def _add_class(ds: Dataset, image: Image, class_uid: str, sources: Sequence[Dataset], count: int, index: int) -> None:
+def _copied(ds: Dataset) -> Dataset:
+    """Return a dataset with the same elements, of which others can be put in place; deepcopy takes milliseconds."""
+    return Dataset({tag: ds[tag] for tag in ds.keys()})  # noqa: SIM118 -- iterating a dataset gives elements
+
+
+def _add_class(ds: Dataset, group: Sequence[Image], class_uid: str, first: Dataset) -> None:
     ds.SOPClassUID = class_uid
-    modalities = {str(each.get("Modality") or "") for each in sources} - {""}
-    ds.Modality = modalities.pop() if len(modalities) == 1 else image.modality
     for keyword, value in REQUIRED[class_uid].items():
         if keyword not in ds:
             setattr(ds, keyword, value)
     if not {"Laterality", "ImageLaterality", "BodyPartExamined"} & set(ds.dir()):
         ds.Laterality = None  # wanted of what may be a paired structure
-    original = [str(each) for each in sources[0].get("ImageType") or []]
+    original = [str(each) for each in first.get("ImageType") or []]
     kind = [each for each in original[2:3] if each in _KINDS] if class_uid == CT_IMAGE else original[2:3]
     ds.ImageType = ["DERIVED", "SECONDARY", *(kind or [_KINDS[0] if class_uid == CT_IMAGE else "OTHER"])]
     if class_uid == PET_IMAGE:
         ds.ImageType = ["DERIVED", "PRIMARY"]
-        ds.Units, ds.NumberOfSlices, ds.ImageIndex = PET_UNITS[image.unit], count, index
-        ds.FrameReferenceTime = sources[0].get("FrameReferenceTime") or 0
+        ds.Units, ds.NumberOfSlices = PET_UNITS[group[0].unit], len(group)
+        ds.FrameReferenceTime = first.get("FrameReferenceTime") or 0
         if ds.Units == "GML":
             ds.SUVType = "BW"
 
 
-def _add_identity(ds: Dataset, work: Work, series: int, series_number: int, index: int) -> None:
-    ds.SeriesInstanceUID = work.uid("series", series)
-    ds.SOPInstanceUID = work.uid("series", series, "instance", index)
-    ds.SeriesNumber, ds.InstanceNumber = series_number, index
+def _add_series(ds: Dataset, work: Work, series: int, series_number: int) -> None:
+    ds.SeriesInstanceUID, ds.SeriesNumber = work.uid("series", series), series_number
     ds.SeriesDescription = work.title[:64]
     date, time = work.done_at.strftime("%Y%m%d"), work.done_at.strftime("%H%M%S")
     ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = date

@@ -9,14 +9,15 @@ import math
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
 
 from imaging.dataset import Received
-from imaging.elements import Element
+from imaging.elements import LONG, Element, items_of
 from imaging.errors import AppError, Category
-from imaging.layout import PIXEL_KEYWORDS, Buffer
+from imaging.layout import PIXEL_KEYWORDS, Buffer, Limits
 from imaging.part10 import little_endian_value
 from imaging.values import BINARY_VRS, NUMBER_FORMATS, Values
 
@@ -27,6 +28,8 @@ _PLACEHOLDER: Final = "@/bulkdata/"
 _NAME_PARTS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _SINGLE_TEXT_VRS: Final = frozenset({"LT", "ST", "UT", "UR"})
 """VRs in which a backslash is text (PS3.5 6.2)."""
+_PLAIN: Final = frozenset({"AS", "CS", "DA", "DS", "IS", "TM", "UI", "UL", "US"})
+"""VRs whose values depend on nothing around them, such as the character set."""
 _TAG: Final = re.compile(r"[0-9A-Fa-f]{8}")
 
 
@@ -69,7 +72,9 @@ def _element(values: Values, element: Element, path: str) -> dict[str, Any]:
     vr = element.vr if element.vr != "US or SS" else values.vr(element)
     if element.items is not None:
         prefix = f"{path}{element.tag:08X}/"
-        items = [_dataset(values.item(item), f"{prefix}{index}/") for index, item in enumerate(element.items)]
+        items = _references(values, element) or [
+            _dataset(values.item(item), f"{prefix}{index}/") for index, item in enumerate(element.items)
+        ]
         return {"vr": vr, "Value": items} if items else {"vr": vr}
     if vr in BINARY_VRS:
         return _binary(values, element, vr, path)
@@ -77,6 +82,23 @@ def _element(values: Values, element: Element, path: str) -> dict[str, Any]:
         return {"vr": vr}
     found = _READERS[vr](values, element)
     return {"vr": vr, "Value": found} if found else {"vr": vr}
+
+
+def _references(values: Values, element: Element) -> list[dict[str, Any]]:
+    """Return the items of a long sequence that mean the same wherever they stand; none where they may not."""
+    if element.length < LONG or not element.items or element.undefined:
+        return []
+    return _plain_items(values.raw(element), values.little_endian, element.items[0].implicit_vr)
+
+
+@lru_cache(maxsize=8)
+def _plain_items(raw: bytes, little_endian: bool, implicit_vr: bool) -> list[dict[str, Any]]:
+    """Return the items of a sequence, made once for all instances that refer to the same thousand others."""
+    found = items_of(raw, 0, little_endian, implicit_vr, 0, Limits())
+    if found is None or any(each.vr not in _PLAIN for item in found[0] for each in item.elements.values()):
+        return []
+    values = Values(raw, {}, little_endian=little_endian)
+    return [_dataset(values.item(item), "") for item in found[0]]
 
 
 def _binary(values: Values, element: Element, vr: str, path: str) -> dict[str, Any]:

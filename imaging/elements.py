@@ -7,7 +7,9 @@ Byte positions are counted from the first byte of the buffer. Source: PS3.5 sect
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
+from struct import error as StructError
 from typing import Final, NamedTuple
 
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
@@ -17,6 +19,7 @@ from imaging.errors import AppError, Category
 from imaging.layout import PIXEL_KEYWORDS, Buffer, Limits
 
 UNDEFINED: Final = 0xFFFFFFFF
+LONG, _LONGEST = 1 << 14, 1 << 20  # bytes of sequences that are remembered
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 LONG_VRS: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
@@ -86,6 +89,35 @@ def scan(
 def tag_name(tag: int) -> str:
     """Return a tag as (gggg,eeee)."""
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+@lru_cache(maxsize=8)
+def items_of(
+    value: bytes, start: int, little_endian: bool, implicit_vr: bool, depth: int, limits: Limits
+) -> tuple[tuple[Item, ...], int] | None:
+    """Return the items of a sequence whose value lies at `start`, and how many elements they have; None for damage.
+
+    Each slice of a reformatted volume names the same thousand images that it was made from: read once for all.
+    """
+    scanner = _Scanner(value, little_endian, limits, meta_only=False)
+    try:
+        items, _ = scanner.sequence(0, len(value), implicit_vr, depth, delimited=False)
+    except (AppError, StructError):
+        return None
+    return _moved(items, start), scanner.count
+
+
+def _moved(items: tuple[Item, ...], by: int) -> tuple[Item, ...]:
+    return tuple(
+        Item({tag: _element_moved(element, by) for tag, element in elements.items()}, implicit_vr)
+        for elements, implicit_vr in items
+    )
+
+
+def _element_moved(element: Element, by: int) -> Element:
+    header, start, end = element.header + by, element.start + by, element.end + by
+    items = None if element.items is None else _moved(element.items, by)
+    return element._replace(header=header, start=start, end=end, items=items)
 
 
 class _Scanner:
@@ -168,12 +200,27 @@ class _Scanner:
         # What a sender wrote as UN is in implicit VR, little endian (PS3.5 6.2.2).
         implicit_vr = element.vr in ("", "UN")
         try:
-            items, _ = self.sequence(start, start + length, implicit_vr, depth, delimited=False)
+            items = self.known_items(element, implicit_vr, depth)
+            if items is None:
+                items, _ = self.sequence(start, start + length, implicit_vr, depth, delimited=False)
         except AppError as error:
             if element.vr == "UN" and error.category is Category.INVALID:
                 return element  # written as UN, and not what the dictionary expects: opaque bytes
             raise
         return element._replace(vr=vr, items=items)
+
+    def known_items(self, element: Element, implicit_vr: bool, depth: int) -> tuple[Item, ...] | None:
+        """Return the items of a long sequence that an instance before had at the same place; None for others."""
+        start, length = element.start, element.length
+        if not LONG <= length <= _LONGEST:
+            return None
+        value = bytes(self.buffer[start : start + length])
+        found = items_of(value, start, self.little_endian, implicit_vr, depth, self.limits)
+        if found is None:
+            return None  # damaged: read in its place, where it can be said where
+        items, count = found
+        self.count += count
+        return items
 
     def undefined(self, element: Element, vr: str, end: int, depth: int) -> Element:
         """Read an element of undefined length: a sequence, or fragments of encapsulated pixel data."""

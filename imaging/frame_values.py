@@ -35,6 +35,15 @@ UNITS: Final = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Padding:
+    """Pixels [row, column] of a frame that are no image, and the value that is shown darkest of the others."""
+
+    mask: NDArray[np.bool_]
+    darkest: float
+    is_inverse: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Slice:
     """A frame that is not decoded yet: number `number`, from 1, of the instance at `index`."""
 
@@ -60,8 +69,8 @@ class Slice:
         """Whether low values are shown white."""
         return bool(self.ds.get("PhotometricInterpretation") == "MONOCHROME1")
 
-    def write(self, pixels: Pixels, values: Float32) -> NDArray[np.bool_] | None:
-        """Write values in modality units to [row, column]; return which are padding, None where none is stated."""
+    def write(self, pixels: Pixels, values: Float32) -> "Padding | None":
+        """Write values in modality units to [row, column]; return which are padding, None where none is."""
         if pixels.shape != self.shape:
             message = f"pixels {pixels.shape} do not fit frames of {self.shape} pixels"
             raise AppError(Category.INVALID, message, where=self.source.sop_instance_uid)
@@ -71,7 +80,21 @@ class Slice:
             values += np.float32(self.intercept)
         else:
             values[:] = stored * np.float64(self.slope) + self.intercept
-        return _padding(stored, self.ds)
+        mask = _padding(stored, self.ds)
+        if mask is None or not mask.any():
+            return None
+        return Padding(mask, self._darkest(stored, mask), self.is_inverse)
+
+    def _darkest(self, stored: Pixels, mask: NDArray[np.bool_]) -> float:
+        """Return the value that is shown darkest of what is no padding; beyond all numbers where all is."""
+        if mask.all():
+            return -np.inf if self.is_inverse else np.inf
+        info = np.iinfo(stored.dtype)
+        # Of whole numbers, which are quicker; a falling slope turns them round.
+        wants_high = self.is_inverse is not (self.slope < 0)
+        shown = np.where(mask, stored.dtype.type(info.min if wants_high else info.max), stored)
+        found = shown.max() if wants_high else shown.min()
+        return float(np.float32(float(found) * self.slope + self.intercept))
 
     @property
     def is_whole(self) -> bool:

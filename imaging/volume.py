@@ -5,7 +5,7 @@ never resampled in silence. Source: PS3.3 C.7.6.2 (plane).
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from enum import StrEnum
 from typing import Any, Final
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from imaging.errors import AppError, Category
-from imaging.frame_values import Pixels, Slice, slices_of
+from imaging.frame_values import Padding, Pixels, Slice, slices_of
 from imaging.geometry import (
     ORTHOGONALITY,
     Float32,
@@ -66,8 +66,8 @@ def image_from(ds: Dataset, pixels: Pixels, *, frame: int = 1) -> Image:
         affine = affine_from_attributes(one.position_mm, one.orientation, one.spacing_mm, step)
     array = np.empty(one.shape, dtype=np.float32)
     padding = one.write(pixels if pixels.ndim == 2 else pixels[frame - 1], array)
-    if padding is not None and padding.any():
-        _darken(array, padding, is_inverse=one.is_inverse)
+    if padding is not None and np.isfinite(padding.darkest):
+        np.copyto(array, padding.darkest, where=padding.mask)
     return Image(
         array=array,
         unit=one.unit,
@@ -139,29 +139,34 @@ def volume_of(
 def _filled(slices: Sequence[Slice], read: Read, pool: Executor | None) -> tuple[Float32, NDArray[np.bool_] | None]:
     """Return values and padding [slice, row, column]."""
     array = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
-    states_padding = any("PixelPaddingValue" in each.ds for each in slices)
-    padding = np.zeros(array.shape, dtype=np.bool_) if states_padding else None
+    each_in_turn = pool.map if pool else map
 
-    def fill(place: int) -> None:
+    def fill(place: int) -> Padding | None:
         each = slices[place]
-        found = each.write(read(each.index, each.number), array[place])
-        if padding is not None and found is not None:
-            padding[place] = found
+        return each.write(read(each.index, each.number), array[place])
 
-    deque((pool.map if pool else map)(fill, range(len(slices))), maxlen=0)
-    if padding is None or not padding.any():
+    found = list(each_in_turn(fill, range(len(slices))))
+    padded = {place: each for place, each in enumerate(found) if each is not None}
+    if not padded:
         return array, None
-    _darken(array, padding, is_inverse=slices[0].is_inverse)
+    darkest = (max if slices[0].is_inverse else min)(_darkest(array, place, padded) for place in range(len(slices)))
+    padding = np.zeros(array.shape, dtype=np.bool_)
+
+    def darken(place: int) -> None:
+        padding[place] = padded[place].mask
+        if np.isfinite(darkest):
+            np.copyto(array[place], darkest, where=padding[place])
+
+    deque(each_in_turn(darken, padded), maxlen=0)
     return array, padding
 
 
-def _darken(array: Float32, padding: NDArray[np.bool_], *, is_inverse: bool) -> None:
-    """Give padding the darkest of the other values; where all is padding, leave it."""
-    if padding.all():
-        return
-    image = ~padding
-    darkest = np.max(array, where=image, initial=-np.inf) if is_inverse else np.min(array, where=image, initial=np.inf)
-    np.copyto(array, darkest, where=padding)
+def _darkest(array: Float32, place: int, padded: Mapping[int, Padding]) -> float:
+    """Return the darkest value of a slice that is no padding; beyond all numbers where all is padding."""
+    if place in padded:
+        return padded[place].darkest
+    is_inverse = any(each.is_inverse for each in padded.values())
+    return float(array[place].max() if is_inverse else array[place].min())
 
 
 def _check_alike(slices: Sequence[Slice]) -> None:

@@ -70,7 +70,9 @@ class Slab(Algorithm):
     def _projected(self, volume: Volume, slab: slice) -> Float32:
         reduce, _ = _REDUCTIONS[self.projection]
         values = volume.array[slab]
-        if volume.padding is None or not volume.padding[slab].any():
+        # What is darkest anyway does not show.
+        darkest = Projection.MINIMUM if volume.is_inverse else Projection.MAXIMUM
+        if self.projection is darkest or volume.padding is None or not volume.padding[slab].any():
             return np.asarray(reduce(values, axis=0), dtype=np.float32)
         hidden = np.ma.masked_array(values, volume.padding[slab])
         return np.asarray(reduce(hidden, axis=0).filled(values.min()), dtype=np.float32)

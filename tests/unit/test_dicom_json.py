@@ -1,6 +1,7 @@
 """The DICOM JSON model: like pydicom's on real files, and by PS3.18 annex F where pydicom differs."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from imaging.dataset import read
 from imaging.dicom_json import bulkdata, dicom_json
 from imaging.errors import AppError, Category
+from tests.support import dicom_builder
 from tests.support.corpus import corpus
 from tests.support.dicom_builder import instance
 
@@ -177,3 +179,38 @@ def test_a_path_to_nothing_is_refused(path: str, category: Category) -> None:
         bulkdata(read(instance()), path)
 
     assert caught.value.category is category
+
+
+def with_references(sop_uid: str, count: int = 500) -> bytes:
+    """Return an instance that refers to many others, some by frame."""
+    references = []
+    for number in range(count):
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dicom_builder.CT_IMAGE, f"1.2.3.{number}"
+        if number % 7 == 0:
+            item.ReferencedFrameNumber = number
+        references.append(item)
+    return instance(
+        np.zeros((2, 2), np.uint8), attributes={"SOPInstanceUID": sop_uid, "SourceImageSequence": Sequence(references)}
+    )
+
+
+@pytest.mark.parametrize("uid", ["1.2.9", "1.2.9.1234567", "1.2.9.1234567"])
+def test_what_many_instances_refer_to_is_read_the_same_for_each(uid: str) -> None:
+    # The second one has its sequence elsewhere, the third at the same place.
+    file = with_references(uid)
+
+    made = _json(file)
+
+    expected = pydicom.dcmread(BytesIO(file)).to_json_dict()
+    assert made["00082112"] == expected["00082112"]
+
+
+def test_damage_in_a_long_sequence_is_told_where_it_is() -> None:
+    file = bytearray(with_references("1.2.9"))
+    start = file.index(b"1.2.3.77")
+    item = file.rindex(b"\xfe\xff\x00\xe0", 0, start)
+    file[item : item + 4] = b"\xfe\xff\x07\xe0"
+
+    with pytest.raises(AppError, match=f"byte {item}"):
+        read(bytes(file))
