@@ -5,6 +5,7 @@ python -m tests.benchmarks doors               the doors, beside Orthanc where i
 python -m tests.benchmarks stages              where the time of an ingest goes
 python -m tests.benchmarks growth [N]          cost of an instance while the store grows to N (default 100,000)
 python -m tests.benchmarks tasks [N]           what the engine of Tasks costs, on N orders (default 1,000)
+python -m tests.benchmarks processing [N]      what MPR and MIP of N slices cost beyond decoding and computing
 python -m tests.benchmarks searches [N]        FHIR searches at 10,000 and at N ImagingStudies (default 100,000)
 python -m tests.benchmarks films               what composing a film costs, and how busy an agent keeps its printer
 """
@@ -13,13 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import doors, films, growth, searches, stages, tasks
+from tests.benchmarks import doors, films, growth, processing, searches, stages, tasks
 
 PARTS = {
     "stages": stages.run,
     "doors": doors.run,
     "growth": growth.run,
     "tasks": tasks.run,
+    "processing": processing.run,
     "searches": searches.run,
     "films": films.run,
 }
