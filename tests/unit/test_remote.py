@@ -299,6 +299,7 @@ def test_sending_may_take_longer_than_an_answer(monkeypatch):
         ("-1", (0, 0)),
         ("soon", (0, 0)),
     ],
+    ids=["seconds", "nothing", "in an hour", "long ago", "negative", "no time"],
 )
 def test_what_an_answer_asks_to_wait_is_known(asked, expected):
     with receiving(status(503, Retry_After=asked), status(200)) as receiver, opened(receiver.address) as remote:
