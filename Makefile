@@ -1,7 +1,8 @@
 # Everything runs in .venv, made on first use and again when setup.cfg changes. No root needed.
 #
 #   make demo    install, start a server with its own database, send and find real images (ARGS="--exit" ends it)
-#   make test    install what the tests need and run them          (ARGS="-k archive" passes options to pytest)
+#   make test    install what the tests need and run them          (ARGS="-k archive" passes options to pytest,
+#                                                                  PROCESSES=4 says how many run tests at once)
 #   make serve   run a server                                      (ARGS="--port 9000 --data-dir DIR")
 #   make lint    ruff, mypy, import rules
 #   make bench   benchmarks, beside Orthanc where that is installed
@@ -13,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS ?=
+# Tests wait for the disk more than they compute. Each process has a mongod of its own; a few chosen tests need one.
+PROCESSES ?= $(if $(ARGS),0,4)
 
 .PHONY: demo test serve lint format bench clean
 
@@ -23,7 +26,7 @@ serve: $(VENV)/installed
 	@$(BIN)/fhir-imaging serve $(ARGS)
 
 test: $(VENV)/installed-test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
