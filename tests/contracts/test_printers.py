@@ -439,5 +439,6 @@ def test_the_suite_covers_every_kind() -> None:
         name.removeprefix("Test").removesuffix("Printer").lower() for name in globals() if name.endswith("Printer")
     }
 
-    assert set(printers) <= tested
+    ours = {name for name in printers if printers.get(name).__module__.startswith("imaging.printers.")}
+    assert ours <= tested
     assert page_count(PrinterContract.sheets, 5) == 3
