@@ -138,6 +138,10 @@ class Server:
         """Largest FHIR resource that is taken."""
         return int(self.config["limits.resource_bytes"])
 
+    def secret(self, name: str) -> bytes:
+        """Return the secret of this name, made on first use, that all processes share."""
+        return secret(self.database, name)
+
     def check(self) -> None:
         """Return when the database answers and takes writes. Raises BUSY when it does not."""
         try:

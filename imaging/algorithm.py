@@ -1,6 +1,6 @@
 """What an algorithm is: declared parameters, one kind of input, one pure call, and a result that says its units."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -20,6 +20,7 @@ class Takes(StrEnum):
     IMAGES = "images"  # a tuple of Images
     VOLUME = "volume"  # one Volume
     PAIR = "pair"  # two Volumes: the fixed one, the moving one
+    FILES = "files"  # the files of a series as they were received, and a secret from which pseudonyms follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Result:
 
     transform  4x4 in mm, LPS: from the fixed volume's positions to those of the moving volume; None unless registered
     lost       samples that were clipped, or lay outside the input
+    files      whole instances, of a study of their own
     """
 
     images: tuple[Image, ...] = ()
@@ -70,6 +72,7 @@ class Result:
     measurements: tuple[Measurement, ...] = ()
     transform: Matrix | None = None
     lost: int = 0
+    files: Iterable[bytes] = ()
 
 
 class Algorithm:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image as Pictures
+from PIL import ImageDraw, ImageFont
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.uid import ExplicitVRLittleEndian
 from scipy import ndimage
 
 from imaging.algorithm import Result
@@ -164,6 +168,22 @@ def _median() -> Pair:
     return Pair(_shown(array, 0, 750), _shown(after.array, 0, 750))
 
 
+def _deidentify() -> Pair:
+    path = get_testdata_file(HEAD, download=False)
+    ds = dcmread(str(path))
+    shown = _shown(_image(HEAD).array, -1000, 400)
+    sheet = Pictures.fromarray(shown)
+    ImageDraw.Draw(sheet).text((12, 10), "DOE^JANE\n1970-01-01", fill=255, font=ImageFont.load_default(40))
+    ds.PixelData, ds["PixelData"].VR = np.asarray(sheet).tobytes(), "OB"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    ready = algorithms.get("de-identify").build({"clean_pixels": True, "rectangle": ["0,0,250,110"]})
+    (after,) = ready([file.getvalue()], b"a key for one picture").files
+    return Pair(np.asarray(sheet), dcmread(BytesIO(after)).pixel_array)
+
+
 def _nonlocal_means() -> Pair:
     noisy = replace(_liver(), array=_noisy(_liver().array, 50))
     (after,) = _run("nonlocal-means", noisy, strength=40, noise=50).images
@@ -290,6 +310,11 @@ PICTURES: Final[dict[str, tuple[Callable[[], Pair], str]]] = {
     ),
     "clahe": (_clahe, "MR of an abdomen; parts in shadow become visible."),
     "curvature-flow": (_curvature_flow, "MR of a brain with noise of standard deviation 60 added; 25 `iterations`."),
+    "de-identify": (
+        _deidentify,
+        "A CT with a name in its pixels, which nobody bears, written there for this picture; `clean_pixels`, "
+        "`rectangle` 0,0,250,110. What its attributes said is gone as well.",
+    ),
     "dsa": (
         _dsa,
         "The CT is the mask; vessels were added by a formula, then all was moved by 1.5 rows and -1 column; "

@@ -16,6 +16,7 @@ _TAKES = {
     Takes.IMAGES: "images in their order",
     Takes.VOLUME: "a volume",
     Takes.PAIR: "two volumes: the fixed one, the moving one",
+    Takes.FILES: "whole images, and gives whole images of a new study",
 }
 
 _INTRODUCTION = """# Algorithms
@@ -41,7 +42,7 @@ What images can be processed with. This page is written from `imaging/algorithms
   where they lie there; measurements are DICOM SR (TID 1500) that refers to the segment; a transform is a Spatial
   Registration object whose matrix leads from the moving images into the frame of reference of the fixed ones.
 * **Pictures** show before and after; `python -m imaging.algorithms_pictures` makes them by running the algorithms.
-* **De-identification** works on files, not on arrays, and has [a page of its own](de-identification.md).
+* **De-identification** has [a page of its own](de-identification.md) as well.
 """
 
 

@@ -2,12 +2,10 @@
 
     deidentify(file, key, Options(modified_dates=True), rectangles=[Rectangle.from_text("0,0,512,40")])
 
-It takes and gives whole files, so it is no `Algorithm`, which works on arrays. To order it as one: name `NAME`,
-version `VERSION`, parameters `describe(Options)` (made from an order by `build(Options, values)`), and two more inputs
-that may be given several times, `rectangle` and `safe-private`, read by `Rectangle.from_text` and
-`PrivateElement.from_text`. The key is the server's secret of the project or subscriber, never a part of the order. Each
-file that is returned goes through the same ingest as a received one. It is of another study: Study, Series and SOP
-Instance UIDs are replaced, the same way in every instance, so that references stay whole.
+It takes and gives whole files; `imaging/algorithms/deidentify.py` makes it an algorithm that can be ordered. The key is
+a secret of the server for one recipient, never a part of the order. Each file that is returned goes through the same
+ingest as a received one. It is of another study: Study, Series and SOP Instance UIDs are replaced, the same way in
+every instance, so that references stay whole.
 
 A result has no Source Image Sequence to its original and no time of processing, so that nothing leads back; the same
 file, key and options make the same bytes. Not done: recognising faces, and text in pixels that nobody pointed at.
@@ -50,6 +48,7 @@ _CODES: Final = {
     "uids":                    Code("113110", "DCM", "Retain UIDs Option"),
 }  # fmt: skip
 _SAFE_PRIVATE: Final = Code("113111", "DCM", "Retain Safe Private Option")
+_MAKER: Final = "FHIR imaging server"
 _DEIDENTIFYING: Final = Code("109104", "DCM", "De-identifying Equipment")
 
 _VIDEO: Final = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
@@ -166,7 +165,7 @@ def _tell(ds: Dataset, options: Options, *, has_safe_private: bool) -> None:
         ds.BurnedInAnnotation = "NO"
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = Items([coded(_DEIDENTIFYING)])
-    equipment.Manufacturer, equipment.ContributionDescription = "", f"{NAME} {VERSION}"
+    equipment.Manufacturer, equipment.ContributionDescription = _MAKER, f"{NAME} {VERSION}"
     ds.ContributingEquipmentSequence = Items([*(ds.get("ContributingEquipmentSequence") or []), equipment])
 
 

@@ -79,6 +79,9 @@ class Backing(Protocol):
     def most_resource_bytes(self) -> int:
         """Largest FHIR resource that is taken."""
 
+    def secret(self, name: str) -> bytes:
+        """Return the secret of this name, which all processes share and which never changes."""
+
     @property
     def clock(self) -> Callable[[], datetime]:
         """Now, aware UTC."""

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from fhir_server.delivery import value
+from fhir_server.model.task import ALGORITHM as OF_ALGORITHM
 from fhir_server.model.task import CODES, Json, Parameter, name_of
 from fhir_server.ownership import ALGORITHM_URL
 from imaging.algorithm import Algorithm
@@ -163,7 +164,11 @@ def check_order(task: Mapping[str, Any]) -> None:
     """Raise INVALID for an order whose inputs do not fit together."""
     order = order_of(task)
     if order.algorithm:
-        algorithm_named(order.algorithm, order.version).check(order.parameters)
+        algorithm = algorithm_named(order.algorithm, order.version)
+        algorithm.check(order.parameters)
+        if algorithm.takes == "files":
+            _check_of_files(order)
+        _check_owner(task, order)
     else:
         _check_left_to_rule(order)
     check_images(order)
@@ -174,6 +179,22 @@ def check_order(task: Mapping[str, Any]) -> None:
     if order.keep is Keep.BEFORE and not order.deliver_to:
         message = "keep 'before' drops the result after its delivery; name whom to deliver-to"
         raise AppError(Category.INVALID, message, where="Task.input")
+
+
+def _check_of_files(order: Order) -> None:
+    if order.frames or order.region:
+        message = "whole images are copied; that does not go with frames or a region"
+        raise AppError(Category.INVALID, message, where="Task.input")
+    if len(order.deliver_to) > 1:
+        message = "each recipient gets pseudonyms of its own; place an order for each"
+        raise AppError(Category.INVALID, message, where="deliver-to")
+
+
+def _check_owner(task: Mapping[str, Any], order: Order) -> None:
+    owner = str(task.get("owner", {}).get("reference", ""))
+    if owner.startswith(OF_ALGORITHM) and owner != f"{OF_ALGORITHM}{order.algorithm}":
+        message = f"the order is for {order.algorithm}, and addressed to another algorithm"
+        raise AppError(Category.INVALID, message, where="Task.owner")
 
 
 def check_restriction(task: Mapping[str, Any], named: Named) -> None:

@@ -1,6 +1,7 @@
 """Processing orders over REST: what may be ordered, what comes of it, and what is told about it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -313,6 +314,95 @@ class TestRestriction:
 
         assert response.status_code == 400
         assert words in refusal(response)
+
+
+WHO = {"PatientID": "P1", "PatientName": "Smith^Anna", "AccessionNumber": "A4711"}
+
+
+class TestDeIdentification:
+    """Copies in which nobody is named, in studies of their own."""
+
+    @staticmethod
+    def wanted(*more: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            value("algorithm", "valueString", "de-identify"),
+            value("imaging-study", "valueReference", {"reference": f"ImagingStudy/{STUDY}"}),
+            *more,
+        ]
+
+    def test_a_copy_of_the_study_names_nobody_and_has_uids_of_its_own(self, doors, orderer):
+        doors.ingest(*ct_files(**WHO), *ct_files(2, series="1.2.3.4.6", **WHO))
+
+        done = run(doors, placed(orderer, *self.wanted()))
+
+        (study,) = outputs(done, "imaging-study")
+        copies = [ds for uid in outputs(done, "series") for ds in series_of(doors, uid)]
+        assert len(outputs(done, "series")) == 2
+        assert len(copies) == 8
+        assert {f"ImagingStudy/{ds.StudyInstanceUID}" for ds in copies} == {study["reference"]} != {STUDY}
+        assert {ds.PatientIdentityRemoved for ds in copies} == {"YES"}
+        said = "".join(str(ds) for ds in copies)
+        assert not any(told in said for told in ("Smith", "A4711", STUDY, SERIES))
+        assert np.array_equal(copies[1].pixel_array, np.full((4, 5), 10))  # pixels stay
+
+    def test_nothing_but_the_order_leads_from_the_copy_to_what_it_was_made_of(self, doors, orderer):
+        doors.ingest(*ct_files(**WHO))
+
+        done = run(doors, placed(orderer, *self.wanted()))
+
+        (provenance,) = outputs(done, "provenance")
+        (study,) = outputs(done, "imaging-study")
+        shown = [orderer.get(f"/fhir/{each['reference']}").json for each in (provenance, study)]
+        subject = orderer.get(f"/fhir/{shown[1]['subject']['reference']}").json
+        text = "".join(map(str, [*shown, subject]))
+        assert "113100" in text
+        assert not any(told in text for told in ("Smith", "A4711", f"'{STUDY}'", f"oid:{STUDY}", f"oid:{SERIES}"))
+        assert subject["identifier"][0]["value"] != "P1"
+
+    def test_orders_for_one_recipient_give_one_copy_and_for_another_one_another(self, doors):
+        owner = doors.caller(*Right, name="owner")
+        doors.caller(Right.RECEIVE_IMAGES, name="clinic")
+        doors.ingest(*ct_files(**WHO), name="owner")
+        mine, theirs = (
+            doors.server.endpoints.add(replace(RECEIVER, name=name), subscriber)[0].endpoint
+            for name, subscriber in (("mine", "owner"), ("theirs", "clinic"))
+        )
+        recipients = [[value("deliver-to", "valueReference", {"reference": each})] for each in (mine, mine, theirs)]
+
+        done = [run(doors, placed(owner, *self.wanted(*to))) for to in ([], *recipients)]
+
+        studies = [outputs(each, "imaging-study")[0]["reference"] for each in done]
+        assert studies[0] == studies[1] == studies[2] != studies[3]
+        assert doors.server.archive.count() == 3 * 6
+
+    def test_of_a_series_that_cannot_be_cleaned_nothing_is_stored(self, doors, orderer):
+        files = ct_files(3, **WHO)
+        files[2] = ct_files(3, BurnedInAnnotation="YES", **WHO)[2]
+        doors.ingest(*files)
+
+        ordered = [value("algorithm", "valueString", "de-identify"), value("series", "valueId", SERIES)]
+        with pytest.raises(AppError, match="text is burned in"):
+            run(doors, placed(orderer, *ordered))
+
+        assert doors.server.archive.count() == 3
+
+    @pytest.mark.parametrize(
+        ("more", "words"),
+        [
+            ([value("region", "valueString", "0,0,2,2")], "does not go with frames or a region"),
+            ([value("rectangle", "valueString", "0,0,2,2")], "with clean_pixels only"),
+            (
+                [value("deliver-to", "valueReference", {"reference": f"Endpoint/peer-{name}"}) for name in "ab"],
+                "an order for each",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_is_told_when_it_is_ordered(self, doors, orderer, more, words):
+        doors.ingest(*ct_files())
+
+        response = orderer.post("/fhir/Task", order(*self.wanted(*more)))
+
+        assert (response.status_code, words in refusal(response)) == (400, True), response.text
 
 
 class TestWhatIsKept:

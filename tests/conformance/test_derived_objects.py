@@ -5,7 +5,7 @@ Sources conform themselves, so that whatever is found was made here.
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -106,7 +106,8 @@ def test_the_judge_finds_what_is_wrong(judge: None, tmp_path: Path) -> None:
     assert any("ImageType" in each for each in complaints(to_part10(ds), tmp_path))
 
 
-CASES = [(kind, name) for kind in SOURCES for name in algorithms if (kind, name) not in REFUSED]
+of_arrays = [name for name in algorithms if algorithms.get(name).takes is not Takes.FILES]
+CASES = [(kind, name) for kind in SOURCES for name in of_arrays if (kind, name) not in REFUSED]
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -121,6 +122,15 @@ def test_what_is_made_conforms(judge: None, tmp_path: Path, kind: str, name: str
 
     judged = {n: complaints(files[n], tmp_path) for n in {0, len(files) // 2, len(files) - 1}}
     assert not any(judged.values()), judged
+
+
+@pytest.mark.parametrize("make", [ct_series, mr_series, pet_series])
+def test_copies_that_name_nobody_conform(judge: None, tmp_path: Path, make: Callable[[], list[Dataset]]) -> None:
+    ready = algorithms.get("de-identify").build({"modified_dates": True})
+
+    (copy,) = ready([to_part10(make()[0])], b"a key of 16 bytes or more").files
+
+    assert complaints(copy, tmp_path) == []
 
 
 def written(volume: Volume, sources: Sequence[Dataset], folder: Path) -> sitk.Image:

@@ -11,6 +11,7 @@ from imaging.algorithm import Algorithm, Result, Takes
 from imaging.algorithms import algorithms
 from imaging.errors import AppError, Category
 from imaging.geometry import Source, Volume
+from tests.support.dicom_builder import instance
 from tests.support.volumes import image_of, volume_of
 
 
@@ -88,6 +89,7 @@ def inputs(takes: Takes) -> tuple[Any, ...]:
         Takes.IMAGES: (images,),
         Takes.VOLUME: (volume,),
         Takes.PAIR: (blobs(0, (0, 0, 0)), blobs(0.05, (1, 0, 0))),
+        Takes.FILES: ([instance(np.full((4, 4), number, np.uint16), number=number) for number in (1, 2)], b"k" * 16),
     }[takes]
 
 
@@ -95,6 +97,7 @@ def arrays(result: Result) -> list[np.ndarray]:
     return [
         *(each.array for each in (*result.images, *result.volumes)),
         *(each.mask for each in result.segmentations),
+        *(np.frombuffer(each, np.uint8) != 0 for each in result.files),
         np.array([each.value for each in result.measurements]),
     ]
 
@@ -108,6 +111,9 @@ def test_a_second_run_gives_the_same_and_the_input_stays(name: str):
 
     assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
     assert all(array.dtype in (np.float32, np.bool_) for array in first[:-1])
+    if algorithm.takes is Takes.FILES:
+        assert given == inputs(algorithm.takes)
+        return
     for one, untouched in zip(given, inputs(algorithm.takes), strict=True):
         pairs = zip(one, untouched, strict=True) if isinstance(one, tuple) else [(one, untouched)]
         assert all(np.array_equal(used.array, other.array) for used, other in pairs)
@@ -574,3 +580,19 @@ def test_a_slab_and_a_reformatted_slice_name_the_slices_that_they_come_from():
     assert slab.thickness_mm == 6
     assert axial.slice_sources[:4] == (sources[0:1], sources[0:2], sources[1:2], sources[1:3])
     assert set(coronal.slice_sources) == {sources}
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"clean_pixels": True, "rectangle": ["1,2,3"]}, "rectangle"),
+        ({"rectangle": ["0,0,5,5"]}, "rectangle"),
+        ({"safe_private": ["0042,39,VENDOR"]}, "safe_private"),
+        ({"uids": True}, "uids"),  # copies with the UIDs of others would be those others
+    ],
+)
+def test_de_identification_refuses_what_it_cannot_do_when_it_is_ordered(values: dict[str, Any], where: str):
+    with pytest.raises(AppError) as caught:
+        algorithms.get("de-identify").build(values)
+
+    assert (caught.value.category, caught.value.where) == (Category.INVALID, where)

@@ -5,7 +5,7 @@ Task's. What an algorithm refuses fails the order with its reason, except where 
 there a series that cannot be processed (a localizer, say) is told in an output and does not keep the others from it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import metadata
@@ -22,6 +22,7 @@ from fhir_server.model.dates import interval
 from fhir_server.model.task import Json, Kind, Parameter, Progress
 from fhir_server.ownership import ALGORITHM
 from fhir_server.projection import imaging_study_id
+from fhir_server.work import whole_files
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Report, handlers
 from fhir_server.work.orders import (
@@ -40,8 +41,9 @@ from fhir_server.work.recipients import admit_recipient, receivers, require_amon
 from fhir_server.work.selection import OURS, Chosen, Loaded, choose, inputs_for, is_made_here
 from fhir_server.work.triggers import orders_of, rule_named
 from imaging.algorithm import Algorithm, Result, Takes
-from imaging.archive import Refused, Stored
+from imaging.archive import Refused
 from imaging.errors import AppError, Category
+from imaging.layout import Buffer
 
 PROCESSING = "urn:fhir-imaging:extension:processing"  # on Provenance: algorithm, version, parameters
 FIRST_SERIES_NUMBER = 1000  # of results, added to that of the source
@@ -136,32 +138,40 @@ def _process(
     server: Backing, principal: Principal, task: Json, order: Order, algorithm: type[Algorithm],
     group: Sequence[Chosen], made: _Made, *, skips_results: bool,
 ) -> None:  # fmt: skip
-    from imaging.volume import Tilt
-
     loaded = [Loaded(server, each) for each in group]
     if skips_results and is_made_here(loaded[0].datasets):
         return
     ready = algorithm.build({**algorithm.presets(loaded[0].datasets[0]), **order.parameters})
-    tilt = Tilt.KEEP if algorithm.takes_tilted else Tilt.REFUSE
-    results = [ready(*inputs) for inputs in inputs_for(algorithm.takes, loaded, order, tilt)]
-    files = _files(_joined(results), [each.datasets for each in loaded], _work(task, order, ready, group))
-    series: dict[str, None] = {}
+    work = _work(task, order, ready, group)
+    is_of_files = algorithm.takes is Takes.FILES
+    files: Iterable[Buffer] = (
+        whole_files.made_of(server, task, order, ready, group) if is_of_files else _computed(ready, loaded, order, work)
+    )
+    series: dict[str, str] = {}  # UID -> that of its study
     for outcome in server.studies.register_results(files, principal):
         if isinstance(outcome, Refused):
             raise outcome.error
-        _note(series, outcome)
-    study = f"ImagingStudy/{imaging_study_id(group[0].study_uid)}"
-    server.studies.refresh(group[0].study_uid)
-    work = _work(task, order, ready, group)
+        series[outcome.summary.series_uid] = outcome.summary.study_uid
+    for uid in dict.fromkeys(series.values()):
+        server.studies.refresh(uid)
+        study = f"ImagingStudy/{imaging_study_id(uid)}"
+        made.studies += [study] if study not in made.studies else []
+        mine = [each for each, of in series.items() if of == uid]
+        # Nothing leads from what names nobody back to what it was made of.
+        sources = [] if is_of_files else group
+        made.provenances.append(_provenance(server, task, work, group, study, mine, named=sources))
     made.performed = work.description
     made.sources += [each.series_uid for each in group]
-    made.studies += [study] if study not in made.studies else []
     made.series += list(series)
-    made.provenances.append(_provenance(server, task, work, group, study, list(series)))
 
 
-def _note(series: dict[str, None], outcome: Stored) -> None:
-    series[outcome.summary.series_uid] = None
+def _computed(ready: Algorithm, loaded: Sequence[Loaded], order: Order, work: Any) -> Iterator[bytes]:
+    """Yield the files of what an algorithm makes of images."""
+    from imaging.volume import Tilt
+
+    tilt = Tilt.KEEP if ready.takes_tilted else Tilt.REFUSE
+    results = [ready(*inputs) for inputs in inputs_for(ready.takes, loaded, order, tilt)]
+    return _files(_joined(results), [each.datasets for each in loaded], work)
 
 
 def _joined(results: Sequence[Result]) -> Result:
@@ -223,15 +233,18 @@ def _ordered_at(task: Json) -> datetime:
 
 
 def _provenance(
-    server: Backing, task: Json, work: Any, group: Sequence[Chosen], study: str, series: Sequence[str]
-) -> str:
-    """Write which processing was applied to what, and return the reference."""
+    server: Backing, task: Json, work: Any, group: Sequence[Chosen], study: str, series: Sequence[str],
+    *, named: Sequence[Chosen],
+) -> str:  # fmt: skip
+    """Write which processing was applied to what, of which `named` is told, and return the reference."""
     identifier = delivery.following_id(task, "provenance", *(each.series_uid for each in group))
     told = [{"url": "algorithm", "valueString": work.algorithm}, {"url": "version", "valueString": work.version}]
     told += [
         {"url": "parameter", "extension": [{"url": "name", "valueString": name}, {"url": "value", "valueString": text}]}
         for name, text in ((name, orjson.dumps(each).decode()) for name, each in work.parameters.items())
     ]
+    entity: list[Json] = [{"role": "source", "what": {"identifier": _series(each.series_uid)}} for each in named]
+    entity += [{"role": "derivation", "what": {"reference": f"Task/{task['id']}"}}] if named else []
     code = work.code
     scheme = {"DCM": "http://dicom.nema.org/resources/ontology/DCM", "SCT": "http://snomed.info/sct"}
     coding = {"code": code.value, "display": code.meaning}
@@ -251,10 +264,8 @@ def _provenance(
                 "onBehalfOf": task["requester"],
             }
         ],
-        "entity": [
-            {"role": "source", "what": {"identifier": _series(each.series_uid)}} for each in group
-        ] + [{"role": "derivation", "what": {"reference": f"Task/{task['id']}"}}],
-    }  # fmt: skip
+        **({"entity": entity} if entity else {}),
+    }
     server.own.update(resource, create=True, if_changed=True)
     return f"Provenance/{identifier}"
 
