@@ -161,11 +161,12 @@ def worker(config: Config) -> None:
 
     _configure_logs(config, "worker")
     engine.attach(config)
-    stopping = _stop_on_signals()
     try:
         with open_server(config) as server:
             offered.publish(server.own)
             hardcopies.publish(server.own, server.fhir_url)
+            # Until here a signal ends the process at once: a write that waits for a lost database would outlast it.
+            stopping = _stop_on_signals()
             runs: dict[str, Callable[[threading.Event], None]] = {
                 "tasks": task_crew(server).run,
                 "collection": collector(server).run,

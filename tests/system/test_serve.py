@@ -140,7 +140,7 @@ def test_kill_9_of_the_supervisor_leaves_nothing_that_hinders_the_next_one(store
 
         with serving(store) as second:
             assert answer(f"{second.base_url}/health/ready") == 200
-            assert wait_for(lambda: not [pid for pid in parts if is_alive(pid)], timeout_s=60)
+            assert wait_for(lambda: not [pid for pid in parts if is_alive(pid)])
 
 
 def test_commands_work_without_a_server(store):
