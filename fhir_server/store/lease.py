@@ -13,12 +13,13 @@ from typing import Any
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, ExecutionTimeout
 from pymongo.write_concern import WriteConcern
 
 from imaging.errors import AppError, Category
 
 COLLECTION = "leases"
+LOCKED_MS = 1_000  # how long a claim waits for somebody's transaction
 FORGET_AFTER_S = 86_400  # an ended lease is removed by the database after a day
 
 
@@ -42,7 +43,10 @@ class Leases:
         self._clock = clock
 
     def claim(self, name: str, worker: str, lease_s: float) -> Lease | None:
-        """Return the lease when nobody else holds it, else None."""
+        """Return the lease when nobody else holds it, else None.
+
+        Who dies in the middle of a transaction leaves it locked until the database gives that up, after a minute.
+        """
         now = self._clock()
         until = now + timedelta(seconds=lease_s)
         # Never below the time in milliseconds: tokens keep growing even after the database forgot an old lease.
@@ -55,8 +59,10 @@ class Leases:
                 [{"$set": change}],
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
+                maxTimeMS=LOCKED_MS,
             )
-        except DuplicateKeyError:  # it exists and is not over: the upsert tried to insert a second one
+        except (DuplicateKeyError, ExecutionTimeout):
+            # It exists and is not over: the upsert tried to insert a second one. Or it is locked.
             return None
         assert found is not None  # noqa: S101 -- an upsert always has a document
         return Lease(name, worker, found["until"].replace(tzinfo=UTC), found["token"], found["attempt"])

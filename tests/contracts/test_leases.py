@@ -1,5 +1,6 @@
 """Leases, shared secrets and the schema, on a real database."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -212,3 +213,19 @@ def test_a_postponed_lease_waits_and_counts_what_it_is_told(leases: Leases, cloc
     again = leases.claim("order", "b", 60)
     assert again is not None
     assert again.attempt == 1
+
+
+def test_a_lease_that_somebody_died_with_in_a_transaction_keeps_nobody_waiting(db: Data, leases: Leases) -> None:
+    held = leases.claim("order", "dead", 10)
+    assert held is not None
+    leases.postpone(held, 0, 0)
+
+    with db.client.start_session() as session, session.start_transaction():
+        db["leases"].update_one({"_id": "order"}, {"$set": {"worker": "dead"}}, session=session)
+        started = time.monotonic()
+        found = leases.claim("order", "next", 10)
+        session.abort_transaction()
+
+    assert found is None
+    assert time.monotonic() - started < 10
+    assert leases.claim("order", "next", 10) is not None
