@@ -19,7 +19,7 @@ from fhir_server.store.lease import COLLECTION
 
 LEASE = "task:"
 AT_A_TIME = 500  # orders told in one answer
-EACH = 10  # of one requester and priority among them
+EACH = 100  # of one requester and priority among them
 _PRIORITIES = ("stat", "asap", "urgent", "routine")  # FHIR R4 request-priority, most pressing first
 
 

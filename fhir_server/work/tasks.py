@@ -148,13 +148,15 @@ class Worker:
     def _do_some(self, orders: Sequence[Waiting], stopping: threading.Event) -> int:
         """Do orders until the list is old, since more pressing ones may have come; return how many were claimed."""
         claimed, end = 0, time.monotonic() + FRESH_S
-        for each in orders:
+        for place, each in enumerate(orders, start=1):
             if each.id in self._taken:
                 continue
             if self._attempt(each.id, stopping):
                 claimed += 1
                 self._served[each.requester] = time.monotonic()
-            if stopping.is_set() or (claimed and time.monotonic() > end):
+            # Of the second half of a long list others have done the most by now.
+            is_stale = time.monotonic() > end or place > max(len(orders) // 2, 4)
+            if stopping.is_set() or (claimed and is_stale):
                 break
         is_quick = time.monotonic() <= end
         self._ahead = min(max(2 * self._ahead if is_quick else claimed, 1), MOST_AHEAD)

@@ -319,6 +319,18 @@ class TestRestriction:
 WHO = {"PatientID": "P1", "PatientName": "Smith^Anna", "AccessionNumber": "A4711"}
 
 
+def test_progress_is_told_stage_by_stage_and_only_grows(doors, orderer):
+    doors.ingest(*ct_files(), *ct_files(series="1.2.3.4.6"))
+    told: list[tasks.Progress] = []
+
+    handlers.get("process").run(placed(orderer, *mip()), doors.server, told.append)
+
+    assert [each.percent for each in told] == sorted(each.percent for each in told)
+    assert (told[0].percent, told[0].step) == (0, "series 1 of 2: reading and computing")
+    assert "series 2 of 2: 1 results stored" in [each.step for each in told]
+    assert max(each.percent for each in told) < 100
+
+
 class TestDeIdentification:
     """Copies in which nobody is named, in studies of their own."""
 

@@ -71,6 +71,21 @@ class _Made:
     sources: list[str] = field(default_factory=list)  # series that were processed
 
 
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Tells how far the work on one of several series is."""
+
+    report: Report
+    number: int
+    of: int
+
+    def begins(self, percent: int, what: str) -> None:
+        """Say that so much of this series is done, and what comes next."""
+        self.report(
+            Progress((100 * self.number + percent) // self.of, f"series {self.number + 1} of {self.of}: {what}")
+        )
+
+
 def admit(server: Backing, principal: Principal, task: Json) -> None:
     """Raise what keeps a principal from placing an order whose inputs are well formed. A search is done later."""
     require(principal, Right.ORDER_PROCESSING, "order processing")
@@ -109,9 +124,9 @@ def run(task: Json, context: Any, report: Report) -> Done:
     is_lenient = not (order.series or order.instances)
     made = _Made()
     for number, group in enumerate(groups):
-        report(Progress(100 * number // len(groups), f"series {number + 1} of {len(groups)}"))
+        stage = _Stage(report, number, len(groups))
         try:
-            _process(server, principal, task, order, algorithm, group, made, skips_results=is_lenient)
+            _process(server, principal, task, order, algorithm, group, made, stage, skips_results=is_lenient)
         except AppError as error:
             if not is_lenient or error.category not in (Category.INVALID, Category.UNSUPPORTED):
                 raise
@@ -136,8 +151,9 @@ def _left_to_rule(server: Backing, principal: Principal, task: Json, chosen: Seq
 
 def _process(
     server: Backing, principal: Principal, task: Json, order: Order, algorithm: type[Algorithm],
-    group: Sequence[Chosen], made: _Made, *, skips_results: bool,
+    group: Sequence[Chosen], made: _Made, stage: "_Stage", *, skips_results: bool,
 ) -> None:  # fmt: skip
+    stage.begins(0, "reading and computing")
     loaded = [Loaded(server, each) for each in group]
     if skips_results and is_made_here(loaded[0].datasets):
         return
@@ -148,10 +164,12 @@ def _process(
         whole_files.made_of(server, task, order, ready, group) if is_of_files else _computed(ready, loaded, order, work)
     )
     series: dict[str, str] = {}  # UID -> that of its study
-    for outcome in server.studies.register_results(files, principal):
+    for count, outcome in enumerate(server.studies.register_results(files, principal), start=1):
+        stage.begins(60, f"{count} results stored")
         if isinstance(outcome, Refused):
             raise outcome.error
         series[outcome.summary.series_uid] = outcome.summary.study_uid
+    stage.begins(90, "showing the results")
     for uid in dict.fromkeys(series.values()):
         server.studies.refresh(uid)
         study = f"ImagingStudy/{imaging_study_id(uid)}"
