@@ -1,9 +1,10 @@
 """From rights to a restriction: which resource types a principal may read and write, and under which clauses.
 
 Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` and
-`order-hard-copy` write Tasks, and read their own, their own Endpoints and what can be ordered; the first also writes
-processing rules; `process-images` writes Tasks and may claim open ones; `define` reads and writes what tells everybody
-here how to work; `audit` reads the audit record and what explains it. What no row names is denied.
+`order-hard-copy` write Tasks, and read their own, what came of them (Provenance), their own Endpoints and what can be
+ordered; the first also writes processing rules; `process-images` writes Tasks and may claim open ones; `define` reads
+and writes what tells everybody here how to work; `audit` reads the audit record and what explains it. What no
+row names is denied.
 """
 
 from functools import lru_cache
@@ -16,6 +17,7 @@ from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.model.rule import OWNER
 from fhir_server.store.filters import ALLOW, DENY, Access, Restriction, Rule
+from fhir_server.store.index import ON_BEHALF_OF
 from imaging.errors import AppError, Category
 
 WRITERS = {Domain.CARE: Right.REGISTER_IMAGES, Domain.DEFINITION: Right.DEFINE}  # nobody writes the others
@@ -76,12 +78,15 @@ def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Acce
 
 
 def _read_to_order(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
-    """Return what who may order, and no more, reads: its own Tasks, rules and Endpoints, and what there is to order."""
+    """Return what who may order, and no more, reads: its own Tasks, what came of them, its own rules and Endpoints, and
+    what there is to order.
+    """
     own = (Reference((subscriber,)),)
     makers = {Right.ORDER_PROCESSING: ALGORITHM_SYSTEM, Right.ORDER_HARD_COPY: PRINTER_SYSTEM}
     devices = tuple(Token(system, None) for right, system in makers.items() if right in rights)
     clauses: dict[str, Access] = {
         "Task": (Clause("requester", "reference", "", own),),
+        "Provenance": (Clause(ON_BEHALF_OF.code, ON_BEHALF_OF.type, "", own, ON_BEHALF_OF),),
         "Endpoint": (Clause("organization", "reference", "", own),),
         "ActivityDefinition": ALLOW if Right.ORDER_PROCESSING in rights else DENY,
         "Device": (Clause("identifier", "token", "", devices),),

@@ -35,8 +35,13 @@ PARTS = "abc"  # names of the components in a composite row
 MAX_TEXT = 512  # characters of a string that are kept for search
 MAX_COMBINATIONS = 100  # composite rows of one element
 RESTRICTION_PERIOD = "restriction-period"
+# For whom something was done. The code is none that a SearchParameter of a client can have: access hangs on it.
+ON_BEHALF_OF = Parameter("_on-behalf-of", "reference", "", "Provenance.agent.onBehalfOf")
 # Rows by which no client searches, only this server itself.
-HIDDEN = {"Task": (Parameter(RESTRICTION_PERIOD, "date", "", "Task.restriction.period"),)}
+HIDDEN = {
+    "Task": (Parameter(RESTRICTION_PERIOD, "date", "", "Task.restriction.period"),),
+    "Provenance": (ON_BEHALF_OF,),
+}
 MAX_CONTAINED = 100  # contained resources that can be found
 CANONICAL = "ucum"  # marks rows of quantities in base units: in the place of the system, or after the parameter's code
 PHONETIC = "phonetic"  # the string parameter that compares sounds

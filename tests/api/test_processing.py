@@ -561,6 +561,20 @@ class TestRefusals:
 
         assert response.status_code in (403, 404)
 
+    def test_who_only_orders_reads_what_was_made_for_it_and_nothing_else(self, doors, orderer):
+        doors.ingest(*ct_files(), name="sender")
+        rights = (Right.REGISTER_IMAGES, Right.ORDER_PROCESSING)
+        mine, stranger = doors.caller(*rights, name="sender"), doors.caller(*rights, name="stranger")
+        ((own,), (others,)) = (outputs(run(doors, placed(each, *mip())), "provenance") for each in (mine, orderer))
+
+        assert mine.get(f"/fhir/{own['reference']}").json["agent"][0]["onBehalfOf"]["reference"]
+        found = mine.get("/fhir/Provenance").json["entry"]
+        assert [each["resource"]["id"] for each in found] == [own["reference"].removeprefix("Provenance/")]
+        assert mine.get(f"/fhir/{others['reference']}").status_code == 404
+        assert stranger.get(f"/fhir/{own['reference']}").status_code == 404
+        assert "entry" not in stranger.get(f"/fhir/Provenance?target=ImagingStudy/{STUDY}").json
+        assert mine.get(f"/fhir/ImagingStudy/{STUDY}").status_code == 403
+
     def test_an_order_of_a_subscriber_that_was_suspended_is_not_done(self, doors, orderer):
         doors.ingest(*ct_files())
         task = placed(orderer, *mip())

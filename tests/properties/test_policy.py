@@ -45,7 +45,8 @@ def test_no_set_of_rights_without_receiving_auditing_or_defining_reads_what_is_n
 
     # Who orders sees its own orders, and what can be ordered.
     own = {
-        "Task": ["requester"], "Endpoint": ["organization"], "PlanDefinition": ["_tag"], "Device": ["identifier"]
+        "Task": ["requester"], "Provenance": ["_on-behalf-of"], "Endpoint": ["organization"],
+        "PlanDefinition": ["_tag"], "Device": ["identifier"]
     }.get(resource_type)  # fmt: skip
     is_own = isinstance(reading, tuple) and [clause.code for clause in reading] == own
     assert reading is DENY or is_own or resource_type == "ActivityDefinition"

@@ -86,6 +86,7 @@ def test_ordering_reads_its_own_orders_and_what_can_be_ordered():
     assert [clause.code for clause in rules.access("Task", Act.READ)] == ["requester"]
     assert rules.access("Task", Act.READ)[0].values[0].candidates == ("Organization/a",)
     assert all(rules.access("Task", act) is ALLOW for act in WRITES)
+    assert rules.access("Provenance", Act.READ)[0].values[0].candidates == ("Organization/a",)
     assert [clause.code for clause in rules.access("Endpoint", Act.READ)] == ["organization"]
     assert rules.access("Endpoint", Act.READ)[0].values[0].candidates == ("Organization/a",)
     assert rules.access("Endpoint", Act.CREATE) is DENY
