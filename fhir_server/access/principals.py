@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fhir_server.access.contracts import Right, contract, rights_in_force
+from fhir_server.access.grants import Grant, grant_from_document
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.query import Query
 from fhir_server.store.credentials import LONGEST_TOKEN, Client, Credential, Credentials, digest
@@ -33,12 +34,15 @@ class Principal:
     """Who asks: a client acting for a subscriber, with the rights in force. Without rights it may do nothing.
 
     subscriber   reference of the Organization, "Organization/..."
+    rights       that contracts in force give the subscriber; a grant never adds to them
+    grant        what the token was given for; None for one of the operator's commands: the contracts alone limit it
     """
 
     subscriber: str
     client_id: str
     name: str
     rights: frozenset[Right]
+    grant: Grant | None = None
 
     def may(self, right: Right) -> bool:
         """Say whether a contract in force gives this right."""
@@ -153,17 +157,58 @@ class Principals:
             raise AppError(Category.NOT_FOUND, f"{name[:LONGEST_NAME]!r} has no client; repeat `subscriber add`")
         return self._credentials.mint(clients[0].client_id, now=now, expires=now + self._token_life)
 
+    def issue(self, grant: Grant) -> str:
+        """Return a new bearer token for a grant, which ends when the grant does. See `grants`.
+
+        Raises NOT_FOUND for a client that is not registered, INVALID for a grant that is over.
+        """
+        now = self._clock()
+        if grant.expires <= now:
+            raise _invalid("the grant is over already")
+        return self._credentials.mint(
+            grant.client_id, now=now, expires=grant.expires, grant=grant.document(), family=grant.family
+        )
+
+    def grant_of(self, token: str) -> Grant | None:
+        """Return what a token was given for, None unless it is valid and an authorization server gave it."""
+        try:
+            return self.authenticate(token).grant
+        except AppError as error:
+            if error.category is Category.UNAUTHENTICATED:
+                return None
+            raise
+
+    def revoke(self, token: str) -> None:
+        """Withdraw a token; one that is unknown is withdrawn already. Other processes feel it within `cache_s`."""
+        if len(token) > LONGEST_TOKEN:
+            return
+        self._credentials.revoke(digest(token))
+        self._forget([digest(token)])
+
+    def revoke_family(self, family: str) -> None:
+        """Withdraw all tokens of one authorisation. Other processes feel it within `cache_s`."""
+        self._forget(self._credentials.revoke_family(family))
+
+    def _forget(self, digests: Iterable[str]) -> None:
+        with self._lock:
+            for each in digests:
+                self._cache.pop(each, None)
+
     def _resolve(self, credential: Credential | None, now: datetime) -> tuple[Principal, datetime]:
         if credential is None:
             raise _unauthenticated(_UNKNOWN)
         if credential.expires <= now:
             raise _unauthenticated("the bearer token has expired")
         client = credential.client
-        if client.suspended or not self._is_active(client.organization):
+        grant = _grant(credential)
+        subscriber = (grant.subscriber if grant else "") or client.organization
+        if client.suspended or not all(map(self._is_active, {client.organization, subscriber})):
             raise _unauthenticated("the subscriber is suspended")
-        rights, change = rights_in_force(self._contracts(client.organization), client.organization, now)
+        rights, change = rights_in_force(self._contracts(subscriber), subscriber, now)
+        if grant is not None:
+            rights = frozenset()  # scopes are not compiled yet: nothing rather than too much
         until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
-        return Principal(client.organization, client.client_id, client.name, rights), until
+        return Principal(subscriber, client.client_id, client.name, rights, grant), until
 
     def _is_active(self, reference: str) -> bool:
         try:
@@ -216,6 +261,21 @@ class Principals:
 
 _UNKNOWN = "the bearer token is not one of this server"
 _PAGE = 500  # resources fetched at a time
+
+
+def _grant(credential: Credential) -> Grant | None:
+    if credential.grant is None:
+        return None
+    try:
+        return grant_from_document(
+            credential.grant,
+            client_id=credential.client.client_id,
+            expires=credential.expires,
+            family=credential.family,
+        )
+    except AppError as error:
+        # A mistake in what is kept closes the door and never opens it.
+        raise _unauthenticated(_UNKNOWN) from error
 
 
 def _name(organization: Mapping[str, Any]) -> str:

@@ -1,13 +1,15 @@
 """Clients and their bearer tokens on MongoDB. Only the SHA-256 of a token is ever stored.
 
 * `clients`  `_id` client id; the subscriber's Organization it acts for; `suspended` stops all of its tokens
-* `tokens`   `_id` SHA-256 of the token; its client, when it was made and when it ends
+* `tokens`   `_id` SHA-256 of the token; its client, when it was made and when it ends; of one of an authorization
+             server what it was given for (`grant`) and from which authorisation it descends (`family`)
 
 A token is 256 bits from the operating system, so a plain digest is enough: there is nothing to guess by trying words.
 """
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,6 +27,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     "clients": [IndexModel([("organization", ASCENDING)], name="organization")],
     "tokens": [
         IndexModel([("client", ASCENDING)], name="client"),
+        IndexModel([("family", ASCENDING)], name="family", partialFilterExpression={"family": {"$exists": True}}),
         IndexModel([("expires", ASCENDING)], name="expires", expireAfterSeconds=30 * 86_400),
     ],
 }
@@ -42,10 +45,16 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a valid token says: whose it is and until when."""
+    """What a valid token says: whose it is and until when.
+
+    grant    what it was given for, as the access layer wrote it; None for a token of the operator's commands
+    family   name of the authorisation that it descends from, "" for none
+    """
 
     client: Client
     expires: datetime
+    grant: Mapping[str, Any] | None = None
+    family: str = ""
 
 
 class Credentials:
@@ -77,12 +86,30 @@ class Credentials:
         change = {"$set": {"suspended": suspended}}
         return self._clients.update_many({"organization": organization}, change).matched_count
 
-    def mint(self, client_id: str, *, now: datetime, expires: datetime) -> str:
+    def client(self, client_id: str) -> Client | None:
+        """Return one client, None where there is none."""
+        document = self._clients.find_one({"_id": client_id})
+        return _client(document) if document else None
+
+    def mint(
+        self,
+        client_id: str,
+        *,
+        now: datetime,
+        expires: datetime,
+        grant: Mapping[str, Any] | None = None,
+        family: str = "",
+    ) -> str:
         """Return a new token of a client: shown once, never readable again. Raises NOT_FOUND for an unknown client."""
         if self._clients.find_one({"_id": client_id}, {"_id": 1}) is None:
             raise AppError(Category.NOT_FOUND, "no such client", where=client_id)
         token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-        self._tokens.insert_one({"_id": digest(token), "client": client_id, "created": now, "expires": expires})
+        document = {"_id": digest(token), "client": client_id, "created": now, "expires": expires}
+        if grant is not None:
+            document["grant"] = dict(grant)
+        if family:
+            document["family"] = family
+        self._tokens.insert_one(document)
         return token
 
     def find(self, token_sha256: str) -> Credential | None:
@@ -91,11 +118,17 @@ class Credentials:
         document = self._clients.find_one({"_id": token["client"]}) if token else None
         if token is None or document is None:
             return None
-        return Credential(_client(document), token["expires"])
+        return Credential(_client(document), token["expires"], token.get("grant"), token.get("family", ""))
 
     def revoke(self, token_sha256: str) -> None:
         """Withdraw a token; an unknown one is withdrawn already."""
         self._tokens.delete_one({"_id": token_sha256})
+
+    def revoke_family(self, family: str) -> list[str]:
+        """Withdraw every token of an authorisation; return their digests."""
+        found = [document["_id"] for document in self._tokens.find({"family": family}, {"_id": 1})] if family else []
+        self._tokens.delete_many({"_id": {"$in": found}})
+        return found
 
 
 def digest(token: str) -> str:
