@@ -7,9 +7,10 @@ by match: each test here runs both ways.
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from pymongo.database import Database
+from pymongo import MongoClient
 
 from fhir_server.model.criteria import Clause, Limits, Reference, Token
 from fhir_server.model.query import parse
@@ -28,12 +29,29 @@ ACT = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 BASE = "http://here/fhir"
 
 
-@pytest.fixture
-def repo(db: Database[Json]) -> Repository:
+@pytest.fixture(scope="module")
+def shared(mongo: MongoClient[Json]) -> Iterator[Repository]:
+    """The repository of all tests here, with the resources that all of them have."""
+    db = mongo[f"test_{uuid4().hex}"]
     ensure_schema(db)
     start = datetime(2026, 1, 1, tzinfo=UTC)
     ticks = iter(range(1_000_000))
-    return Repository(db, UNRESTRICTED, clock=lambda: start + timedelta(seconds=next(ticks)), base_url=BASE)
+    repository = Repository(db, UNRESTRICTED, clock=lambda: start + timedelta(seconds=next(ticks)), base_url=BASE)
+    for one in RESOURCES:
+        repository.create(one, id=one["id"])
+    yield repository
+    mongo.drop_database(db.name)
+
+
+@pytest.fixture
+def repo(shared: Repository) -> Iterator[Repository]:
+    """The repository; what a test creates is gone after it."""
+    yield shared
+    kept = [f"{one['resourceType']}/{one['id']}/1" for one in RESOURCES]
+    history = shared._database["history"]
+    if made := [each["_id"] for each in history.find({"_id": {"$nin": kept}}, {"_id": 1})]:
+        shared._resources.delete_many({"_id": {"$in": [each.rpartition("/")[0] for each in made]}})
+        history.delete_many({"_id": {"$in": made}})
 
 
 Find = Callable[..., list[str]]
@@ -87,12 +105,6 @@ RESOURCES: list[Json] = [
      "entry": [{"item": _to("Patient/q")}, {"item": _to("ImagingStudy/s1")},
                {"item": _to("Patient/p"), "deleted": True}]},
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def resources(repo: Repository) -> None:
-    for one in RESOURCES:
-        repo.create(one, id=one["id"])
 
 
 class TestChainedParameters:
@@ -545,27 +557,30 @@ def test_only_what_may_be_seen_decides(find: Find) -> None:
         assert raised.value.category is Category.FORBIDDEN
 
 
+@pytest.fixture(scope="class")
+def filled(shared: Repository) -> Iterator[Repository]:
+    """The repository with many resources more."""
+    documents = []
+    for number in range(300):
+        position = {"latitude": number % 90, "longitude": number % 180}
+        quantity = {"value": number, "unit": "x", "system": UCUM, "code": "kV"}
+        coding = {"coding": [{"system": "http://t", "code": "MR"}]}
+        inside = [{"resourceType": "Patient", "id": "c", "name": [{"family": f"Inner{number}"}]}]
+        rows = (
+            {"resourceType": "Location", "position": position},
+            {"resourceType": "Observation", "valueQuantity": quantity, "subject": _to(f"Patient/{number}")},
+            {"resourceType": "Patient", "identifier": [{"type": coding, "value": str(number)}]},
+            {"resourceType": "ValueSet", "url": f"http://x.org/{number}/a"},
+            {"resourceType": "Basic", **({"contained": inside} if number % 50 == 0 else {})},
+        )
+        documents += [shared._writer.document(f"{one['resourceType']}/n{number}", one, "POST") for one in rows]
+    shared._resources.insert_many(documents)
+    yield shared
+    shared._resources.delete_many({"_id": {"$in": [each["_id"] for each in documents]}})
+
+
 class TestIndexesBehindWhatIsAskedInOtherWays:
     """Every kind of row that the plain parameters do not have, and filters of chains, are read by an index."""
-
-    @pytest.fixture
-    def filled(self, repo: Repository) -> Repository:
-        documents = []
-        for number in range(300):
-            position = {"latitude": number % 90, "longitude": number % 180}
-            quantity = {"value": number, "unit": "x", "system": UCUM, "code": "kV"}
-            coding = {"coding": [{"system": "http://t", "code": "MR"}]}
-            inside = [{"resourceType": "Patient", "id": "c", "name": [{"family": f"Inner{number}"}]}]
-            rows = (
-                {"resourceType": "Location", "position": position},
-                {"resourceType": "Observation", "valueQuantity": quantity, "subject": _to(f"Patient/{number}")},
-                {"resourceType": "Patient", "identifier": [{"type": coding, "value": str(number)}]},
-                {"resourceType": "ValueSet", "url": f"http://x.org/{number}/a"},
-                {"resourceType": "Basic", **({"contained": inside} if number % 50 == 0 else {})},
-            )
-            documents += [repo._writer.document(f"{one['resourceType']}/n{number}", one, "POST") for one in rows]
-        repo._resources.insert_many(documents)
-        return repo
 
     @pytest.mark.parametrize(
         ("kind", "params", "index"),

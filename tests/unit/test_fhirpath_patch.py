@@ -130,6 +130,11 @@ PUBLISHED = {
         numbers(2, 1),
     ),
     "add to list": (numbers(1, 2), [insert("Patient.identifier", 2, valueIdentifier=THIRD)], numbers(1, 2, 3)),
+    "add to list, by its name": (
+        numbers(1, 2),
+        [add("Patient", "identifier", valueIdentifier=THIRD)],
+        numbers(1, 2, 3),
+    ),
     "insert in list 1": (numbers(1, 2), [insert("Patient.identifier", 1, valueIdentifier=THIRD)], numbers(1, 3, 2)),
     "insert in list 2": (numbers(1, 2), [insert("Patient.identifier", 0, valueIdentifier=THIRD)], numbers(3, 1, 2)),
     "delete from list 1": (numbers(1, 2, 3), [delete("Patient.identifier[0]")], numbers(2, 3)),
@@ -164,6 +169,14 @@ PUBLISHED = {
         [
             add("Patient.contact[0]", "gender", valueCode="male"),
             add("Patient.contact[1]", "gender", valueCode="male"),
+        ],
+        patient(contact=[{"name": NAMED, "gender": "male"}, {"gender": "male"}]),
+    ),
+    "consecutive operations, by name": (
+        patient(contact=[{"name": NAMED}]),
+        [
+            add("Patient.contact[0]", "gender", valueCode="male"),
+            add("Patient", "contact", part("gender", valueCode="male")),
         ],
         patient(contact=[{"name": NAMED, "gender": "male"}, {"gender": "male"}]),
     ),
