@@ -6,7 +6,6 @@ the way. What each instance is given in is chosen before the first byte. Sources
 
 import base64
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import orjson
 from flask import Response, request
@@ -40,13 +39,15 @@ from fhir_server.web.dicom_forms import (
     pixels_of,
     syntax_of,
 )
+from fhir_server.web.file_set import Chosen, file_set, in_forms
 from imaging.archive import RECEIVED, Archive, Instance
 from imaging.dicomweb import Offer, packed
 from imaging.dicomweb.native_model import native_model
-from imaging.dicomweb.negotiation import OCTET_STREAM, part_content_type
+from imaging.dicomweb.negotiation import OCTET_STREAM, ZIP, part_content_type
 from imaging.errors import AppError, Category
 from imaging.layout import PIXEL_KEYWORDS
 from imaging.syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
+from imaging.zipped import zipped
 
 DICOM = "application/dicom"
 METADATA_OFFERS = (*JSON_OFFERS, Offer(DICOM_XML, multipart=True))
@@ -54,26 +55,33 @@ BULKDATA_OFFERS = tuple(Offer(OCTET_STREAM, form, (EXPLICIT_VR_LITTLE_ENDIAN,)) 
 MOST_FRAMES = 100_000  # in one list
 VERSION = 1  # of what transcoding makes: to be raised when the same request gives other bytes
 
-Chosen = tuple[Instance, str]  # an instance and the form it is given in, as the archive calls it
-
 _PIXEL_TAGS = {f"{tag:08X}" for tag in PIXEL_KEYWORDS}
 
 
 def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Response:
-    """GET a study, a series or an instance as DICOM files."""
+    """GET a study, a series or an instance as DICOM files, one after the other or in a ZIP archive."""
     principal = door.admit(study_uid)
     archive = door.server.archive
     instances = archive.instances(study_uid, series_uid, sop_uid)
     choices = [choose(file_offers(instance, single=sop_uid is not None)) for instance in instances]
     chosen = [(instance, file_form(choice, instance)) for instance, choice in zip(instances, choices, strict=True)]
     choice = choices[0]
-    tag = digest("files", VERSION, choice.multipart, *(f"{each.sha256_received} {form}" for each, form in chosen))
+    tag = digest(
+        "files",
+        VERSION,
+        choice.multipart,
+        choice.media_type,
+        *(f"{each.sha256_received} {form}" for each, form in chosen),
+    )
     caching = IMMUTABLE if sop_uid else REVALIDATE
     if unchanged := not_modified(tag, caching):
         return unchanged
     door.retrieved(principal, study_uid, len(chosen))
     with decoding():
-        if choice.multipart:
+        if choice.media_type == ZIP:
+            response = streamed(packed(zipped(file_set(archive, chosen, tag))), ZIP)
+            response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid or series_uid or study_uid}.zip"'
+        elif choice.multipart:
             response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
         else:
             instance, form = chosen[0]
@@ -192,9 +200,8 @@ def _frame_parts(
 
 
 def _files(archive: Archive, chosen: Sequence[Chosen]) -> Iterator[Part]:
-    for form, group in groupby(chosen, key=lambda each: each[1]):
-        for instance, buffers in archive.files([instance for instance, _ in group], form):
-            yield part_content_type(DICOM, syntax_of(instance, form)), {}, buffers
+    for instance, form, buffers in in_forms(archive, chosen):
+        yield part_content_type(DICOM, syntax_of(instance, form)), {}, buffers
 
 
 def _with_addresses(json: bytes, address: str) -> bytes:

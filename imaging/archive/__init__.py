@@ -151,6 +151,10 @@ class Archive:
         found = metadata(self._database, self._blobs, uids)
         return (((study_uid, uids[uid], uid), json) for uid, json in found)
 
+    def documents(self, instances: Iterable[Instance]) -> Iterator[bytes]:
+        """Yield the DICOM JSON of each instance, in the order asked, a few hundred at a time; see `metadata`."""
+        return (json for _, json in metadata(self._database, self._blobs, (each.sop_uid for each in instances)))
+
     def query(self, matching: Matching, allowed: Callable[[str], bool] | None = None) -> list[Document]:
         """Return matching studies, series or instances as DICOM JSON, stably ordered; see `imaging.archive.query`."""
         return query.run(self._database, self._blobs, matching, allowed)

@@ -17,6 +17,7 @@ ANY_TRANSFER_SYNTAX = "*"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 MAX_RANGES = 64
 OCTET_STREAM = "application/octet-stream"
+ZIP = "application/zip"
 
 MEDIA_TYPE_OF_TRANSFER_SYNTAX = {
     # one frame, without fragment headers; of each media type the default comes first. PS3.18 Tables 8.7.3-4 and -5
@@ -78,10 +79,10 @@ def part_content_type(media_type: str, transfer_syntax: str | None) -> str:
 
 
 def instance_offers(transfer_syntaxes: Iterable[str], *, single: bool) -> tuple[Offer, ...]:
-    """Return the offers for Part 10 files. A single-part answer is for one instance only (PS3.18 10.4.4)."""
+    """Return the offers for Part 10 files. A single file by itself is for one instance only (PS3.18 10.4.4)."""
     syntaxes = tuple(transfer_syntaxes)
-    offers = (Offer("application/dicom", True, syntaxes), Offer("application/dicom", False, syntaxes))
-    return offers if single else offers[:1]
+    alone = (Offer("application/dicom", False, syntaxes),) if single else ()
+    return (Offer("application/dicom", True, syntaxes), *alone, Offer(ZIP, False, syntaxes))
 
 
 @lru_cache(maxsize=256)
