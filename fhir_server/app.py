@@ -32,6 +32,7 @@ from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
 from fhir_server.rest.batch import BundleLimits
+from fhir_server.rest.held import Held
 from fhir_server.rest.operations import OPERATIONS
 from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
@@ -132,6 +133,11 @@ class Server:
     def bundle_limits(self) -> BundleLimits:
         """Bounds on batches and transactions."""
         return BundleLimits(self.config["limits.bundle_entries"], self.config["limits.bundle_bytes"])
+
+    def conforms(self, resource: dict[str, Any]) -> None:
+        """Return when a resource conforms to the profiles that clients have to keep to. Raises INVALID."""
+        if self.config["fhir.profiles"] == "declared":
+            Held(self.own).demand(resource)
 
     @property
     def most_resource_bytes(self) -> int:

@@ -335,6 +335,11 @@ SETTINGS: tuple[Setting, ...] = (
         "fhir.ids", "server", _choice("server", "clients"), "",
         "Who chooses the id of a new resource: the server, or clients too, by updating what is not there.",
     ),
+    Setting(
+        "fhir.profiles", "declared", _choice("off", "declared"), "",
+        "Whether what clients write has to conform to profiles: to those that its meta.profile names and that are "
+        "held here, or to none.",
+    ),
     # --- archive
     Setting(
         "archive.codec", "htj2k", _choice("htj2k", "j2k"), "",

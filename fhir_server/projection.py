@@ -24,6 +24,7 @@ from fhir_server.dicom_values import (
     universal_system,
     unsigned,
 )
+from fhir_server.model.resources import SMART_IMAGING
 
 if TYPE_CHECKING:
     from imaging.archive import SeriesFacts, StudyFacts
@@ -35,7 +36,6 @@ DCM = "http://dicom.nema.org/resources/ontology/DCM"
 DICOM_UID = "urn:dicom:uid"
 URI = "urn:ietf:rfc:3986"
 PARTICIPATION = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-SMART_IMAGING = "http://fhir.org/argonaut/smart-imaging/StructureDefinition"
 REQUIRES_ACCESS_TOKEN = f"{SMART_IMAGING}/requires-access-token"
 IMAGING_CONDITIONS = (
     "urn:fhir-imaging:extension:imaging-conditions"  # on ImagingStudy.series: valueReference(Observation)

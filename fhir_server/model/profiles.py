@@ -20,7 +20,7 @@ from fhir_server.model.validation import Place, expression, relative_type
 from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
-Find = Callable[[str], Mapping[str, Any] | None]  # canonical URL -> StructureDefinition
+Find = Callable[[str], Mapping[str, Any] | None]  # canonical, `url` or `url|version` -> StructureDefinition
 
 CORE = "http://hl7.org/fhir/StructureDefinition/"
 MAX_BASES = 10  # profiles that derive from one another
@@ -66,7 +66,7 @@ def rule_of(url: str, find: Find) -> tuple[str, _Rule]:
     """Return the type that a profile is for, and its rule with those of the profiles that it derives from."""
     chain: list[Mapping[str, Any]] = []
     while True:
-        found = find(url.partition("|")[0])
+        found = find(url)
         if found is None:
             raise AppError(Category.NOT_FOUND, f"the profile {url[:200]} is not known here", where="profile")
         chain.insert(0, found)
@@ -191,12 +191,24 @@ class _Look:
 
     def target(self, targets: list[str], reference: str, place: Place) -> None:
         types = {url.removeprefix(CORE) for url in targets if url.removeprefix(CORE) in resource_types()}
-        found = relative_type(reference)
-        if len(types) < len(targets):
-            self.unchecked("whether what is referred to conforms to a profile", (*place, "reference"))
+        inside = self.contained(reference)
+        found = inside[0][0] if inside else relative_type(reference)
+        if len(types) < len(targets) and found not in types:
+            if inside and len(targets) == 1:
+                self.inner(targets[0], *inside)
+            else:
+                self.unchecked("whether what is referred to conforms to a profile", (*place, "reference"))
         elif found and found not in types:
             wanted = ", ".join(sorted(types))
             self.say("value", f"refers to a {found}; the profile allows: {wanted}", (*place, "reference"))
+
+    def contained(self, reference: str) -> tuple[Node, Place] | None:
+        """Return the contained resource that a reference leads to, and its place; None for any other reference."""
+        root = self.env.root[1]
+        for position, each in enumerate(root.get("contained", ()) if isinstance(root, dict) else ()):
+            if isinstance(each, dict) and reference == f"#{each.get('id')}":
+                return fhirpath.node_of(each), (str(root["resourceType"]), "contained", position)
+        return None
 
     def bound(self, rule: _Rule, node: Node, place: Place) -> None:
         binding = rule.told("binding") or {}

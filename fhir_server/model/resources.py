@@ -61,6 +61,8 @@ class ResourceType:
     operations: tuple[str, ...] = ()  # on an instance; defined by OperationDefinition/<type>-<name>
 
 
+SMART_IMAGING = "http://fhir.org/argonaut/smart-imaging/StructureDefinition"
+
 # Types that have nothing special about them.
 _CARE = """
     Account AdverseEvent AllergyIntolerance Appointment AppointmentResponse Basic Binary BiologicallyDerivedProduct
@@ -100,8 +102,8 @@ _SPECIAL = (
     ResourceType("Device"),
     ResourceType("DiagnosticReport", sorts=("date",)),
     ResourceType("Encounter"),
-    ResourceType("Endpoint"),
-    ResourceType("ImagingStudy", sorts=("started",)),
+    ResourceType("Endpoint", profiles=(f"{SMART_IMAGING}/smart-wado-endpoint",)),
+    ResourceType("ImagingStudy", sorts=("started",), profiles=(f"{SMART_IMAGING}/smart-imaging-study",)),
     ResourceType("Location"),
     ResourceType("Observation", sorts=("date",)),
     ResourceType("Organization", READ_ONLY, Domain.SERVER),  # made by the operator's commands

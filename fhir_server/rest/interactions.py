@@ -89,6 +89,10 @@ class Backing(Protocol):
         """Bounds on searches."""
 
     @property
+    def conforms(self) -> Callable[[Json], None]:
+        """Raises INVALID for a resource that does not conform to the profiles that it has to."""
+
+    @property
     def most_resource_bytes(self) -> int:
         """Largest resource that is taken."""
 
@@ -138,6 +142,7 @@ class Interactions:
         """Do what has to be done before, and not within, a transaction: check the body, have new images shown."""
         if ask.interaction in (Interaction.CREATE, Interaction.UPDATE):
             validate(ask.body, ask.type)
+            self._server.conforms(ask.body)
         if ask.searches and (ask.type in PROJECTED or not ask.type):
             self._server.studies.catch_up()
         elif ask.type == "ImagingStudy" and ask.id:
@@ -283,6 +288,7 @@ class Interactions:
             if len(json.dumps(changed)) > self._server.most_resource_bytes:
                 message = f"the resource would be larger than {self._server.most_resource_bytes} bytes"
                 raise AppError(Category.TOO_LARGE, message, where="body")
+            self._server.conforms(changed)
             return changed
 
         if ask.id:

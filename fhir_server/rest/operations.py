@@ -8,14 +8,10 @@ codesystem and patient operations.
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import orjson
-
 from fhir_server.access.audit import Access
-from fhir_server.model import definitions, json, profiles
+from fhir_server.model import json
 from fhir_server.model.chains import AllOf, AnyOf, Criterion
 from fhir_server.model.criteria import Clause, Missing, clause
 from fhir_server.model.dates import to_instant
@@ -24,12 +20,12 @@ from fhir_server.model.outcome import Issue, outcome
 from fhir_server.model.query import CURSOR, Branch, Include, Query
 from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.model.second_reader import objections
-from fhir_server.model.terminology import Coding, Terminology
+from fhir_server.model.terminology import Coding
 from fhir_server.model.validation import findings
 from fhir_server.rest import bundles
+from fhir_server.rest.held import Held
 from fhir_server.rest.interactions import Backing
 from fhir_server.store.filters import Act
-from fhir_server.store.joins import shipped
 from fhir_server.store.repository import Repository
 from imaging.errors import AppError, Category
 
@@ -143,7 +139,12 @@ def _is_label(one: Any, other: Any) -> bool:
 
 
 def _changed(call: Call, change: Callable[[Json], Json]) -> bytes:
-    made = call.repository.patch(call.type, call.id, change).json()
+    def labelled(resource: Json) -> Json:
+        changed = change(resource)
+        call.server.conforms(changed)
+        return changed
+
+    made = call.repository.patch(call.type, call.id, labelled).json()
     return _parameters([{"name": "return", "valueMeta": made.get("meta", {})}])
 
 
@@ -165,54 +166,13 @@ def _validate(call: Call) -> bytes:
         issues.append(Issue("invalid", "is not the id of the address", f"{call.type}.id"))
     if not any(issue.severity == "error" for issue in issues):
         urls = [str(each) for each in call.values.get("profile", [])]
-        issues += profiles.check(resource, urls, _profile_finder(call), _terminology(call))
-        issues += _declared(call, resource, set(urls))
+        held = Held(call.server.own)
+        issues += [*held.check(resource, urls), *held.declared(resource, besides=urls)]
     issues += objections(resource, len(json.dumps(resource)))
     return _told(issues or [Issue("informational", "the resource is valid", severity="information")])
 
 
-def _declared(call: Call, resource: Json, looked_at: set[str]) -> list[Issue]:
-    """Look at the profiles that the resource says it conforms to; one that is not known here is told."""
-    found: list[Issue] = []
-    for url in resource.get("meta", {}).get("profile", ()):
-        if url not in looked_at and url != f"{profiles.CORE}{call.type}":
-            try:
-                found += profiles.check(resource, [url], _profile_finder(call), _terminology(call))
-            except AppError as error:
-                where = f"{call.type}.meta.profile"
-                found.append(Issue("not-found", f"conformance was not checked: {error.message}", where, "information"))
-    return found
-
-
-def _profile_finder(call: Call) -> profiles.Find:
-    def find(url: str) -> Mapping[str, Any] | None:
-        known = _shipped_profiles().get(url)
-        return known or _stored(call, "StructureDefinition", url)
-
-    return find
-
-
-@cache
-def _shipped_profiles() -> Mapping[str, Json]:
-    text = files(definitions).joinpath("profiles.json").read_bytes()
-    return {each["url"]: each for each in orjson.loads(text)}
-
-
-def _stored(call: Call, kind: str, url: str) -> Json | None:
-    """Return a definition that was uploaded; definitions are for everybody."""
-    found = call.server.own.search(Query(kind, (clause(kind, "url", _escaped(url)),), count=1)).matches
-    return found[0].json() if found else None
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace(",", "\\,").replace("|", "\\|").replace("$", "\\$")
-
-
 # ---- terminology
-
-
-def _terminology(call: Call) -> Terminology:
-    return shipped().using(lambda kind, url: _stored(call, kind, url))
 
 
 def _value_set(call: Call) -> Mapping[str, Any]:
@@ -226,14 +186,14 @@ def _value_set(call: Call) -> Mapping[str, Any]:
         return given
     if not url:
         raise AppError(Category.INVALID, "url or valueSet says which value set is meant", where="url")
-    return _terminology(call).value_set(str(url))
+    return Held(call.server.own).terminology().value_set(str(url))
 
 
 def _expand(call: Call) -> bytes:
     value_set = _value_set(call)
     offset, count = call.number("offset", 0), min(call.number("count", MOST_SHOWN), MOST_SHOWN)
     words = str(call.one("filter", "")).lower().split()
-    found = [each for each in _terminology(call).expand(value_set) if _has_words(each, words)]
+    found = [each for each in Held(call.server.own).terminology().expand(value_set) if _has_words(each, words)]
     contains = [_coding(each) for each in found[offset : offset + count]]
     expansion: Json = {
         "identifier": f"urn:uuid:{uuid.uuid4()}",
@@ -257,7 +217,7 @@ def _coding(coding: Coding) -> Json:
 
 def _validate_code(call: Call) -> bytes:
     codings = _codings(call)
-    terminology, value_set = _terminology(call), _value_set(call)
+    terminology, value_set = Held(call.server.own).terminology(), _value_set(call)
     display = call.one("display")
     for system, code in codings:
         found = terminology.member(value_set, system, code)
@@ -288,7 +248,7 @@ def _lookup(call: Call) -> bytes:
     (system, code), *_ = _codings(call)
     if not system:
         raise AppError(Category.INVALID, "the system of the code is wanted", where="system")
-    known = _terminology(call).code_system(system)
+    known = Held(call.server.own).terminology().code_system(system)
     concept = known.find(code)
     if concept is None:
         raise AppError(Category.NOT_FOUND, f"the code system has no such code: {code[:100]}", where="code")

@@ -8,6 +8,7 @@ from fhir_server.access.audit import Audit
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config
 from fhir_server.model.criteria import Limits
+from fhir_server.model.task import Json
 from fhir_server.outbound.remote import Rules
 from fhir_server.printers import Printers
 from fhir_server.rest.batch import BundleLimits
@@ -74,6 +75,10 @@ class Backing(Protocol):
     @property
     def bundle_limits(self) -> BundleLimits:
         """Bounds on batches and transactions."""
+
+    @property
+    def conforms(self) -> Callable[[Json], None]:
+        """Raises INVALID for a resource that does not conform to the profiles that it has to."""
 
     @property
     def most_resource_bytes(self) -> int:

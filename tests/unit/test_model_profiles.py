@@ -17,13 +17,16 @@ from imaging.errors import AppError, Category
 Json = dict[str, Any]
 SHIPPED: list[Json] = orjson.loads(files(definitions).joinpath("profiles.json").read_bytes())
 SMART = "http://fhir.org/argonaut/smart-imaging/StructureDefinition"
+WADO = {"system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type", "code": "dicom-wado-rs"}
+RIGHT = {"url": f"{SMART}/requires-access-token", "valueBoolean": True}
 STUDY: Json = {
     "resourceType": "ImagingStudy",
+    "contained": [{"resourceType": "Endpoint", "id": "e", "extension": [RIGHT], "connectionType": WADO}],
     "identifier": [{"system": "urn:dicom:uid", "value": "urn:oid:1.2"}],
     "status": "available",
     "modality": [{"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "CT"}],
     "subject": {"reference": "Patient/1"},
-    "endpoint": [{"reference": "Endpoint/1"}],
+    "endpoint": [{"reference": "#e"}],
 }
 
 
@@ -58,6 +61,14 @@ def test_a_study_as_smart_imaging_access_wants_it_conforms(terminology: Terminol
     assert _found(STUDY, terminology, url=f"{SMART}/smart-imaging-study") == []
 
 
+def test_what_is_referred_to_elsewhere_is_told_as_not_looked_at(terminology: Terminology) -> None:
+    elsewhere = {**STUDY, "endpoint": [{"reference": "Endpoint/1"}]}
+
+    [(severity, where, _)] = _found(elsewhere, terminology, url=f"{SMART}/smart-imaging-study")
+
+    assert (severity, where) == ("information", "ImagingStudy.endpoint[0].reference")
+
+
 @pytest.mark.parametrize(
     ("changes", "expression"),
     [
@@ -76,15 +87,13 @@ def test_what_smart_imaging_access_forbids_is_named(terminology: Terminology, ch
 
 
 def test_an_extension_is_told_apart_by_its_profile(terminology: Terminology) -> None:
-    system = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
-    endpoint: Json = {"resourceType": "Endpoint", "connectionType": {"system": system, "code": "dicom-wado-rs"}}
-    right = {"url": f"{SMART}/requires-access-token", "valueBoolean": True}
+    endpoint: Json = {"resourceType": "Endpoint", "connectionType": WADO}
     wrong = {"url": f"{SMART}/requires-access-token", "valueString": "yes"}
 
     def of(*extension: Json) -> list[tuple[str, str, str]]:
-        return _found({**endpoint, "extension": [*extension]}, terminology, url=f"{SMART}/smart-imaging-endpoint")
+        return _found({**endpoint, "extension": [*extension]}, terminology, url=f"{SMART}/smart-wado-endpoint")
 
-    assert of(right) == []
+    assert of(RIGHT) == []
     assert [where for _, where, _ in of()] == ["Endpoint.extension", "Endpoint.extension"]
     assert [where for _, where, _ in of(wrong)] == ["Endpoint.extension[0].value"]
 
