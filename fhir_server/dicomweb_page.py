@@ -38,8 +38,9 @@ RESOURCES: Mapping[str, tuple[Offer, ...]] = {
     "one frame": frame_offers(frozenset((EXPLICIT_VR_LITTLE_ENDIAN, *written_syntaxes(Pixels.USUAL))), single=True),
     "bulk data": wado.BULKDATA_OFFERS,
     "rendered instance or frame": rendered.SINGLE_OFFERS + rendered.MULTIPART_OFFERS,
-    "rendered study or series": rendered.MULTIPART_OFFERS,
-    "thumbnail": rendered.SINGLE_OFFERS,
+    "rendered series": rendered.MULTIPART_OFFERS + rendered.ANIMATED_OFFERS,
+    "rendered study": rendered.MULTIPART_OFFERS,
+    "thumbnail": rendered.THUMBNAIL_OFFERS,
     "search results": qido.OFFERS,
     "answer to a store request": stow.OFFERS,
 }

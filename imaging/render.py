@@ -1,10 +1,9 @@
-"""One frame -> a JPEG, PNG or GIF that anyone can look at.
+"""One frame -> a picture that anyone can look at.
 
-Hides colour models, palettes, viewports and the image writer. Pillow sees 8-bit display values only; it writes and
-resizes them and is no part of any lossless path. Sources: PS3.3 C.7.6.3.1.2 and C.7.9, PS3.18 8.3.5.1.
+Hides colour models, palettes and viewports. Pillow sees 8-bit display values only; it resizes them and is no part of
+any lossless path. Sources: PS3.3 C.7.6.3.1.2 and C.7.9, PS3.18 8.3.5.1.
 """
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor
@@ -16,19 +15,14 @@ from PIL import Image
 
 from imaging.display import DisplayAttributes, LookupTable, VoiFunction, Window
 from imaging.errors import AppError, Category
+from imaging.image_files import DEFAULT_QUALITY, encode, kind_of
 from imaging.windowing import full_scale, grey_values
 
 __all__ = [
-    "MEDIA_TYPES", "DisplayAttributes", "Viewport", "VoiFunction", "Window",
-    "display_values", "quality_from_text", "reduce_levels", "render",
+    "DisplayAttributes", "Viewport", "VoiFunction", "Window",
+    "display_values", "fitting", "picture", "quality_from_text", "reduce_levels", "render",
 ]  # fmt: skip
 
-MEDIA_TYPES: dict[str, Callable[[Image.Image, io.BytesIO, int], None]] = {
-    "image/jpeg": lambda image, file, quality: image.save(file, "JPEG", quality=quality),
-    "image/png": lambda image, file, _: image.save(file, "PNG", compress_level=3),
-    "image/gif": lambda image, file, _: image.save(file, "GIF"),
-}
-DEFAULT_QUALITY = 90
 MAX_SIDE = 16_384  # pixels of a viewport
 MAX_LEVELS = 5  # of reduced-resolution decoding; 2**5 is what any encoder's default offers
 
@@ -48,6 +42,11 @@ class Viewport:
     y: float = 0.0
     region_width: float | None = None
     region_height: float | None = None
+
+    @property
+    def has_region(self) -> bool:
+        """Whether a part of the source is asked for."""
+        return bool(self.x or self.y or self.region_width is not None or self.region_height is not None)
 
     @classmethod
     def from_text(cls, text: str) -> "Viewport":
@@ -88,9 +87,14 @@ class Viewport:
         """Return (width, height) of the largest image of the region's true shape that fits."""
         left, top, right, bottom = self.region(attributes)
         pixel_height, pixel_width = attributes.pixel_size
-        width, height = (right - left) * pixel_width, (bottom - top) * pixel_height
-        scale = min(self.width / width, self.height / height)
-        return max(1, round(width * scale)), max(1, round(height * scale))
+        return fitting(((right - left) * pixel_width, (bottom - top) * pixel_height), self)
+
+
+def fitting(shape: tuple[float, float], viewport: Viewport) -> tuple[int, int]:
+    """Return (width, height) in pixels of the largest image of the shape (width, height in any unit) that fits."""
+    width, height = shape
+    scale = min(viewport.width / width, viewport.height / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def render(
@@ -111,19 +115,20 @@ def render(
     Colour images take no window. Raises UNSUPPORTED for other media types, retired colour models and images beyond what
     the format can hold, INVALID when pixels and attributes do not fit together.
     """
-    if media_type not in MEDIA_TYPES:
-        available = ", ".join(MEDIA_TYPES)
-        raise AppError(Category.UNSUPPORTED, f"cannot render as this type; available: {available}", where="Accept")
+    kind_of(media_type)
+    return encode(picture(pixels, attributes, window=window, viewport=viewport), media_type, quality=quality)
+
+
+def picture(
+    pixels: NDArray[Any],
+    attributes: DisplayAttributes,
+    *,
+    window: Window | None = None,
+    viewport: Viewport | None = None,
+) -> Image.Image:
+    """Return one frame as an 8-bit grey or RGB image; see `render`."""
     image = Image.fromarray(display_values(pixels, attributes, window=window))
-    if viewport is not None:
-        image = _fitted(image, attributes, viewport)
-    file = io.BytesIO()
-    try:
-        MEDIA_TYPES[media_type](image, file, quality)
-    except (ValueError, OSError) as error:
-        message = f"{image.width} x {image.height} pixels cannot be written as {media_type}; ask for a viewport"
-        raise AppError(Category.UNSUPPORTED, message, where="Accept") from error
-    return file.getvalue()
+    return image if viewport is None else _fitted(image, attributes, viewport)
 
 
 def reduce_levels(attributes: DisplayAttributes, viewport: Viewport | None) -> int:

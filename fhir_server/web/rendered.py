@@ -1,12 +1,11 @@
 """Rendered images and thumbnails of WADO-RS.
 
-Hides which frame stands for an instance, a series or a study, and decoding at the resolution that is asked for.
-Sources: PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5 and 8.7.4.
+Hides which frame stands for an instance, a series or a study, which images a presentation state shows, and what becomes
+an animation. Sources: PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5 and 8.7.4.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import orjson
 from flask import Response, request
@@ -16,77 +15,52 @@ from fhir_server.web.dicom_answers import (
     Door,
     Part,
     choose,
-    decoding,
     digest,
     multipart,
     not_modified,
     streamed,
     validated,
 )
+from fhir_server.web.looks import Look, Pictures, Shown, look_from
 from fhir_server.web.wado import numbers_from_text
-from imaging.archive import Instance
-from imaging.dicomweb import Offer
-from imaging.display import DisplayAttributes, Window
+from imaging.archive import Archive, Instance
+from imaging.dicomweb import Choice, Offer
 from imaging.errors import AppError, Category
-from imaging.render import DEFAULT_QUALITY, MEDIA_TYPES, Viewport, quality_from_text, reduce_levels, render
+from imaging.image_files import ANIMATED, STILL
+from imaging.presentation import GRAYSCALE_STATE, references
+from imaging.render import Viewport
 
-SINGLE_OFFERS = tuple(map(Offer, MEDIA_TYPES))
-MULTIPART_OFFERS = tuple(Offer(media_type, multipart=True) for media_type in MEDIA_TYPES)
+SINGLE_OFFERS = tuple(map(Offer, (*STILL, "image/apng")))
+ANIMATED_OFFERS = tuple(map(Offer, ANIMATED))
+MULTIPART_OFFERS = tuple(Offer(media_type, multipart=True) for media_type in STILL)
+THUMBNAIL_OFFERS = tuple(map(Offer, STILL))
 THUMBNAIL = Viewport(128, 128)
-REPRESENTATIVE_FRAME = "00286010"
-NOT_SUPPORTED = ("annotation", "iccprofile", "charset")
-VERSION = 1  # of how images look: to be raised when the same request gives another picture
-
-Images = Sequence[tuple[Instance, Sequence[int]]]  # instances and frame numbers; none: its representative frame
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How an image is asked to look."""
-
-    window: Window | None
-    viewport: Viewport | None
-    quality: int
-
-    @classmethod
-    def asked(cls, viewport: Viewport | None = None) -> "Look":
-        """Read the look from the request's parameters; `viewport` is the one where none is given."""
-        window, view, quality = (request.args.get(name) for name in ("window", "viewport", "quality"))
-        return cls(
-            Window.from_text(window) if window else None,
-            Viewport.from_text(view) if view else viewport,
-            quality_from_text(quality) if quality else DEFAULT_QUALITY,
-        )
+NOT_SUPPORTED = ("charset",)
 
 
 def retrieve_rendered(
     door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None, frames: str | None = None
 ) -> Response:
-    """GET images for people to look at: one by itself, several as multipart.
+    """GET images for people to look at: one by itself, several as multipart or as an animation.
 
-    An instance by itself is its representative frame; in multipart it is all of its frames (PS3.18 10.4.4).
+    An instance by itself is its representative frame, or all of its frames where the media type moves; in multipart it
+    is all of its frames (PS3.18 10.4.4). A presentation state is the images that it refers to, as it shows them.
     """
     principal = door.admit(study_uid)
-    instances = [each for each in door.server.archive.instances(study_uid, series_uid, sop_uid) if each.frames]
-    _require_image(instances)
-    numbers = numbers_from_text(frames, instances[0]) if frames else []
-    is_single = sop_uid is not None and len(numbers) <= 1
-    choice = choose(SINGLE_OFFERS + MULTIPART_OFFERS if is_single else MULTIPART_OFFERS)
-    look = Look.asked()
-    images = [
-        (each, numbers or (range(1, each.number_of_frames + 1) if choice.multipart else [])) for each in instances
-    ]
-    tag = digest("rendered", VERSION, choice, look, *(f"{each.sha256_stored} {frames}" for each in instances))
+    every = _shown(door.server.archive, study_uid, series_uid, sop_uid, frames)
+    look = asked(door.server.archive, study_uid)
+    choice = choose(_offers(every, series_uid, sop_uid))
+    shown = every if is_still(choice) else [_all_frames(each) for each in every]
+    tag = digest("rendered", choice, *look.words, *map(_words, shown))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    door.retrieved(principal, study_uid, len(instances))
+    pictures = Pictures(door.server.archive, look, choice.media_type)
+    door.retrieved(principal, study_uid, len(every))
     if choice.multipart:
-        pictures = _pictures(door, images, look, choice.media_type)
-        parts: Iterator[Part] = ((choice.media_type, {}, (picture,)) for picture in pictures)
+        parts: Iterator[Part] = ((choice.media_type, {}, (picture,)) for picture in pictures.files(shown))
         response = streamed(multipart(parts, tag), choice.content_type(tag))
     else:
-        (picture,) = _pictures(door, images, look, choice.media_type)
-        response = Response(picture, content_type=choice.media_type)
+        response = Response(picture_file(pictures, choice, shown), content_type=choice.media_type)
     return _warned(door, validated(response, tag, REVALIDATE))
 
 
@@ -95,68 +69,101 @@ def retrieve_thumbnail(
 ) -> Response:
     """GET one small image that stands for a study, a series, an instance or a frame."""
     principal = door.admit(study_uid)
-    instances = [each for each in door.server.archive.instances(study_uid, series_uid, sop_uid) if each.frames]
-    _require_image(instances)
+    every = _shown(door.server.archive, study_uid, series_uid, sop_uid, frames)
     # The middle of the first series shows more of a body than its edge.
-    first = [each for each in instances if each.series_uid == instances[0].series_uid]
-    instance = first[len(first) // 2]
-    numbers = numbers_from_text(frames, instance)[:1] if frames else []
-    choice = choose(SINGLE_OFFERS)
-    look = Look.asked(THUMBNAIL)
-    tag = digest("thumbnail", VERSION, choice, look, instance.sha256_stored, numbers)
+    first = [each for each in every if each.instance.series_uid == every[0].instance.series_uid]
+    shown = first[len(first) // 2]
+    shown = shown._replace(numbers=shown.numbers[:1])
+    choice = choose(THUMBNAIL_OFFERS)
+    look = asked(door.server.archive, study_uid, viewport=THUMBNAIL)
+    tag = digest("thumbnail", choice, *look.words, _words(shown))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
+    pictures = Pictures(door.server.archive, look, choice.media_type)
     door.retrieved(principal, study_uid)
-    (picture,) = _pictures(door, [(instance, numbers)], look, choice.media_type)
+    (picture,) = pictures.files([shown])
     return _warned(door, validated(Response(picture, content_type=choice.media_type), tag, REVALIDATE))
 
 
-def _pictures(door: Door, images: Images, look: Look, media_type: str) -> Iterator[bytes]:
-    for instance, numbers in images:
-        document = _document(door, instance)
-        for number in numbers or [_representative(document, instance)]:
-            yield _picture(door, instance, document, number, look, media_type)
+def asked(archive: Archive, study_uid: str, *, viewport: Viewport | None = None) -> Look:
+    """Return the look of the request's parameters, with the presentation state that they name. Raises NOT_FOUND."""
+    look = look_from(request.args, viewport=viewport)
+    state = named_state(archive, study_uid)
+    look = replace(look, state=state) if state else look
+    look.check()
+    return look
 
 
-def _picture(
-    door: Door, instance: Instance, document: dict[str, Any], number: int, look: Look, media_type: str
-) -> bytes:
-    archive = door.server.archive
-
-    def fetch(uri: str) -> bytes:
-        return bytes(archive.bulkdata(instance, uri.removeprefix("@/")))
-
-    attributes = DisplayAttributes.from_json(document, number, bulkdata=fetch)
-    levels = reduce_levels(attributes, look.viewport)
-    with decoding():
-        decoded = archive.pixels(instance, number, reduce_levels=levels)
-    # Decoding may have turned luma and chroma into RGB.
-    attributes = replace(attributes, photometric_interpretation=decoded.photometric_interpretation)
-    return render(
-        decoded.pixels,
-        attributes,
-        window=look.window,
-        viewport=look.viewport,
-        quality=look.quality,
-        media_type=media_type,
-    )
+def named_state(archive: Archive, study_uid: str) -> Instance | None:
+    """Return the presentation state that `presentationUID` and `presentationSeriesUID` name, None for none."""
+    uid, series_uid = request.args.get("presentationUID"), request.args.get("presentationSeriesUID")
+    if not uid and not series_uid:
+        return None
+    if not uid or not series_uid:
+        message = "presentationUID and presentationSeriesUID are given together"
+        raise AppError(Category.INVALID, message, where="presentationUID")
+    state = archive.instance(study_uid, series_uid, uid)
+    if state.sop_class_uid != GRAYSCALE_STATE:
+        message = "this is not a grayscale softcopy presentation state"
+        raise AppError(Category.INVALID, message, where="presentationUID")
+    return state
 
 
-def _document(door: Door, instance: Instance) -> dict[str, Any]:
-    ((_, json),) = door.server.archive.metadata(instance.study_uid, instance.series_uid, instance.sop_uid)
-    document: dict[str, Any] = orjson.loads(json)
-    return document
+def is_still(choice: Choice) -> bool:
+    """Say whether an answer shows one frame of each instance."""
+    return not choice.multipart and choice.media_type not in ANIMATED
 
 
-def _representative(document: dict[str, Any], instance: Instance) -> int:
-    told = document.get(REPRESENTATIVE_FRAME, {}).get("Value") or [1]
-    is_frame = isinstance(told[0], int) and 1 <= told[0] <= instance.number_of_frames
-    return int(told[0]) if is_frame else 1
+def picture_file(pictures: Pictures, choice: Choice, shown: Sequence[Shown]) -> bytes:
+    """Return one picture, or an animation where there are several."""
+    if not is_still(choice):
+        return pictures.animation(shown)
+    (picture,) = pictures.files(shown)
+    return picture
 
 
-def _require_image(instances: list[Instance]) -> None:
-    if not instances:
+def _offers(every: Sequence[Shown], series_uid: str | None, sop_uid: str | None) -> tuple[Offer, ...]:
+    if len(every) == 1 and sop_uid and len(every[0].numbers) <= 1:
+        return SINGLE_OFFERS + MULTIPART_OFFERS
+    # The series of a study have nothing in common that one animation could show.
+    return MULTIPART_OFFERS + (ANIMATED_OFFERS if series_uid else ())
+
+
+def _shown(
+    archive: Archive, study_uid: str, series_uid: str | None, sop_uid: str | None, frames: str | None
+) -> list[Shown]:
+    """Return what is there to be shown at an address. Raises NOT_FOUND."""
+    instances = archive.instances(study_uid, series_uid, sop_uid)
+    if sop_uid and instances[0].sop_class_uid == GRAYSCALE_STATE:
+        return _under_state(archive, instances[0])
+    images = [each for each in instances if each.frames]
+    if not images:
         raise AppError(Category.NOT_FOUND, "there is no image to render", where="rendered")
+    if frames:
+        return [Shown(images[0], numbers_from_text(frames, images[0]))]
+    return [Shown(each) for each in images]
+
+
+def _under_state(archive: Archive, state: Instance) -> list[Shown]:
+    (json,) = archive.documents([state])
+    found = []
+    for each in references(orjson.loads(json)):
+        instance = archive.instance(state.study_uid, each.series_uid, each.sop_uid)
+        numbers = [number for number in each.frames if 1 <= number <= instance.number_of_frames]
+        if instance.frames and bool(numbers) == bool(each.frames):
+            found.append(Shown(instance, numbers, state))
+    if not found:
+        raise AppError(Category.NOT_FOUND, "the presentation state refers to no image", where="rendered")
+    return found
+
+
+def _all_frames(shown: Shown) -> Shown:
+    return shown if shown.numbers else shown._replace(numbers=range(1, shown.instance.number_of_frames + 1))
+
+
+def _words(shown: Shown) -> str:
+    state = shown.state.sha256_stored if shown.state else ""
+    return f"{shown.instance.sha256_stored} {shown.numbers} {state}"
 
 
 def _warned(door: Door, response: Response) -> Response:

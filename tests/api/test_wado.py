@@ -437,8 +437,12 @@ def test_every_level_has_a_thumbnail(here: Site, level: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["window=1", "window=1,0", "viewport=0,0", "viewport=x", "quality=0", "quality=101", "viewport=9,9,99,99"]
-)
+    "query",
+    [
+        "window=1", "window=1,0", "viewport=0,0", "viewport=x", "quality=0", "quality=101", "viewport=9,9,99,99",
+        "annotation=everything", "iccprofile=cmyk", "presentationUID=1.2.3",
+    ],
+)  # fmt: skip
 def test_unreadable_rendering_parameters_are_invalid(here: Site, query: str) -> None:
     data = ct()
     here.store(data)
@@ -452,10 +456,10 @@ def test_ignored_parameters_are_said_to_be_ignored(here: Site) -> None:
     data = ct()
     here.store(data)
 
-    answer = here.get(f"{address_of(data)}/rendered?annotation=patient")
+    answer = here.get(f"{address_of(data)}/rendered?charset=utf-8")
 
     assert answer.status_code == 200
-    assert "annotation" in answer.headers["Warning"]
+    assert "charset" in answer.headers["Warning"]
 
 
 def test_what_is_no_image_cannot_be_rendered(here: Site) -> None:

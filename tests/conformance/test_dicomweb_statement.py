@@ -29,7 +29,8 @@ PATHS = {
     "one frame": [f"{INSTANCE}/frames/1"],
     "bulk data": [f"{INSTANCE}/bulkdata/7FE00010"],
     "rendered instance or frame": [f"{INSTANCE}/rendered", f"{INSTANCE}/frames/1/rendered"],
-    "rendered study or series": [f"{STUDY}/rendered", f"{SERIES}/rendered"],
+    "rendered series": [f"{SERIES}/rendered"],
+    "rendered study": [f"{STUDY}/rendered"],
     "thumbnail": [f"{each}/thumbnail" for each in (STUDY, SERIES, INSTANCE, f"{INSTANCE}/frames/1")],
     "search results": ["/studies", "/series", "/instances", f"{STUDY}/series", f"{SERIES}/instances"],
 }
