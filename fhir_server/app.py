@@ -55,9 +55,10 @@ from fhir_server.work.handlers import Limits as TaskLimits
 from fhir_server.work.kinds import handlers
 from fhir_server.work.tasks import Surroundings, Worker
 from fhir_server.work.upkeep import Upkeep
-from imaging.archive import Archive
+from imaging.archive import Archive, with_extra
 from imaging.blobs.gridfs import GridFsBlobs
 from imaging.dataset import Limits
+from imaging.dicomweb import Level
 from imaging.errors import AppError, Category
 
 SECURITY = {
@@ -184,6 +185,7 @@ def assemble(
         codec=config["archive.codec"],
         encode_threads=config["archive.encode_threads"],
         limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
+        tables=with_extra({level: config[f"search.{level}_attributes"] for level in Level}),
     )
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
     collected = Collected(database)
@@ -361,6 +363,7 @@ def reindex(server: Server, progress: Progress) -> None:
     """Build everything derivable again: search rows of resources, summaries and ImagingStudies of studies."""
     table = server.search_parameters.indexed
     reindex_resources(server.database, progress, base_url=f"{server.config['web.base_url']}/fhir", table=table)
+    server.archive.index_all(progress)
     total = server.archive.mark_all()
     done = 0
     while step := server.studies.catch_up():

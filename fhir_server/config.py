@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
 
+from imaging.dicomweb.query import attribute
 from imaging.errors import AppError, Category
+from imaging.values import BINARY_VRS
 
 ENVIRONMENT_PREFIX = "FHIR_IMAGING_"
 CONFIG_VARIABLE = "FHIR_IMAGING_CONFIG"
@@ -102,7 +104,7 @@ class Config(Mapping[str, Any]):
         value = self._values[name]
         if BY_NAME[name].secret and value:
             return HIDDEN
-        if isinstance(value, frozenset):
+        if isinstance(value, frozenset | tuple):
             return ",".join(sorted(value))
         return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -124,6 +126,21 @@ def _path(text: str) -> Path:
     if not text.strip():
         raise ValueError("a path")
     return Path(text).expanduser().absolute()
+
+
+def _attributes(text: str) -> tuple[str, ...]:
+    """Read attributes by which images are found; return their tags."""
+    wanted = "a list of attributes of DICOM, by keyword or tag, that are neither binary nor inside of a sequence"
+    found = []
+    for name in filter(None, map(str.strip, text.split(","))):
+        try:
+            tag, vr = attribute(name)
+        except AppError:
+            raise ValueError(wanted) from None
+        if vr in BINARY_VRS or "." in tag:
+            raise ValueError(wanted)
+        found.append(tag)
+    return tuple(dict.fromkeys(found))
 
 
 def _optional_path(text: str) -> Path | None:
@@ -378,6 +395,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "limits.search_count_default", "50", _integer(1, 100_000), "matches",
         "Matches on one page when the client does not say (FHIR `_count`, QIDO-RS `limit`).",
+    ),
+    # --- search for images
+    *(
+        Setting(
+            f"search.{level}_attributes", "", _attributes, "",
+            f"Further attributes, comma separated, by which QIDO-RS finds {level} and which it returns: keywords such "
+            f"as {example}, or tags. After a change, `fhir-imaging reindex` finds by them what is stored already.",
+        )
+        for level, example in (
+            ("studies", "MedicalAlerts"), ("series", "SoftwareVersions"), ("instances", "AcquisitionDateTime"),
+        )
     ),
     # --- access
     Setting(

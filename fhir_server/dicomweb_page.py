@@ -25,7 +25,8 @@ MATCHING = {
     "DA": "one, or a range",
     "TM": "a range; one time is the period that it names",
     "PN": "text, wildcards, fuzzy",
-    "SQ": "",
+    "SQ": "what is inside, by a path",
+    "US": "number",
     "IS": "number",
     "CS": "text, wildcards, or a list",
 }

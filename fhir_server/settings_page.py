@@ -13,6 +13,7 @@ _GROUPS = {
     "fhir": "FHIR",
     "archive": "Archive",
     "limits": "Limits",
+    "search": "Search for images",
     "access": "Access",
     "work": "Background work",
     "outbound": "Connections to others",

@@ -11,12 +11,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import orjson
+from pymongo import UpdateOne
 from pymongo.database import Database
 
 from imaging.archive import catalogue, query, upkeep
+from imaging.archive.attributes import STANDARD, Tables, with_extra
 from imaging.archive.catalogue import INSTANCE_FIELDS, Arrival, Document, Instance, instance_from_row
 from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
 from imaging.archive.ingest import Admit, Ingest, Outcome, Refused, Stored, mark_studies
@@ -32,16 +36,18 @@ from imaging.transcode import convert_frame, decode_frame
 
 __all__ = [
     "RECEIVED", "STORED", "Archive", "Arrival", "Finding", "Instance", "Outcome", "Refused", "SeriesFacts", "Stored",
-    "StudyFacts", "Swept", "size_of_file",
+    "StudyFacts", "Swept", "size_of_file", "with_extra",
 ]  # fmt: skip
 
 _LOOKED_UP = 10_000  # UIDs in one question
+_INDEXED = 200  # instances whose search fields are written anew together
 
 
 class Archive:
     """The instances of one database.
 
-    `codec` is "htj2k" or "j2k"; `encode_threads` bounds the processors that encoding and decoding may take.
+    `codec` is "htj2k" or "j2k"; `encode_threads` bounds the processors that encoding and decoding may take; `tables`
+    are the attributes by which studies, series and instances are found.
     """
 
     def __init__(
@@ -53,11 +59,13 @@ class Archive:
         codec: str = "htj2k",
         encode_threads: int | None = None,
         limits: Limits | None = None,
+        tables: Tables = STANDARD,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._clock = clock
         self._limits = limits or Limits()
+        self._tables = tables
         threads = encode_threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, "archive-file")
         # Its own pool: a file's thread waits for its frames, and must not wait for itself.
@@ -71,9 +79,10 @@ class Archive:
             frame_pool=self._frame_pool,
             clock=clock,
             limits=self._limits,
+            tables=tables,
             received=self._files.received,
         )
-        self._summaries = Summaries(database, blobs)
+        self._summaries = Summaries(database, blobs, tables)
 
     def ensure_indexes(self) -> None:
         """Create what collections and indexes are missing."""
@@ -157,7 +166,7 @@ class Archive:
 
     def query(self, matching: Matching, allowed: Callable[[str], bool] | None = None) -> list[Document]:
         """Return matching studies, series or instances as DICOM JSON, stably ordered; see `imaging.archive.query`."""
-        return query.run(self._database, self._blobs, matching, allowed)
+        return query.run(self._database, self._blobs, matching, self._tables, allowed)
 
     # ---- out
 
@@ -257,6 +266,25 @@ class Archive:
         for start in range(0, len(uids), 1000):
             mark_studies(self._database.studies, uids[start : start + 1000], self._clock())
         return len(uids)
+
+    def index_all(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Write anew the attributes by which each instance is found, from its metadata; return how many there are."""
+        total = self.count()
+        rows = self._database.instances.find({}, {"stored_syntax": 1, "received.syntax": 1})
+        done = 0
+        while some := list(islice(rows, _INDEXED)):
+            syntaxes = {row["_id"]: [row["stored_syntax"], row["received"]["syntax"]] for row in some}
+            changes = [
+                UpdateOne({"_id": uid}, {"$set": self._index_of(json, syntaxes[uid])})
+                for uid, json in metadata(self._database, self._blobs, syntaxes)
+            ]
+            self._database.instances.bulk_write(changes, ordered=False)
+            done += len(changes)
+            progress(done, max(done, total))
+        return done
+
+    def _index_of(self, json: bytes, syntaxes: list[str]) -> Document:
+        return catalogue.instance_index(orjson.loads(json), self._tables, list(dict.fromkeys(syntaxes)))
 
     def watch(self, max_await_ms: int) -> Any:
         """Return a change stream that speaks whenever a study is marked behind."""

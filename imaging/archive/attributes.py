@@ -1,11 +1,11 @@
-"""The attributes that QIDO-RS knows at each level, and the keys they are matched by.
+"""The attributes that QIDO-RS knows at each level, as DICOM JSON (`{tag: {"vr": ..., "Value": [...]}}`).
 
-Attributes are DICOM JSON (`{tag: {"vr": ..., "Value": [...]}}`), keys are `{tag: [text, ...]}` normalised for matching.
+An operator may add some to each level; `Tables` are the attributes of one server.
 Source: PS3.18 tables 10.6.3-3 to 10.6.3-5 (required return attributes) and 10.6.1-5 (required match attributes).
 """
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Attributes = dict[str, dict[str, Any]]
@@ -21,6 +21,7 @@ AVAILABLE_TRANSFER_SYNTAX_UID = "00083002"
 STUDY_INSTANCE_UID = "0020000D"
 SERIES_INSTANCE_UID = "0020000E"
 SOP_INSTANCE_UID = "00080018"
+TIMEZONE_OFFSET_FROM_UTC = "00080201"
 
 STUDY = (
     SPECIFIC_CHARACTER_SET,
@@ -29,17 +30,20 @@ STUDY = (
     "00080050",  # Accession Number
     "00080051",  # Issuer of Accession Number Sequence
     "00080090",  # Referring Physician's Name
-    "00080201",  # Timezone Offset From UTC
+    TIMEZONE_OFFSET_FROM_UTC,
     "00081030",  # Study Description
     "00081032",  # Procedure Code Sequence
     "00100010",  # Patient's Name
     "00100020",  # Patient ID
     "00100021",  # Issuer of Patient ID
+    "00100024",  # Issuer of Patient ID Qualifiers Sequence
     "00100030",  # Patient's Birth Date
     "00100040",  # Patient's Sex
+    "00101002",  # Other Patient IDs Sequence
     "00101010",  # Patient's Age
     STUDY_INSTANCE_UID,
     "00200010",  # Study ID
+    "00380010",  # Admission ID
 )
 SERIES = (
     SPECIFIC_CHARACTER_SET,
@@ -47,10 +51,14 @@ SERIES = (
     "00080031",  # Series Time
     "00080060",  # Modality
     "00080070",  # Manufacturer
+    "00080080",  # Institution Name
+    TIMEZONE_OFFSET_FROM_UTC,
     "0008103E",  # Series Description
     "00081010",  # Station Name
+    "00081050",  # Performing Physician's Name
     "00081090",  # Manufacturer's Model Name
     "00180015",  # Body Part Examined
+    "00181030",  # Protocol Name
     STUDY_INSTANCE_UID,
     SERIES_INSTANCE_UID,
     "00200011",  # Series Number
@@ -66,7 +74,9 @@ INSTANCE = (
     SOP_INSTANCE_UID,
     "00080022",  # Acquisition Date
     "00080023",  # Content Date
+    "00080032",  # Acquisition Time
     "00080033",  # Content Time
+    TIMEZONE_OFFSET_FROM_UTC,
     STUDY_INSTANCE_UID,
     SERIES_INSTANCE_UID,
     "00200013",  # Instance Number
@@ -74,17 +84,48 @@ INSTANCE = (
     "00280010",  # Rows
     "00280011",  # Columns
     "00280100",  # Bits Allocated
+    "0040A043",  # Concept Name Code Sequence
+    "0040A491",  # Completion Flag
+    "0040A493",  # Verification Flag
+    "00420010",  # Document Title
+    "00700080",  # Content Label
 )
-LEVELS = {"studies": STUDY, "series": SERIES, "instances": INSTANCE}
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tags of the attributes at each level, besides those that are counted."""
+
+    studies: tuple[str, ...] = STUDY
+    series: tuple[str, ...] = SERIES
+    instances: tuple[str, ...] = INSTANCE
+
+    def __getitem__(self, level: str) -> tuple[str, ...]:
+        """Return the tags of "studies", "series" or "instances"."""
+        return {"studies": self.studies, "series": self.series, "instances": self.instances}[level]
+
+
+STANDARD = Tables()
+
+
+def with_extra(extra: Mapping[str, Iterable[str]]) -> Tables:
+    """Return the standard's tables with further tags by level: "studies", "series", "instances"."""
+    return Tables(**{level: tuple(dict.fromkeys((*STANDARD[level], *tags))) for level, tags in extra.items()})
 
 
 def study(
-    told: Attributes, *, modalities: Sequence[str], sop_classes: Sequence[str], series: int, instances: int
+    told: Attributes,
+    table: Iterable[str],
+    *,
+    modalities: Sequence[str],
+    sop_classes: Sequence[str],
+    series: int,
+    instances: int,
 ) -> Attributes:
     """Return the study level attributes from one instance's metadata and what was counted."""
     return _sorted(
         {
-            **_picked(told, STUDY),
+            **_picked(told, table),
             INSTANCE_AVAILABILITY: _value("CS", ["ONLINE"]),
             MODALITIES_IN_STUDY: _value("CS", modalities),
             SOP_CLASSES_IN_STUDY: _value("UI", sop_classes),
@@ -94,47 +135,16 @@ def study(
     )
 
 
-def series(told: Attributes, *, instances: int) -> Attributes:
+def series(told: Attributes, table: Iterable[str], *, instances: int) -> Attributes:
     """Return the series level attributes from one instance's metadata and the number of its instances."""
     counted = {NUMBER_OF_SERIES_RELATED_INSTANCES: _value("IS", [instances])}
-    return _sorted({**_picked(told, SERIES), INSTANCE_AVAILABILITY: _value("CS", ["ONLINE"]), **counted})
+    return _sorted({**_picked(told, table), INSTANCE_AVAILABILITY: _value("CS", ["ONLINE"]), **counted})
 
 
-def instance(told: Attributes, *, transfer_syntaxes: Sequence[str]) -> Attributes:
+def instance(told: Attributes, table: Iterable[str], *, transfer_syntaxes: Sequence[str]) -> Attributes:
     """Return the instance level attributes from its metadata."""
     available = {AVAILABLE_TRANSFER_SYNTAX_UID: _value("UI", transfer_syntaxes)}
-    return _sorted({**_picked(told, INSTANCE), INSTANCE_AVAILABILITY: _value("CS", ["ONLINE"]), **available})
-
-
-def keys(attributes: Attributes) -> dict[str, str | list[str]]:
-    """Return the matching keys of attributes; sequences and empty values have none.
-
-    One value is a plain text, several are a list: an index over plain texts can be ranged over and sorted by at once.
-    """
-    found: dict[str, str | list[str]] = {}
-    for tag, attribute in attributes.items():
-        values = [normalise(attribute["vr"], value) for value in attribute.get("Value", ()) if value is not None]
-        if attribute["vr"] != "SQ" and values:
-            found[tag] = values[0] if len(values) == 1 else values
-    return found
-
-
-def normalise(vr: str, value: Any) -> str:
-    """Return the text that a value is compared by.
-
-    Person names: the alphabetic group, without case and accents (PS3.4 C.2.2.2.1 allows both). Times: HHMMSS.FFFFFF
-    cut of trailing zeros is not done; a shorter time compares by its prefix. Numbers: their shortest text.
-    """
-    if vr == "PN":
-        name = value.get("Alphabetic", "") if isinstance(value, Mapping) else str(value)
-        return fold(name.rstrip("^"))
-    return str(value).strip()
-
-
-def fold(text: str) -> str:
-    """Return text without case and accents."""
-    decomposed = unicodedata.normalize("NFD", text.casefold())
-    return "".join(char for char in decomposed if not unicodedata.combining(char))
+    return _sorted({**_picked(told, table), INSTANCE_AVAILABILITY: _value("CS", ["ONLINE"]), **available})
 
 
 def merged(*levels: Attributes) -> Attributes:

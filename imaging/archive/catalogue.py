@@ -22,7 +22,8 @@ import orjson
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.database import Database
 
-from imaging.archive import attributes
+from imaging.archive import attributes, keys
+from imaging.archive.attributes import Tables
 from imaging.blobs import Buffer
 from imaging.conditions import conditions, conditions_to_document
 from imaging.dataset import InstanceSummary, PixelLayout, Received
@@ -35,6 +36,9 @@ from imaging.transcode import Encoded
 Document = dict[str, Any]
 
 INLINE_BYTES = 256 * 1024  # what is larger than this goes into a blob of its own, far below MongoDB's 16 MB a document
+
+_SEARCHED = IndexModel([("$**", ASCENDING)], name="searched", wildcardProjection=dict.fromkeys(keys.FIELDS, 1))
+"""Each attribute by itself, also those inside of sequences."""
 
 INDEXES: dict[str, list[IndexModel]] = {
     "instances": [
@@ -53,19 +57,21 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("received.blob", ASCENDING)], name="received_blob", sparse=True),
         IndexModel([("aside", ASCENDING)], name="aside", sparse=True),
         IndexModel([("class", ASCENDING)], name="class"),
+        _SEARCHED,
     ],
     "series": [
         IndexModel([("study", ASCENDING), ("number", ASCENDING), ("_id", ASCENDING)], name="reading_order"),
-        IndexModel([("keys.00080060", ASCENDING)], name="modality"),
-        IndexModel([("keys.00400244", ASCENDING)], name="performed_start_date"),
+        _SEARCHED,
     ],
     "studies": [
         IndexModel([("keys.00080020", DESCENDING), ("_id", ASCENDING)], name="study_date"),
-        IndexModel([("keys.00100020", ASCENDING)], name="patient_id"),
-        IndexModel([("keys.00100010", ASCENDING)], name="patient_name"),
-        IndexModel([("keys.00080050", ASCENDING)], name="accession_number"),
-        IndexModel([("keys.00080061", ASCENDING), ("keys.00080020", DESCENDING)], name="modalities_date"),
-        IndexModel([("keys.00200010", ASCENDING)], name="study_id"),
+        IndexModel(
+            [("keys.00100020", ASCENDING), ("keys.00080020", DESCENDING), ("_id", ASCENDING)], name="patient_date"
+        ),
+        IndexModel(
+            [("keys.00080061", ASCENDING), ("keys.00080020", DESCENDING), ("_id", ASCENDING)], name="modality_date"
+        ),
+        _SEARCHED,
         IndexModel([("marked_at", ASCENDING)], name="behind", partialFilterExpression={"behind": True}),
         IndexModel([("arrived_at", ASCENDING)], name="arrivals", sparse=True),
     ],
@@ -159,7 +165,9 @@ def instance_from_row(row: Mapping[str, Any]) -> Instance:
     )
 
 
-def instance_row(received: Received, encoded: Encoded, *, registered_by: str, stored_at: datetime) -> Document:
+def instance_row(
+    received: Received, encoded: Encoded, tables: Tables, *, registered_by: str, stored_at: datetime
+) -> Document:
     """Return the row of an instance; `envelope` and `metadata` may be moved aside when large (see `ingest`)."""
     summary = received.summary
     described = summary.to_document()
@@ -175,7 +183,7 @@ def instance_row(received: Received, encoded: Encoded, *, registered_by: str, st
         "series_number": summary.series.series_number,
         "common": orjson.dumps(described),
         "instance": orjson.dumps(instance),
-        "attributes": orjson.dumps(attributes.instance(orjson.loads(json), transfer_syntaxes=syntaxes)),
+        **instance_index(orjson.loads(json), tables, syntaxes),
         "conditions": orjson.dumps(conditions_to_document(conditions(received.values))),
         "metadata": zlib.compress(json, 1),
         "stored_syntax": encoded.transfer_syntax_uid,
@@ -196,6 +204,12 @@ def instance_row(received: Received, encoded: Encoded, *, registered_by: str, st
         "registered_by": registered_by,
         "stored_at": stored_at,
     }
+
+
+def instance_index(told: attributes.Attributes, tables: Tables, transfer_syntaxes: Sequence[str]) -> Document:
+    """Return the fields of a row by which its instance is found, from its metadata."""
+    found = attributes.instance(told, tables.instances, transfer_syntaxes=transfer_syntaxes)
+    return {"attributes": orjson.dumps(found), **keys.searchable(found, tables.instances)}
 
 
 def common_from_row(row: Mapping[str, Any]) -> InstanceSummary:

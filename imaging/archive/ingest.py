@@ -26,6 +26,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
+from imaging.archive.attributes import Tables
 from imaging.archive.catalogue import INLINE_BYTES, Document, content_sha256, instance_row
 from imaging.blobs import Blob, BlobStore, Buffer
 from imaging.dataset import InstanceSummary, Limits, Received, read
@@ -92,6 +93,7 @@ class Ingest:
         frame_pool: Executor,
         clock: Callable[[], datetime],
         limits: Limits,
+        tables: Tables,
         received: Callable[[str], Buffer],
     ) -> None:
         durable = WriteConcern(w="majority", j=True)
@@ -107,6 +109,7 @@ class Ingest:
         self._frame_pool = frame_pool
         self._clock = clock
         self._limits = limits
+        self._tables = tables
         self._received = received
 
     def store_all(self, parts: Iterable[Buffer], *, admit: Admit, registered_by: str) -> Iterator[Outcome]:
@@ -145,7 +148,7 @@ class Ingest:
 
     def _encode(self, received: Received, registered_by: str) -> _Ready:
         encoded = encode(received, codec=self._codec, pool=self._frame_pool)
-        row = instance_row(received, encoded, registered_by=registered_by, stored_at=self._clock())
+        row = instance_row(received, encoded, self._tables, registered_by=registered_by, stored_at=self._clock())
         blobs = [Blob(encoded.sha256, encoded.parts, encoded.size)]
         if encoded.envelope.kind == "file":
             blobs.append(Blob(received.sha256, [received.data], len(received.data)))

@@ -4,8 +4,7 @@ Every asked condition is applied or refused, never ignored. Results are stably o
 instances in reading order, UIDs breaking ties. Sources: PS3.18 10.6, PS3.4 C.2.2.2.
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -15,11 +14,21 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
 from imaging.archive import attributes
-from imaging.archive.attributes import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, Attributes
+from imaging.archive.attributes import (
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    SPECIFIC_CHARACTER_SET,
+    STANDARD,
+    STUDY_INSTANCE_UID,
+    TIMEZONE_OFFSET_FROM_UTC,
+    Attributes,
+    Tables,
+)
 from imaging.archive.catalogue import Document
+from imaging.archive.clauses import clauses
 from imaging.archive.summaries import metadata
 from imaging.blobs import BlobStore
-from imaging.dicomweb import Level, Match, Matching, MatchKind
+from imaging.dicomweb import Level, Matching, MatchKind
 from imaging.dicomweb.query import ALL
 from imaging.errors import AppError, Category
 
@@ -50,11 +59,7 @@ _COUNTED = {
     Level.SERIES: {attributes.NUMBER_OF_SERIES_RELATED_INSTANCES},
     Level.INSTANCES: set[str](),
 }
-_TABLES: dict[Level, tuple[str, ...]] = {
-    Level.STUDIES: attributes.STUDY,
-    Level.SERIES: attributes.SERIES,
-    Level.INSTANCES: (),
-}
+_NEVER_MATCHED = {SPECIFIC_CHARACTER_SET, TIMEZONE_OFFSET_FROM_UTC}  # they say how others are meant
 _ABOVE = {Level.STUDIES: (), Level.SERIES: (Level.STUDIES,), Level.INSTANCES: (Level.STUDIES, Level.SERIES)}
 _ORDER = {
     Level.STUDIES: [("keys.00080020", DESCENDING), ("_id", ASCENDING)],
@@ -70,19 +75,26 @@ _ORDER = {
 _RETURNED = {"attributes": 1, "study": 1, "series": 1, "first": 1}
 
 
-def matched(level: Level) -> frozenset[str]:
-    """Return the tags that a level itself can be searched by; those of the levels above can be, too."""
-    return frozenset({*_FIELDS[level], *_TABLES[level], *_COUNTED[level]})
+def matched(level: Level, tables: Tables = STANDARD) -> frozenset[str]:
+    """Return the tags that a level itself can be searched by; those of the levels above can be, too.
+
+    Of a sequence, the attributes inside are matched.
+    """
+    return frozenset({*_FIELDS[level], *tables[level], *_COUNTED[level]} - _NEVER_MATCHED)
 
 
-def returned(level: Level) -> frozenset[str]:
+def returned(level: Level, tables: Tables = STANDARD) -> frozenset[str]:
     """Return the tags that a result of a level may carry without being asked for."""
     syntaxes = {attributes.AVAILABLE_TRANSFER_SYNTAX_UID} if level is Level.INSTANCES else set()
-    return frozenset({*attributes.LEVELS[level], *_COUNTED[level], attributes.INSTANCE_AVAILABILITY, *syntaxes})
+    return frozenset({*tables[level], *_COUNTED[level], attributes.INSTANCE_AVAILABILITY, *syntaxes})
 
 
 def run(
-    database: Database[Document], blobs: BlobStore, matching: Matching, allowed: Allowed | None = None
+    database: Database[Document],
+    blobs: BlobStore,
+    matching: Matching,
+    tables: Tables,
+    allowed: Allowed | None = None,
 ) -> list[Document]:
     """Return what matches as DICOM JSON data sets, tags ascending; `allowed` tells which studies may be seen.
 
@@ -90,41 +102,42 @@ def run(
     standard asks. Raises INVALID for an attribute that cannot be matched at this level, TOO_LARGE when conditions on a
     higher level match too much.
     """
-    clauses = _clauses(database, matching)
-    cursor = database[matching.level].find({"$and": clauses}, _RETURNED).sort(_ORDER[matching.level])
+    wanted = _clauses(database, matching, tables)
+    cursor = database[matching.level].find({"$and": wanted}, _RETURNED).sort(_ORDER[matching.level])
     if allowed is None:
         rows = list(cursor.skip(matching.offset).limit(matching.limit or 0)) if matching.limit != 0 else []
     else:
         seen = (row for row in cursor if allowed(str(row.get("study", row["_id"]))))
         stop = None if matching.limit is None else matching.offset + matching.limit
         rows = list(islice(seen, matching.offset, stop))
-    return [_result(row) for row in _completed(database, blobs, matching, rows)]
+    return [_result(row) for row in _completed(database, blobs, matching, tables, rows)]
 
 
-def _clauses(database: Database[Document], matching: Matching) -> list[Document]:
+def _clauses(database: Database[Document], matching: Matching, tables: Tables) -> list[Document]:
     """Return the conditions on the level's own documents; those on levels above become lists of UIDs."""
     rest = list(matching.matches)
-    clauses: list[Document] = [] if matching.level is Level.INSTANCES else [{"keys": {"$exists": True}}]
-    own = [match for match in rest if match.tag in matched(matching.level)]
+    found: list[Document] = [] if matching.level is Level.INSTANCES else [{"keys": {"$exists": True}}]
+    own = [match for match in rest if match.top in matched(matching.level, tables)]
     rest = [match for match in rest if match not in own]
-    clauses += [_clause(_field(matching.level, match), match, fuzzy=matching.fuzzy) for match in own]
+    found += clauses(own, _FIELDS[matching.level], fuzzy=matching.fuzzy)
     for level in reversed(_ABOVE[matching.level]):
-        above = tuple(match for match in rest if match.tag in matched(level))
+        above = tuple(match for match in rest if match.top in matched(level, tables))
         if above:
             rest = [match for match in rest if match not in above]
             # What narrows this level to a study narrows the level above, too.
             narrow = tuple(match for match in own if match.tag == STUDY_INSTANCE_UID and match not in above)
             field = {Level.STUDIES: "study", Level.SERIES: "series"}[level]
-            clauses.append({field: {"$in": _uids(database, replace(matching, level=level, matches=above + narrow))}})
+            upper = replace(matching, level=level, matches=above + narrow)
+            found.append({field: {"$in": _uids(database, upper, tables)}})
     if rest:
         message = f"{rest[0].tag} cannot be matched in a query for {matching.level}"
         raise AppError(Category.INVALID, message, where="query")
-    return clauses or [{}]
+    return found or [{}]
 
 
-def _uids(database: Database[Document], matching: Matching) -> list[str]:
-    clauses = _clauses(database, matching)
-    rows = database[matching.level].find({"$and": clauses}, {"_id": 1}).limit(MAX_PARENTS + 1)
+def _uids(database: Database[Document], matching: Matching, tables: Tables) -> list[str]:
+    wanted = _clauses(database, matching, tables)
+    rows = database[matching.level].find({"$and": wanted}, {"_id": 1}).limit(MAX_PARENTS + 1)
     uids = [row["_id"] for row in rows]
     if len(uids) > MAX_PARENTS:
         message = f"the query matches more than {MAX_PARENTS} {matching.level}; narrow it, for instance by date"
@@ -132,51 +145,14 @@ def _uids(database: Database[Document], matching: Matching) -> list[str]:
     return uids
 
 
-def _field(level: Level, match: Match) -> str:
-    return _FIELDS[level].get(match.tag, f"keys.{match.tag}")
-
-
-def _clause(field: str, match: Match, *, fuzzy: bool) -> Document:
-    match match.kind:
-        case MatchKind.EMPTY:
-            return {field: None}
-        case MatchKind.RANGE:
-            low, high = match.values
-            bounds = {**({"$gte": low} if low else {}), **({"$lt": high + "\uffff"} if high else {})}
-            return {field: bounds}
-        case MatchKind.WILDCARD:
-            patterns = [_pattern(attributes.normalise(match.vr, value)) for value in match.values]
-            return {"$or": [{field: {"$regex": pattern, "$options": "s"}} for pattern in patterns]}
-        case _:
-            return _one_of(field, match, fuzzy=fuzzy)
-
-
-def _one_of(field: str, match: Match, *, fuzzy: bool) -> Document:
-    values = [attributes.normalise(match.vr, value) for value in match.values]
-    if match.vr == "PN" and fuzzy:
-        return {"$or": [{"$and": [{field: {"$regex": word}} for word in _words(value)] or [{}]} for value in values]}
-    wanted: list[Any] = [int(value) for value in values] if field == "number" else list(values)
-    return {field: {"$in": wanted}} if len(wanted) > 1 else {field: wanted[0]}
-
-
-def _words(name: str) -> list[str]:
-    """Return a pattern for each word of a name: it begins some word of the stored one (PS3.4 C.2.2.2.1.1)."""
-    return [rf"(^|[\^= -]){re.escape(word)}" for word in re.split(r"[\^= -]+", name) if word]
-
-
-def _pattern(text: str) -> str:
-    meant = "".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in text)
-    return f"^{meant.removesuffix('.*')}" if meant.endswith(".*") else f"^{meant}$"
-
-
 def _completed(
-    database: Database[Document], blobs: BlobStore, matching: Matching, rows: list[Document]
+    database: Database[Document], blobs: BlobStore, matching: Matching, tables: Tables, rows: list[Document]
 ) -> Iterator[list[Attributes]]:
     """Yield for each row its attributes, those of the levels above where wanted, and the included extras."""
     own = [orjson.loads(row["attributes"]) for row in rows]
     named = any(match.tag == STUDY_INSTANCE_UID and match.kind is MatchKind.ONE_OF for match in matching.matches)
     above = [] if named and not matching.include else _parents(database, matching.level, rows)
-    extras = _extras(database, blobs, matching, rows, own)
+    extras = _extras(database, blobs, matching, tables, rows)
     for n, found in enumerate(own):
         parents = above[n] if above else []
         if named:
@@ -197,28 +173,36 @@ def _parents(database: Database[Document], level: Level, rows: list[Document]) -
 
 
 def _extras(
-    database: Database[Document], blobs: BlobStore, matching: Matching, rows: list[Document], own: list[Attributes]
+    database: Database[Document], blobs: BlobStore, matching: Matching, tables: Tables, rows: list[Document]
 ) -> list[Attributes]:
     """Return what `includefield` asks beyond the tables, from the metadata of each (first) instance."""
-    asked = {tag.split(".")[0] for tag in matching.include}
-    known = {
-        tag
-        for level in (*_ABOVE[matching.level], matching.level)
-        for tag in (*attributes.LEVELS[level], *_COUNTED[level])
-    }
-    if matching.include is not ALL and not asked - known:
+    levels = (*_ABOVE[matching.level], matching.level)
+    known = {tag for level in levels for tag in (*tables[level], *_COUNTED[level])}
+    asked = {path for path in matching.include if path.split(".")[0] not in known}
+    if matching.include is not ALL and not asked:
         return []
     firsts = [str(row.get("first", row["_id"])) for row in rows]
     told = [orjson.loads(json) for _, json in metadata(database, blobs, firsts)]
-    return [_chosen(each, None if matching.include is ALL else asked - known) for each in told]
+    if matching.include is ALL:
+        return [{tag: each[tag] for tag in each if each[tag]["vr"] not in BULK_VRS} for each in told]
+    return [_chosen(each, asked) for each in told]
 
 
-def _chosen(told: Attributes, tags: set[str] | None) -> Attributes:
-    return {
-        tag: attribute
-        for tag, attribute in told.items()
-        if (tags is None and attribute["vr"] not in BULK_VRS) or (tags is not None and tag in tags)
-    }
+def _chosen(told: Attributes, paths: Iterable[str]) -> Attributes:
+    """Return the attributes of these paths: of sequences what is asked inside, with private ones their creators."""
+    inside: dict[str, set[str]] = {}
+    for path in paths:
+        tag, _, rest = path.partition(".")
+        inside.setdefault(tag, set()).add(rest)
+        if int(tag[:4], 16) % 2:
+            inside.setdefault(f"{tag[:4]}00{tag[4:6]}", set()).add("")
+    return {tag: _pruned(told[tag], rests) for tag, rests in inside.items() if tag in told}
+
+
+def _pruned(attribute: dict[str, Any], paths: set[str]) -> dict[str, Any]:
+    if "" in paths or attribute["vr"] != "SQ" or "Value" not in attribute:
+        return attribute
+    return {**attribute, "Value": [_chosen(item or {}, paths) for item in attribute["Value"]]}
 
 
 def _result(levels: list[Attributes]) -> Attributes:

@@ -14,7 +14,8 @@ import orjson
 from pymongo import ReplaceOne
 from pymongo.database import Database
 
-from imaging.archive import attributes
+from imaging.archive import attributes, keys
+from imaging.archive.attributes import Tables
 from imaging.archive.catalogue import Document
 from imaging.blobs import BlobStore
 from imaging.conditions import Condition, conditions_from_document, merge
@@ -57,9 +58,10 @@ class _Row:
 class Summaries:
     """Reads rows, writes `series` and `studies`."""
 
-    def __init__(self, database: Database[Document], blobs: BlobStore) -> None:
+    def __init__(self, database: Database[Document], blobs: BlobStore, tables: Tables) -> None:
         self._database = database
         self._blobs = blobs
+        self._tables = tables
 
     def summarise(self, study_uid: str) -> StudyFacts | None:
         """Refresh the study's summaries and return its facts; None (and no summaries) when no instance is left."""
@@ -68,7 +70,9 @@ class Summaries:
         rows = self._rows(study_uid)
         if not rows:
             self._database.series.delete_many({"study": study_uid})
-            self._database.studies.update_one({"_id": study_uid}, {"$unset": {"keys": "", "attributes": ""}})
+            self._database.studies.update_one(
+                {"_id": study_uid}, {"$unset": dict.fromkeys((*keys.FIELDS, "attributes"), "")}
+            )
             return None
         by_series: dict[str, list[_Row]] = {}
         for row in rows:
@@ -103,7 +107,7 @@ class Summaries:
         changes = []
         for group in series:
             told = self._metadata(group[0])
-            found = attributes.series(told, instances=len(group))
+            found = attributes.series(told, self._tables.series, instances=len(group))
             uid = group[0].summary.series_uid
             document = {
                 "_id": uid,
@@ -111,7 +115,7 @@ class Summaries:
                 "number": group[0].summary.series.series_number,
                 "first": group[0].summary.sop_uid,
                 "attributes": orjson.dumps(found),
-                "keys": attributes.keys(found),
+                **keys.searchable(found, self._tables.series),
             }
             changes.append(ReplaceOne({"_id": uid}, document, upsert=True))
         self._database.series.bulk_write(changes, ordered=False)
@@ -122,9 +126,12 @@ class Summaries:
         told = self._metadata(rows[0])
         modalities = sorted({row.summary.series.modality for row in rows if row.summary.series.modality})
         classes = sorted({row.sop_class_uid for row in rows})
-        found = attributes.study(told, modalities=modalities, sop_classes=classes, series=series, instances=len(rows))
-        told_first = rows[0].summary.sop_uid
-        change = {"$set": {"attributes": orjson.dumps(found), "keys": attributes.keys(found), "first": told_first}}
+        table = self._tables.studies
+        found = attributes.study(
+            told, table, modalities=modalities, sop_classes=classes, series=series, instances=len(rows)
+        )
+        searched = keys.searchable(found, table)
+        change = {"$set": {"attributes": orjson.dumps(found), **searched, "first": rows[0].summary.sop_uid}}
         self._database.studies.update_one({"_id": study_uid}, change)
 
     def _metadata(self, row: _Row) -> Document:

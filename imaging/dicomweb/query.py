@@ -5,13 +5,14 @@ paging parameters. Matching itself is the archive's. Sources: PS3.18 8.3.4 and 1
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from imaging.dicomweb import moments
 from imaging.errors import AppError, Category
 
 ALL = frozenset({"all"})
@@ -23,6 +24,9 @@ MAX_WILDCARDS = 16
 MAX_OFFSET = 1_000_000_000
 STUDY_INSTANCE_UID = "0020000D"
 SERIES_INSTANCE_UID = "0020000E"
+SPECIFIC_CHARACTER_SET = "00080005"
+TIMEZONE_OFFSET_FROM_UTC = "00080201"
+UTF_8 = "ISO_IR 192"
 
 
 class Level(StrEnum):
@@ -39,17 +43,28 @@ class MatchKind(StrEnum):
     ONE_OF = "one-of"
     WILDCARD = "wildcard"  # one of the patterns; "*" any run of characters, "?" one; others stand for themselves
     RANGE = "range"  # (low, high): low <= value < high + U+FFFF as text, "" open; so a short bound covers its period
+    PERIOD = "period"  # (low date, low time, high date, high time) of a date and the time beside it; "" open
     EMPTY = "empty"  # absent or without value
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One condition. `tag` is eight hex digits in upper case; items of sequences follow after dots."""
+    """One condition. `tag` is eight hex digits in upper case; items of sequences follow after dots.
+
+    moments   (low, high) in UTC as `moments.text` writes them, low <= moment < high, "" open, where a time zone was
+              asked: it goes for what tells its own zone; what does not is compared by `values`
+    """
 
     tag: str
     vr: str
     kind: MatchKind
     values: tuple[str, ...] = ()
+    moments: tuple[str, ...] = ()
+
+    @property
+    def top(self) -> str:
+        """The attribute of the data set itself: the sequence, where the condition is on what is inside."""
+        return self.tag.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +104,32 @@ def parse_query(level: Level, parameters: Iterable[tuple[str, str]], *, max_limi
     if len(asked) > MAX_MATCHES:
         raise AppError(Category.INVALID, f"more than {MAX_MATCHES} attributes", where="query")
     include = _included(options.get("includefield", []))
-    match_empty = _boolean("emptyvaluematching", options)
-    matches = []
-    for name, values in asked.items():
-        tag, vr = attribute(name)
-        match = _match(name, tag, vr, values, match_empty)
-        if match:
-            matches.append(match)
-        if include is not ALL:
-            include |= {tag}
+    _boolean("multiplevaluematching", options)  # several values are always understood
+    matches, named = _matches(asked, match_empty=_boolean("emptyvaluematching", options))
+    if include is not ALL:
+        include |= named
     limit = _number("limit", options)
     if max_limit is not None and limit is not None:
         limit = min(limit, max_limit)
     offset = _number("offset", options) or 0
     return Matching(level, tuple(matches), include, limit, offset, _boolean("fuzzymatching", options))
+
+
+def _matches(asked: dict[str, list[str]], *, match_empty: bool) -> tuple[list[Match], frozenset[str]]:
+    """Return the conditions, and the tags of all attributes that were named."""
+    matches: dict[str, Match] = {}
+    named = set()
+    zone_minutes = None
+    for name, values in asked.items():
+        tag, vr = attribute(name)
+        named.add(tag)
+        if tag == TIMEZONE_OFFSET_FROM_UTC and any(values):
+            zone_minutes = _zone(name, values)
+        elif tag == SPECIFIC_CHARACTER_SET:
+            _check_character_set(name, values)
+        elif match := _match(name, tag, vr, values, match_empty):
+            matches[name] = match
+    return _combined(matches, zone_minutes), frozenset(named)
 
 
 def attribute(name: str) -> tuple[str, str]:
@@ -119,12 +146,16 @@ def attribute(name: str) -> tuple[str, str]:
     return ".".join(tag for tag, _ in found), found[-1][1]
 
 
-_OPTIONS = {"limit", "offset", "includefield", "fuzzymatching", "emptyvaluematching", "accept", "charset"}
+_OPTIONS = {
+    "limit", "offset", "includefield", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "accept",
+    "charset",
+}  # fmt: skip
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _UID = re.compile(r"[0-9.]{1,64}")
 _DATE = re.compile(r"\d{8}")
 _TIME = re.compile(r"(?:[01]\d|2[0-3])(?:[0-5]\d(?:(?:[0-5]\d|60)(?:\.\d{1,6})?)?)?")
-_DATE_TIME = re.compile(r"\d{4}(?:(?:\d{2}){1,5}(?:\.\d{1,6})?)?")
+_MOMENT = r"\d{4}(?:(?:\d{2}){1,5}(?:\.\d{1,6})?)?(?:[+-](?:0\d|1[0-4])[0-5]\d)?"
+_DATE_TIMES = re.compile(rf"({_MOMENT})?(-)?({_MOMENT})?")
 _INTEGER = re.compile(r"[+-]?\d{1,20}")
 _INTEGERS = {"IS", "US", "SS", "UL", "SL", "UV", "SV"}
 _DECIMALS = {"DS", "FL", "FD"}
@@ -189,6 +220,8 @@ def _text_match(name: str, tag: str, vr: str, pieces: list[str]) -> Match:
 
 
 def _range_match(name: str, tag: str, vr: str, text: str) -> Match:
+    if vr == "DT":
+        return _date_time_match(name, tag, text)
     bounds = [bound.strip() for bound in text.split("-")]
     is_valid, expected = _RANGES[vr]
     if len(bounds) > 2 or not any(bounds) or not all(is_valid(bound) for bound in bounds if bound):
@@ -196,9 +229,31 @@ def _range_match(name: str, tag: str, vr: str, text: str) -> Match:
     low, high = bounds[0], bounds[-1]
     if vr == "DA" and len(bounds) == 1:
         return Match(tag, vr, MatchKind.ONE_OF, (low,))
-    if vr != "DA":
-        low = _without_zeros(low, 2 if vr == "TM" else 8)
+    if vr == "DA" and low and high and low > high:
+        raise _invalid(name, "the range ends before it begins")
+    if vr == "TM":
+        low = _without_zeros(low, 2)
     return Match(tag, vr, MatchKind.RANGE, (low, high))
+
+
+def _date_time_match(name: str, tag: str, text: str) -> Match:
+    """Return the condition on a date and time; a zone is told by its sign (PS3.5 table 6.2-1)."""
+    found = _DATE_TIMES.fullmatch(text.replace(" ", "+"))  # a plus sign that was not escaped in the URL
+    if not found or not (found[1] or found[3]) or (found[1] and found[3] and not found[2]):
+        raise _invalid(name, "a date and time as YYYYMMDDHHMMSS.FFFFFF&ZZXX or a range of two expected")
+    low, high = (found[1] or "", found[3] or "") if found[2] else (found[1] or found[3],) * 2
+    zones = [moments.zone_of(bound) for bound in (low, high) if bound]
+    plain = _without_zeros(moments.without_zone(low), 8), moments.without_zone(high)
+    zone = next((zone for zone in zones if zone is not None), None)
+    told = _bounds(name, low, high, zone or 0)
+    return Match(tag, "DT", MatchKind.RANGE, plain, told if zone is not None else ())
+
+
+def _bounds(name: str, low: str, high: str, zone_minutes: int) -> tuple[str, str]:
+    try:
+        return moments.bounds(low, high, zone_minutes)
+    except (ValueError, OverflowError):
+        raise _invalid(name, "no such date and time") from None
 
 
 def _without_zeros(low: str, keep: int) -> str:
@@ -222,8 +277,84 @@ def _is_date(text: str) -> bool:
 _RANGES: dict[str, tuple[Callable[[str], object], str]] = {
     "DA": (_is_date, "a date as YYYYMMDD"),
     "TM": (_TIME.fullmatch, "a time as HHMMSS.FFFFFF"),
-    "DT": (_DATE_TIME.fullmatch, "a date and time as YYYYMMDDHHMMSS.FFFFFF without zone"),
+    "DT": (_DATE_TIMES.fullmatch, "a date and time"),
 }
+
+
+def _zone(name: str, values: list[str]) -> int:
+    """Return the minutes by which a zone is ahead of UTC."""
+    if len(values) > 1:
+        raise _invalid(name, "given more than once")
+    text = values[0].strip()
+    found = moments.zone_of("+" + text if text[:1].isdigit() else text)  # an unescaped plus sign came as a space
+    if found is None:
+        raise _invalid(name, "an offset from -1200 to +1400 expected")
+    return found
+
+
+def _check_character_set(name: str, values: list[str]) -> None:
+    """An address is UTF-8 whatever it says; the attribute is never matched (PS3.4 C.2.2.2)."""
+    if any(value.strip() not in ("", "*", UTF_8) for value in values):
+        raise _invalid(name, f"addresses are in UTF-8, {UTF_8}; the attribute itself is not matched")
+
+
+def _combined(matches: Mapping[str, Match], zone_minutes: int | None) -> list[Match]:
+    """Return the matches (by name) with a date and the time beside it as one, where they are one range.
+
+    In a zone both are one in any form. Raises INVALID for a time in a zone without its date. Source: PS3.4 C.2.2.2.5.4.
+    """
+    by_tag = {match.tag: match for match in matches.values()}
+    found = []
+    for name, match in matches.items():
+        if match.tag in _DATE_OF:
+            day = by_tag.get(_DATE_OF[match.tag])
+            if _is_one_range(day, match, zone_minutes):
+                continue
+            if zone_minutes is not None and match.kind is MatchKind.RANGE:
+                raise _invalid(name, "a time in another zone needs its date as well")
+        time = by_tag.get(moments.TIME_OF.get(match.tag, ""))
+        if match.tag in moments.TIME_OF and _is_one_range(match, time, zone_minutes):
+            match = _period(match, time, zone_minutes)
+        elif _is_unplaced(match) and zone_minutes is not None:
+            match = replace(match, moments=_bounds(name, match.values[0], match.values[1], zone_minutes))
+        elif match.vr == "TM" and match.kind is MatchKind.RANGE and _is_backwards(*match.values):
+            raise _invalid(name, "the range ends before it begins; one over midnight needs a range of dates")
+        found.append(match)
+    return found
+
+
+def _is_one_range(day: Match | None, time: Match | None, zone_minutes: int | None) -> bool:
+    if day is None or day.kind not in (MatchKind.ONE_OF, MatchKind.RANGE):
+        return False
+    if time is None or time.kind is not MatchKind.RANGE:
+        return zone_minutes is not None and time is None
+    if zone_minutes is not None:
+        return True
+    if day.kind is not MatchKind.RANGE or _without_zeros(time.values[1], 2) == time.values[0]:
+        return False
+    # The same form: both closed, or both open to the same side.
+    return [*map(bool, day.values)] == [*map(bool, time.values)]
+
+
+def _is_unplaced(match: Match) -> bool:
+    """Say whether this is a date and time that tells no zone."""
+    return match.vr == "DT" and match.kind is MatchKind.RANGE and not match.moments
+
+
+def _is_backwards(low: str, high: str) -> bool:
+    return bool(low and high) and low[: len(high)] > high[: len(low)]
+
+
+def _period(day: Match, time: Match | None, zone_minutes: int | None) -> Match:
+    low_date, high_date = day.values if len(day.values) == 2 else day.values * 2
+    low_time, high_time = time.values if time else ("", "")
+    bounds: tuple[str, ...] = ()
+    if zone_minutes is not None:
+        bounds = _bounds(day.tag, low_date and low_date + low_time, high_date and high_date + high_time, zone_minutes)
+    return Match(day.tag, "DA", MatchKind.PERIOD, (low_date, low_time, high_date, high_time), bounds)
+
+
+_DATE_OF = {time: day for day, time in moments.TIME_OF.items()}
 
 
 def _included(values: list[str]) -> frozenset[str]:

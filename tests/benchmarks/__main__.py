@@ -7,6 +7,7 @@ python -m tests.benchmarks growth [N]          cost of an instance while the sto
 python -m tests.benchmarks tasks [N]           what the engine of Tasks costs, on N orders (default 1,000)
 python -m tests.benchmarks processing [N]      what MPR and MIP of N slices cost beyond decoding and computing
 python -m tests.benchmarks searches [N]        FHIR searches at 10,000 and at N ImagingStudies (default 100,000)
+python -m tests.benchmarks qido [N]            QIDO-RS at 1,000 and at N studies (default 100,000)
 python -m tests.benchmarks films               what composing a film costs, and how busy an agent keeps its printer
 """
 
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import doors, films, growth, processing, searches, stages, tasks
+from tests.benchmarks import doors, films, growth, processing, qido, searches, stages, tasks
 
 PARTS = {
     "stages": stages.run,
@@ -23,6 +24,7 @@ PARTS = {
     "tasks": tasks.run,
     "processing": processing.run,
     "searches": searches.run,
+    "qido": qido.run,
     "films": films.run,
 }
 

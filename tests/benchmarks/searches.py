@@ -45,7 +45,7 @@ def run(folder: Path, total: int = LARGE) -> None:
     with running_engine(folder) as uri, MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
         stores = [_filled(client[f"bench-{size}"], size) for size in (SMALL, total)]
         client.admin.command("fsync")  # what was written is not written on while it is measured
-        medians = {name: _alternately([_search(store, name) for store in stores]) for name in SEARCHES}
+        medians = {name: alternately([_search(store, name) for store in stores]) for name in SEARCHES}
         costs = _beside_the_database(stores[1])
     table = Table(title=f"Median of {ROUNDS} searches, ms, page of 50")
     for column in ("search", f"{SMALL:,}", f"{total:,}", "ratio"):
@@ -121,10 +121,10 @@ def _beside_the_database(repository: Repository) -> dict[str, list[float]]:
     def find_one() -> Any:
         return collection.find_one({"_id": "ImagingStudy/77"})
 
-    return {"page of 50 as a Bundle": _alternately([ours, raw]), "read": _alternately([read, find_one])}
+    return {"page of 50 as a Bundle": alternately([ours, raw]), "read": alternately([read, find_one])}
 
 
-def _alternately(works: list[Callable[[], Any]]) -> list[float]:
+def alternately(works: list[Callable[[], Any]]) -> list[float]:
     """Return the median of each in ms; they are done in turn, so that what else happens hits all of them alike."""
     times: list[list[float]] = [[] for _ in works]
     for turn in range(ROUNDS + 1):

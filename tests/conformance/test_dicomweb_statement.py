@@ -58,18 +58,23 @@ PEOPLE_AND_CODES = {
     "BodyPartExamined": "CHEST", "Laterality": "L", "PerformedProcedureStepStartDate": "20260102",
     "PerformedProcedureStepStartTime": "101400", "SpecificCharacterSet": "ISO_IR 100",
     "ImageType": ["ORIGINAL", "PRIMARY"], "AcquisitionDate": "20260102", "ContentDate": "20260102",
-    "ContentTime": "101700", "NumberOfFrames": 1,
+    "ContentTime": "101700", "NumberOfFrames": 1, "AdmissionID": "ADM-1", "InstitutionName": "Hospital",
+    "PerformingPhysicianName": "Per^Former", "ProtocolName": "Routine", "AcquisitionTime": "101600",
+    "CompletionFlag": "COMPLETE", "VerificationFlag": "VERIFIED", "DocumentTitle": "Title", "ContentLabel": "LABEL",
 }  # fmt: skip
-OTHERS = {"DA": "19000101", "TM": "0001", "UI": "9.9", "IS": "98765"}
+SEQUENCES = (
+    "IssuerOfAccessionNumberSequence", "ProcedureCodeSequence", "RequestAttributesSequence",
+    "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence", "ConceptNameCodeSequence",
+)  # fmt: skip
+OTHERS = {"DA": "19000101", "TM": "0001", "UI": "9.9", "IS": "98765", "US": "60000"}
 
 
 @pytest.fixture(scope="module")
 def here(mongo: MongoClient[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     item = Dataset()
     item.CodeValue = item.LocalNamespaceEntityID = item.AccessionNumber = "X"
-    sequences = ("IssuerOfAccessionNumberSequence", "ProcedureCodeSequence", "RequestAttributesSequence")
     with site_of_a_module(mongo, tmp_path_factory.mktemp("site")) as made:
-        answer = made.store(ct(1, **PEOPLE_AND_CODES, **{name: Sequence([item]) for name in sequences}))
+        answer = made.store(ct(1, **PEOPLE_AND_CODES, **{name: Sequence([item]) for name in SEQUENCES}))
         assert answer.status_code == 200, answer.get_data()
         yield made
 
@@ -192,6 +197,9 @@ def in_syntax(syntax: str) -> bytes:
 def test_every_key_finds_what_has_the_value_and_nothing_else(here: Site, level: Level, tag: str) -> None:
     found = result_of_first(here, level)[tag]
     vr, value = found["vr"], found["Value"][0]
+    if vr == "SQ":
+        inside, held = next(iter(value.items()))
+        tag, vr, value = f"{tag}.{inside}", held["vr"], held["Value"][0]
     text = value["Alphabetic"] if vr == "PN" else str(value)
 
     hit = here.get(f"/{level}?{tag}={quote(text)}")

@@ -21,6 +21,7 @@ from fhir_server.config import SETTINGS
 from fhir_server.model.outcome import ISSUE_CODES
 from fhir_server.rest.statuses import STATUS
 from fhir_server.store import index
+from imaging.archive.attributes import STANDARD
 from imaging.archive.catalogue import instance_row
 from imaging.dataset import read
 from imaging.errors import AppError, Category
@@ -262,7 +263,9 @@ def example(key: str) -> dict[str, Any]:
 def test_the_instance_on_the_data_model_page_is_the_one_that_is_stored() -> None:
     received = read(Path(str(get_testdata_file("CT_small.dcm"))).read_bytes())
 
-    row = instance_row(received, encode(received), registered_by="Organization/1", stored_at=datetime.now(UTC))
+    row = instance_row(
+        received, encode(received), STANDARD, registered_by="Organization/1", stored_at=datetime.now(UTC)
+    )
 
     told = example("envelope")
     assert list(told) == list(row)

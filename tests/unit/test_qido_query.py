@@ -70,6 +70,69 @@ def test_values_are_read_by_their_representation(name, value, kind, values):
     assert (match.kind, match.values) == (kind, values)
 
 
+DAYS, TIMES = ("StudyDate", "20060705-20060707"), ("StudyTime", "1000-1800")
+
+
+def test_a_date_and_its_time_in_ranges_of_one_form_are_one_range():
+    # The example of PS3.4 C.2.2.2.5.4.
+    (match,) = parsed(DAYS, TIMES).matches
+
+    assert match == Match("00080020", "DA", MatchKind.PERIOD, ("20060705", "10", "20060707", "1800"))
+
+
+def test_a_range_of_dates_may_begin_later_in_the_day_than_it_ends():
+    (match,) = parsed(DAYS, ("StudyTime", "22-06")).matches
+
+    assert match.values == ("20060705", "22", "20060707", "06")
+
+
+@pytest.mark.parametrize("time", ["10-", "-18", "12"])
+def test_a_date_and_a_time_in_other_forms_stay_two_conditions(time):
+    assert [match.kind for match in parsed(DAYS, ("StudyTime", time)).matches] == [MatchKind.RANGE] * 2
+
+
+@pytest.mark.parametrize("zone", ["+0200", " 0200"])
+def test_a_day_in_a_zone_is_a_range_of_moments(zone):
+    (match,) = parsed(("StudyDate", "20260101"), ("TimezoneOffsetFromUTC", zone)).matches
+
+    assert match.values == ("20260101", "", "20260101", "")
+    assert match.moments == ("20251231220000.000000", "20260101220000.000000")
+
+
+def test_a_day_and_a_time_in_a_zone_are_a_range_of_moments():
+    parameters = ("StudyTime", "0030"), ("00080201", "-0500"), ("StudyDate", "20260101")
+
+    (match,) = parsed(*parameters).matches
+
+    assert match.moments == ("20260101053000.000000", "20260101053100.000000")
+
+
+def test_a_time_in_a_zone_needs_its_date():
+    with pytest.raises(AppError) as caught:
+        parsed(("StudyTime", "10"), ("TimezoneOffsetFromUTC", "+0100"))
+
+    assert caught.value.category is Category.INVALID
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "bounds"),
+    [
+        ("20260101120000+0100", ("2026010112", "20260101120000"), ("20260101110000.000000", "20260101110001.000000")),
+        ("20260101 0100-", ("20260101", ""), ("20251231230000.000000", "")),
+        ("2026-2027", ("2026", "2027"), ()),
+        ("-20260101-0500", ("", "20260101"), ("", "20260102050000.000000")),
+    ],
+)
+def test_a_date_and_time_tells_its_zone(value, plain, bounds):
+    match = only_match("AcquisitionDateTime", value)
+
+    assert (match.values, match.moments) == (plain, bounds)
+
+
+def test_the_character_set_of_an_address_is_utf_8_and_not_matched():
+    assert parsed(("SpecificCharacterSet", "ISO_IR 192")).matches == ()
+
+
 @pytest.mark.parametrize("value", ["", "*", "**", " "])
 def test_universal_matching_is_no_condition_but_returns_the_attribute(value):
     query = parsed(("StudyDescription", value))
@@ -151,6 +214,13 @@ def test_the_path_narrows_what_the_parameters_ask():
         ("StudyDate", "-"),
         ("StudyTime", "25"),
         ("StudyTime", "10:30"),
+        ("StudyTime", "18-10"),
+        ("StudyDate", "20260201-20260101"),
+        ("AcquisitionDateTime", "20261301"),
+        ("AcquisitionDateTime", "-"),
+        ("TimezoneOffsetFromUTC", "CET"),
+        ("SpecificCharacterSet", "ISO_IR 100"),
+        ("multiplevaluematching", "yes"),
         ("SeriesNumber", "x"),
         ("SeriesNumber", "1_0"),
         ("PatientName", "a*" * 17),
