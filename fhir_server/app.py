@@ -48,7 +48,7 @@ from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.studies import Place, Studies
-from fhir_server.work import parties, triggers
+from fhir_server.work import outside, parties, triggers
 from fhir_server.work.collection.collector import Collector
 from fhir_server.work.crew import Crew
 from fhir_server.work.handlers import Limits as TaskLimits
@@ -210,7 +210,8 @@ def assemble(
 
         def admit(task: dict[str, Any]) -> dict[str, Any]:
             code = code_of(task)
-            admitted = (handlers.get(code).admit(server, principal, task) if code in handlers else None) or task
+            look = handlers.get(code).admit if code in handlers else outside.admit
+            admitted = look(server, principal, task) or task
             parties.check(admitted, actor, own)
             return admitted
 

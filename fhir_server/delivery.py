@@ -1,4 +1,4 @@
-"""Deliveries that follow from finished work: one Task for each Endpoint that was named.
+"""Deliveries that follow from finished work, whoever did it: one Task for each recipient that was named.
 
 Pure. The Task is addressed to nobody, so this server does it (`fhir_server/work/kinds/`). Ids follow from the order, so
 that work which is done twice asks for one delivery.
@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-from fhir_server.model.task import CODES
+from fhir_server.model.task import CODES, name_of
 
 _KEPT = ("basedOn", "groupIdentifier", "priority", "for", "encounter", "authoredOn", "restriction")
+DELIVER_TO = "deliver-to"  # input of a Task: whom its results go to
 _NAMESPACE = UUID("0f8a2f0e-5f0b-5d0e-8a55-0d2f5d0e6c11")
 
 
@@ -54,5 +55,32 @@ def orders(
     made = []
     for recipient in recipients:
         inputs = [*what, value("endpoint", "valueReference", {"reference": recipient})]
-        made.append(following(task, "deliver", inputs, recipient))
+        made.append(_of_results(following(task, "deliver", inputs, recipient)))
     return made
+
+
+def of_reported(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the delivery Tasks of what somebody outside made: of the images that it names in `Task.output`."""
+    studies = [f"ImagingStudy/{_last(each)}" for each in _values(task, "output", "imaging-study")]
+    series = [str(each) for each in _values(task, "output", "series")]
+    recipients = ["/".join(str(each).split("/")[-2:]) for each in _values(task, "input", DELIVER_TO)]
+    return orders(task, studies=studies, series=series, recipients=recipients) if studies or series else []
+
+
+def _of_results(delivery: dict[str, Any]) -> dict[str, Any]:
+    """Return a delivery that is not restricted to patients: the order was, and its results may name nobody."""
+    restriction = {**delivery.pop("restriction", {})}
+    kept = [each for each in restriction.pop("recipient", []) if "Patient/" not in str(each.get("reference", ""))]
+    restriction |= {"recipient": kept} if kept else {}
+    return {**delivery, "restriction": restriction} if restriction else delivery
+
+
+def _values(task: Mapping[str, Any], element: str, name: str) -> list[Any]:
+    """Return the values of inputs or outputs of a name; of references what they refer to."""
+    found = (each for each in task.get(element, []) if name_of(each) == name)
+    values = [next((content for key, content in each.items() if key.startswith("value")), "") for each in found]
+    return [each.get("reference", "") if isinstance(each, Mapping) else each for each in values]
+
+
+def _last(reference: Any) -> str:
+    return str(reference).rsplit("/", 1)[-1]

@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from fhir_server import delivery
 from fhir_server.hardcopy.devices import is_printer
 from fhir_server.model import rule as rules
 from fhir_server.model import task as tasks
@@ -349,6 +350,10 @@ def _hooks_of_tasks(
             overseer.reported(changed)
         return overseer.admit(changed) if tasks.status_of(current) is tasks.Status.DRAFT else changed
 
+    def following(current: Resource, new: Resource) -> list[Resource]:
+        is_end = tasks.status_of(new) is tasks.Status.COMPLETED and not tasks.is_over(current)
+        return delivery.of_reported(new) if is_end else []
+
     def unmatched(current: Resource, new: Resource) -> None:
         writing.check_unmatched(current, new, actor)
 
@@ -356,7 +361,9 @@ def _hooks_of_tasks(
         if not is_internal:
             writing.check_deletable(current, actor)
 
-    return Hooks(before_create=create, before_update=update, before_delete=delete, unmatched=unmatched)
+    return Hooks(
+        before_create=create, before_update=update, before_delete=delete, unmatched=unmatched, following=following
+    )
 
 
 def _hooks_of_devices(organization: str) -> Hooks:

@@ -183,6 +183,11 @@ def is_for_server(task: Task) -> bool:
     return not kinds or KIND in kinds
 
 
+def is_for_server_alone(task: Task) -> bool:
+    """Say whether nobody but this server may do a Task."""
+    return is_for_server(task) and ("owner" in task or codings_of(task.get("performerType", [])) <= {KIND})
+
+
 def move(task: Task, to: Status, role: Role, now: datetime) -> Json:
     """Return the Task in another state. Raises CONFLICT for an illegal move, FORBIDDEN where the role may not."""
     check_move(status_of(task), to, frozenset({role}))

@@ -57,6 +57,8 @@ class Hooks:
     reserves: Callable[[str], bool] = lambda _: False
     # (current, new), of a client that does not say which version it read: raises where it has to
     unmatched: Callable[[Json, Json], None] | None = None
+    # (current, what is written) -> what the server makes in the same transaction, with ids, where it is not there
+    following: Callable[[Json, Json], Sequence[Json]] | None = None
 
 
 NO_HOOKS: Mapping[str, Hooks] = MappingProxyType({})
@@ -180,11 +182,8 @@ class Repository:
 
         def guard(session: ClientSession) -> None:
             for resource in resources:
-                kind, identifier = _type_of(resource), check_id(str(resource.get("id", "")), where="id")
-                self._restriction.require(kind.name, Act.CREATE)
-                key = f"{kind.name}/{identifier}"
-                if self._resources.find_one({"_id": key}, {"_id": 1}, session=session) is None:
-                    self._writer.put(session, self._writer.document(key, resource, "POST"))
+                self._restriction.require(_type_of(resource).name, Act.CREATE)
+            self._put_absent(session, resources)
 
         return guard
 
@@ -467,9 +466,18 @@ class Repository:
                 return current
             written = self._writer.put(session, self._writer.document(key, resource, method, current))
             self._check_demanded(session, key, demanded)
+            following = self._hooks.get(written.type, Hooks()).following
+            if following and current:
+                self._put_absent(session, following(current.json(), resource))
             return written
 
         return self._transaction(key, attempt)
+
+    def _put_absent(self, session: ClientSession, resources: Sequence[Json]) -> None:
+        for resource in resources:
+            key = f"{_type_of(resource).name}/{check_id(str(resource.get('id', '')), where='id')}"
+            if self._resources.find_one({"_id": key}, {"_id": 1}, session=session) is None:
+                self._writer.put(session, self._writer.document(key, resource, "POST"))
 
     def _locked(self, session: ClientSession, key: str, mandatory: tuple[Clause, ...]) -> Resource | None:
         """Return the current version within a transaction. Raises NOT_FOUND when it lies outside the clauses."""

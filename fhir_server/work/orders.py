@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from fhir_server.delivery import value
+from fhir_server.delivery import DELIVER_TO, value
 from fhir_server.model.task import ALGORITHM as OF_ALGORITHM
-from fhir_server.model.task import CODES, Json, Parameter, name_of
+from fhir_server.model.task import CODES, Json, Parameter, is_for_server_alone, name_of
 from fhir_server.ownership import ALGORITHM_URL
 from imaging.algorithm import Algorithm
 from imaging.dataset import check_uid
@@ -28,7 +28,7 @@ _UCUM = "http://unitsofmeasure.org"
 _SEARCH = re.compile(r"ImagingStudy\?[^\s#]{1,2000}")
 _REFERENCE = {
     "imaging-study": re.compile(r"(?:.*/)?ImagingStudy/[A-Za-z0-9.\-]{1,64}"),
-    "deliver-to": re.compile(r"(?:.*/)?(?:Endpoint|Organization)/[A-Za-z0-9.\-]{1,64}"),
+    DELIVER_TO: re.compile(r"(?:.*/)?(?:Endpoint|Organization)/[A-Za-z0-9.\-]{1,64}"),
 }
 
 
@@ -63,6 +63,12 @@ def restriction(named: Named, resource_type: str) -> frozenset[str]:
 def recipients_of(task: Mapping[str, Any]) -> tuple[str, ...]:
     """Return whom alone an order is for: "Patient/...", "Organization/..."."""
     return tuple(_relative(each) for each in task.get("restriction", {}).get("recipient", []))
+
+
+def study_in_focus(task: Mapping[str, Any]) -> list[Any]:
+    """Return the study that a Task is about, where it is one: the same as an input that names it."""
+    focus = task.get("focus", {})
+    return [focus] if _REFERENCE["imaging-study"].fullmatch(str(focus.get("reference", ""))) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +108,14 @@ def order_of(task: Mapping[str, Any]) -> Order:
         algorithm=name,
         version=version,
         parameters=_parameters(algorithm_named(name, version), given, reserved) if name else {},
-        studies=tuple(_id_of(each) for each in [*given.get("imaging-study", []), *_focus(task)]),
+        studies=tuple(_id_of(each) for each in [*given.get("imaging-study", []), *study_in_focus(task)]),
         series=tuple(given.get("series", [])),
         instances=tuple(given.get("instance", [])),
         frames=frames_from_text(given["frames"][0]) if "frames" in given else (),
         region=_region(given["region"][0]) if "region" in given else None,
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
         keep=Keep(given.get("keep", [Keep.BOTH])[0]),
-        deliver_to=tuple(_relative(each) for each in given.get("deliver-to", [])),
+        deliver_to=tuple(_relative(each) for each in given.get(DELIVER_TO, [])),
         restricted_to=recipients_of(task),
     )
 
@@ -176,6 +182,9 @@ def check_order(task: Mapping[str, Any]) -> None:
     if order.keep is Keep.AFTER and (order.frames or order.region):
         message = "keep 'after' removes whole images; it does not go with frames or a region"
         raise AppError(Category.INVALID, message, where="Task.input")
+    if order.keep is not Keep.BOTH and not is_for_server_alone(task):
+        message = "this server removes images only after work of its own; leave out keep, or owner and performerType"
+        raise AppError(Category.INVALID, message, where="keep")
     if order.keep is Keep.BEFORE and not order.deliver_to:
         message = "keep 'before' drops the result after its delivery; name whom to deliver-to"
         raise AppError(Category.INVALID, message, where="Task.input")
@@ -187,7 +196,7 @@ def _check_of_files(order: Order) -> None:
         raise AppError(Category.INVALID, message, where="Task.input")
     if len(order.deliver_to) > 1:
         message = "each recipient gets pseudonyms of its own; place an order for each"
-        raise AppError(Category.INVALID, message, where="deliver-to")
+        raise AppError(Category.INVALID, message, where=DELIVER_TO)
 
 
 def _check_owner(task: Mapping[str, Any], order: Order) -> None:
@@ -211,7 +220,7 @@ def check_restriction(task: Mapping[str, Any], named: Named) -> None:
 
 
 def _check_left_to_rule(order: Order) -> None:
-    given = {"frames": order.frames, "region": order.region, "deliver-to": order.deliver_to}
+    given = {"frames": order.frames, "region": order.region, DELIVER_TO: order.deliver_to}
     told = [name for name, value in given.items() if value] + (["keep"] if order.keep is not Keep.BOTH else [])
     if told:
         message = f"the rule says what becomes of the images; leave out {', '.join(told)}"
@@ -327,8 +336,8 @@ INPUTS = (
         check=lambda value: "" if value in Keep.__members__.values() else f"one of {', '.join(Keep)} expected",
     ),
     Parameter(
-        "deliver-to", "valueReference", most=MOST_RECIPIENTS,
-        check=_is(_REFERENCE["deliver-to"], "a reference to an Endpoint or an Organization expected"),
+        DELIVER_TO, "valueReference", most=MOST_RECIPIENTS,
+        check=_is(_REFERENCE[DELIVER_TO], "a reference to an Endpoint or an Organization expected"),
     ),
 )  # fmt: skip
 
@@ -380,12 +389,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     return value if isinstance(value, str | bool | int) else float(value)
-
-
-def _focus(task: Mapping[str, Any]) -> list[Any]:
-    """Return the study that a Task is about, where it is one: the same as an input that names it."""
-    focus = task.get("focus", {})
-    return [focus] if _REFERENCE["imaging-study"].fullmatch(str(focus.get("reference", ""))) else []
 
 
 def _relative(reference: Mapping[str, Any]) -> str:

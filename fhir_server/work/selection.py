@@ -4,10 +4,11 @@ Hides searches, rights, the archive's rows and the decoding of frames. Each seri
 algorithms that compare two.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from os import cpu_count
 from typing import Any
 from urllib.parse import parse_qsl
@@ -29,6 +30,7 @@ from imaging.volume import Tilt, image_from, volume_of
 
 MOST_INSTANCES = 20_000  # in one order
 MOST_STUDIES = 500  # that a search of an order may find
+MOST_TOLD = 100  # series without pixels, one by one
 OURS = "FHIR imaging server"  # Manufacturer of what processing made here
 
 
@@ -40,6 +42,23 @@ class Chosen:
     series_uid: str
     instances: tuple[Instance, ...]
     frames: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What an order works on, series by series, and how many instances of which series it leaves out: no pixels."""
+
+    series: tuple[Chosen, ...]
+    without_pixels: Mapping[str, int]
+
+    def left_out(self) -> list[str]:
+        """Return in words what is left out, of up to `MOST_TOLD` series one by one."""
+        told = [
+            f"series {uid}: {count} instances without pixels were left out"
+            for uid, count in islice(self.without_pixels.items(), MOST_TOLD)
+        ]
+        more = len(self.without_pixels) - len(told)
+        return [*told, f"{more} more series: their instances without pixels were left out"] if more else told
 
 
 def within_reach(server: Backing, principal: Principal, named: Named) -> list[Instance]:
@@ -54,12 +73,13 @@ def within_reach(server: Backing, principal: Principal, named: Named) -> list[In
     return _of_patients(server, named, found)
 
 
-def choose(server: Backing, principal: Principal, order: Order) -> list[Chosen]:
+def choose(server: Backing, principal: Principal, order: Order) -> Choice:
     """Return the chosen images by series, in the order in which series were named, else in reading order.
 
     Raises INVALID where no image is left, and what `within_reach` raises.
     """
-    images = [each for each in within_reach(server, principal, order) if each.number_of_frames]
+    found = within_reach(server, principal, order)
+    images = [each for each in found if each.number_of_frames]
     if not images:
         raise AppError(Category.INVALID, "none of the chosen instances has pixels", where="Task.input")
     by_series = [
@@ -67,7 +87,10 @@ def choose(server: Backing, principal: Principal, order: Order) -> list[Chosen]:
         for (study, series), group in groupby(images, key=lambda each: (each.study_uid, each.series_uid))
     ]
     places = {uid: n for n, uid in enumerate(order.series)}
-    return sorted(by_series, key=lambda each: places.get(each.series_uid, len(places)))
+    return Choice(
+        tuple(sorted(by_series, key=lambda each: places.get(each.series_uid, len(places)))),
+        Counter(each.series_uid for each in found if not each.number_of_frames),
+    )
 
 
 def _of_patients(server: Backing, named: Named, found: list[Instance]) -> list[Instance]:

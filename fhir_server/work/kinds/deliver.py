@@ -69,11 +69,12 @@ class Wanted:
 def wanted_of(task: Mapping[str, Any]) -> Wanted:
     """Return what a Task wants delivered to whom."""
     given: dict[str, list[str]] = {}
+    focus = [each["reference"] for each in orders.study_in_focus(task)]
     for entry in task.get("input", []):
         content = next(each for name, each in entry.items() if name.startswith("value"))
         given.setdefault(name_of(entry), []).append(content["reference"] if isinstance(content, dict) else content)
     return Wanted(
-        studies=tuple(each.rsplit("/", 1)[-1] for each in given.get("imaging-study", [])),
+        studies=tuple(each.rsplit("/", 1)[-1] for each in (*given.get("imaging-study", []), *focus)),
         series=tuple(given.get("series", [])),
         instances=tuple(given.get("instance", [])),
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),

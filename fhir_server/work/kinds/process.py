@@ -38,7 +38,7 @@ from fhir_server.work.orders import (
     rule_in,
 )
 from fhir_server.work.recipients import admit_recipient, receivers, require_among
-from fhir_server.work.selection import OURS, Chosen, Loaded, choose, inputs_for, is_made_here
+from fhir_server.work.selection import OURS, Choice, Chosen, Loaded, choose, inputs_for, is_made_here
 from fhir_server.work.triggers import orders_of, rule_named
 from imaging.algorithm import Algorithm, Result, Takes
 from imaging.archive import Refused
@@ -94,7 +94,7 @@ def admit(server: Backing, principal: Principal, task: Json) -> None:
         require(principal, Right.REGISTER_IMAGES, "have images replaced by what is made of them")
     if canonical := rule_in(task):
         rule_named(server, canonical, principal.subscriber)
-    chosen = [] if order.search else choose(server, principal, order)
+    chosen = () if order.search else choose(server, principal, order).series
     for reference in order.deliver_to:
         admit_recipient(server, principal, reference, {each.study_uid for each in chosen})
         require_among(restriction(order, "Organization"), receivers(server, reference))
@@ -114,15 +114,16 @@ def run(task: Json, context: Any, report: Report) -> Done:
     principal = server.principals.acting_for(task["requester"]["reference"])
     require(principal, Right.ORDER_PROCESSING, "have images processed")
     order = order_of(task)
-    chosen = choose(server, principal, order)
+    choice = choose(server, principal, order)
+    chosen = choice.series
     if canonical := rule_in(task):
-        return _left_to_rule(server, principal, task, chosen, canonical)
+        return _left_to_rule(server, principal, task, choice, canonical)
     algorithm = algorithm_named(order.algorithm, order.version)
     if order.keep is Keep.AFTER:
         _require_own(chosen, principal)
-    groups = [chosen] if algorithm.takes is Takes.PAIR else [[each] for each in chosen]
+    groups = [chosen] if algorithm.takes is Takes.PAIR else [(each,) for each in chosen]
     is_lenient = not (order.series or order.instances)
-    made = _Made()
+    made = _Made(refused=choice.left_out())
     for number, group in enumerate(groups):
         stage = _Stage(report, number, len(groups))
         try:
@@ -137,16 +138,19 @@ def run(task: Json, context: Any, report: Report) -> Done:
     return Done(_outputs(made), _following(task, order, chosen, made))
 
 
-def _left_to_rule(server: Backing, principal: Principal, task: Json, chosen: Sequence[Chosen], canonical: str) -> Done:
+def _left_to_rule(server: Backing, principal: Principal, task: Json, choice: Choice, canonical: str) -> Done:
     """Return the orders, parts of this one, that a rule makes of it."""
-    parts = orders_of(server, task, rule_named(server, canonical, principal.subscriber), chosen)
+    parts = orders_of(server, task, rule_named(server, canonical, principal.subscriber), choice.series)
     if not parts:
         message = "the rule acts on none of the chosen series"
         raise AppError(Category.INVALID, message, where="Task.instantiatesCanonical")
-    performed = value("performed", "valueString", f"{canonical}: {len(parts)} orders for {len(chosen)} series")
-    return Done(
-        [performed, *(value("task", "valueReference", {"reference": f"Task/{each['id']}"}) for each in parts)], parts
-    )
+    words = f"{canonical}: {len(parts)} orders for {len(choice.series)} series"
+    told = [
+        value("performed", "valueString", words),
+        *(value("refused", "valueString", each) for each in choice.left_out()),
+        *(value("task", "valueReference", {"reference": f"Task/{each['id']}"}) for each in parts),
+    ]
+    return Done(told, parts)
 
 
 def _process(
