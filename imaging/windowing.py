@@ -56,7 +56,7 @@ def _mapped(
         lowest, highest = native.min(), native.max()
         table = finish(_levels(np.arange(int(lowest), int(highest) + 1), attributes, chosen, is_reduced))
         # The difference is right modulo 2**16 also where it does not fit into a signed word.
-        mapped: NDArray[Any] = table[(native - lowest).view(unsigned)]
+        mapped: NDArray[Any] = np.take(table, (native - lowest).view(unsigned), mode="clip")  # nothing is beyond
         return mapped
     return finish(_levels(pixels, attributes, chosen, is_reduced))
 

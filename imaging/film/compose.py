@@ -5,7 +5,9 @@ A page holds P-Values: 0 is the darkest that the device can do, the highest the 
 an order asks for it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +19,18 @@ from imaging.errors import AppError, Category
 from imaging.film import lettering
 from imaging.film.layout import Box, Medium, Orientation, boxes, custom, sheet
 from imaging.film.marks import Mark, coverage
-from imaging.film.placing import Fit, Greys, Magnification, Placement, Spacing, SpacingOrigin, place, resample
+from imaging.film.placing import (
+    Fit,
+    Greys,
+    Magnification,
+    Placement,
+    Spacing,
+    SpacingOrigin,
+    place,
+    resample,
+    resample_into,
+)
+from imaging.parallel import in_order
 
 MOST_PIXELS = 200_000_000  # of a page: 14 x 17 inch at 600 dpi is 86 million
 MOST_PAGES = 500
@@ -25,6 +38,7 @@ DOTS_PER_INCH = (72, 1_200)
 PEN = 0.25  # mm, width of a trim line and of graphics
 WIDEST_LOGO = 3.0  # times its height
 _STEP = 1e-3
+_PICTURE_BYTES = 64 << 20  # of a large mammogram; so that one is loaded while another is drawn, and no more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,15 +214,19 @@ def page_count(sheets: Sheets, pictures: int) -> int:
 
 
 def pages(sheets: Sheets, pictures: Sequence[Callable[[], Picture]], *, first: int = 1) -> Iterator[Page]:
-    """Yield the pages from number `first` on; each picture is loaded when its turn comes and let go after it was drawn.
+    """Yield the pages from number `first` on; each picture is let go after it was drawn.
 
+    Another thread, always the same, loads a page's next picture while one is drawn.
     Raises INVALID for no pictures and what cannot be placed, TOO_LARGE for too many pages.
     """
     of = page_count(sheets, len(pictures))
     places = sheets.image_boxes()
-    for number in range(first, of + 1):
-        there = pictures[(number - 1) * len(places) : number * len(places)]
-        yield _Drawing(sheets, number, of).page(places, there)
+    with ThreadPoolExecutor(1, "pictures") as pool:
+        for number in range(first, of + 1):
+            there = pictures[(number - 1) * len(places) : number * len(places)]
+            with closing(in_order(lambda load: load(), there, pool, item_bytes=_PICTURE_BYTES)) as loaded:
+                page = _Drawing(sheets, number, of).page(places, loaded)
+            yield page
 
 
 def placed(sheets: Sheets, box: Box, outline: Outline) -> tuple[int, int, Placement]:
@@ -242,12 +260,13 @@ class _Drawing:
         self._ink = self._value(0.0 if sheets.border > 0.5 else 1.0)
         self._placements: list[tuple[int, int, Placement]] = []
         self._words: list[Words] = []
+        self._drawn: dict[tuple[str, int, int], lettering.Coverage] = {}
 
-    def page(self, places: Sequence[Box], pictures: Sequence[Callable[[], Picture]]) -> Page:
+    def page(self, places: Sequence[Box], pictures: Iterable[Picture]) -> Page:
         self._margins()
-        for box, load in zip(places, pictures, strict=False):
-            self._image(box, load())
-        for box in places[len(pictures) :]:
+        for box, picture in zip(places, pictures, strict=False):
+            self._image(box, picture)
+        for box in places[len(self._placements) :]:
             left, top, width, height = self._pixels(box)
             self._canvas[top : top + height, left : left + width] = self._value(self._sheets.empty)
         if self._sheets.trim:
@@ -337,10 +356,13 @@ class _Drawing:
             np.subtract(1, values, out=values)
         values *= sheets.white
         values += 0.5
-        printed = resample(values, placement, sheets.magnification)
         top, left = top + placement.top, left + placement.left
-        part = self._canvas[top : top + printed.shape[0], left : left + printed.shape[1]]
-        np.copyto(part, printed[..., None] if sheets.colour and printed.ndim == 2 else printed, casting="unsafe")
+        part = self._canvas[top : top + placement.height, left : left + placement.width]
+        if part.ndim > values.ndim:
+            resample_into(part[:, :, 0], values, placement, sheets.magnification)
+            part[:, :, 1:] = part[:, :, :1]
+        else:
+            resample_into(part, values, placement, sheets.magnification)
 
     def _marks(self, picture: Picture, left: int, top: int, placement: Placement) -> None:
         first_x, first_y, last_x, last_y = placement.region
@@ -389,7 +411,14 @@ class _Drawing:
         self._write(words, *self._pixels(box))
 
     def _write(self, words: str, left: int, top: int, width: int, height: int) -> None:
-        self._lay(lettering.text(words, height=height, width=width, font=self._sheets.font), left, top)
+        # Letters and captions come again with every image. Only as wide as they are, so that little has to be laid.
+        key = words, height, width
+        if key not in self._drawn:
+            needed = lettering.text_width(words[: lettering.MOST_LINE + 1], height=height, font=self._sheets.font)
+            self._drawn[key] = lettering.text(
+                words, height=height, width=min(width, needed + height // 2), font=self._sheets.font
+            )
+        self._lay(self._drawn[key], left, top)
         self._words.append(Words(words, left, top, width, height))
 
     def _lay(self, ink: lettering.Coverage, left: int, top: int, value: int | None = None) -> None:

@@ -81,6 +81,7 @@ def qr_side(content: str) -> int:
     return 2 * (int(_code(content).symbol_size(border=_QUIET)[0]))
 
 
+@lru_cache(maxsize=4)  # the pages of an order have the same
 def _code(content: str) -> segno.QRCode:
     try:
         return segno.make_qr(content, error="m")

@@ -9,12 +9,14 @@ Sources: PS3.3 C.13.5 (Magnification Type, Requested Image Size, Requested Decim
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from imaging.errors import AppError, Category
+from imaging.film.scaling import scale_into
 
 Greys = NDArray[np.float32]
 
@@ -130,22 +132,33 @@ def _scale(
 
 def resample(greys: Greys, placement: Placement, magnification: Magnification) -> Greys:
     """Return the shown part of an image [rows, columns] or [rows, columns, 3] at its printed size, same value range."""
+    printed: Greys = np.empty((placement.height, placement.width, *greys.shape[2:]), dtype=np.float32)
+    resample_into(printed, greys, placement, magnification)
+    return printed
+
+
+def resample_into(
+    printed: NDArray[Any], greys: Greys, placement: Placement, magnification: Magnification
+) -> None:  # fmt: skip
+    """Fill `printed`, as large as placed and as deep as the image, with the shown part; integers cut fractions off."""
     if greys.ndim == 3:
-        channels = [resample(greys[:, :, n], placement, magnification) for n in range(greys.shape[2])]
-        return np.stack(channels, axis=-1)
+        for n in range(greys.shape[2]):
+            resample_into(printed[:, :, n], greys[:, :, n], placement, magnification)
+        return
     whole = _whole_factors(greys.shape, placement)
     if whole and magnification in (Magnification.REPLICATE, Magnification.NONE):
-        return np.repeat(np.repeat(greys, whole[1], axis=0), whole[0], axis=1)
+        printed[...] = np.repeat(np.repeat(greys.astype(printed.dtype), whole[1], axis=0), whole[0], axis=1)
+        return
     left, top, right, bottom = placement.region
     # Cut out first, so that nothing from beyond the region is mixed in.
-    cut = greys[floor(top) : ceil(bottom), floor(left) : ceil(right)]
+    cut = np.ascontiguousarray(greys[floor(top) : ceil(bottom), floor(left) : ceil(right)], dtype=np.float32)
     box = (left - floor(left), top - floor(top), right - floor(left), bottom - floor(top))
-    image = Image.fromarray(np.ascontiguousarray(cut, dtype=np.float32))
-    reduces = placement.across < 1 or placement.down < 1
-    resized = image.resize((placement.width, placement.height), _FILTERS[reduces, magnification], box=box)
-    # A cubic filter overshoots beside edges; no grey may come out that did not go in.
-    printed: Greys = np.clip(np.asarray(resized, dtype=np.float32), cut.min(), cut.max())
-    return printed
+    filtering = _FILTERS[placement.across < 1 or placement.down < 1, magnification]
+    if filtering is Image.Resampling.NEAREST:
+        nearest = Image.fromarray(cut).resize((placement.width, placement.height), filtering, box=box)
+        np.copyto(printed, np.asarray(nearest), casting="unsafe")
+    else:
+        scale_into(printed, cut, box, filtering)
 
 
 def _whole_factors(shape: tuple[int, ...], placement: Placement) -> tuple[int, int] | None:

@@ -1,10 +1,14 @@
 """Hard copy: layouts in millimetres, true size, lines that stay lines, text beside images, the greys of PS3.14."""
 
+import threading
 import tracemalloc
+from functools import partial
+from math import ceil
 
 import numpy as np
 import pytest
 import segno
+from PIL import Image
 
 from imaging.errors import AppError, Category
 from imaging.film import (
@@ -225,6 +229,24 @@ class TestResampling:
         assert printed.max() <= image.max()
         assert printed.mean() == pytest.approx(image.mean(), abs=0.005)
 
+    @pytest.mark.parametrize(("box", "fit"), [((704, 704), Fit.FIT), ((95, 700), Fit.CROP), ((40, 33), Fit.FIT)])
+    @pytest.mark.parametrize(
+        ("magnification", "filtering"),
+        [(Magnification.CUBIC, Image.Resampling.BICUBIC), (Magnification.BILINEAR, Image.Resampling.BILINEAR)],
+    )
+    def test_an_image_is_resampled_as_by_pillow_in_one_piece(self, box, fit, magnification, filtering):
+        image = np.random.default_rng(3).uniform(0, 255, (301, 217)).astype(np.float32)
+        placed = place(image.shape, None, box, fit=fit, magnification=magnification, pixels_per_mm=1)
+        left, top, right, bottom = placed.region
+        cut = Image.fromarray(image[int(top) : ceil(bottom), int(left) : ceil(right)])
+        within = left - int(left), top - int(top), right - int(left), bottom - int(top)
+        expected = np.asarray(cut.resize((placed.width, placed.height), filtering, box=within))
+
+        printed = resample(image, placed, magnification)
+
+        # Of 255: Pillow's boxes are float32.
+        np.testing.assert_allclose(printed, np.clip(expected, *cut.getextrema()), atol=0.02)
+
     def test_one_pixel_for_one_pixel_is_the_image(self):
         image = np.random.default_rng(2).uniform(0, 1, (40, 30)).astype(np.float32)
 
@@ -350,6 +372,51 @@ class TestPages:
         with pytest.raises(AppError) as caught:
             only(Sheets(**{"film_size": "A4"} | wrong), picture(np.zeros((5, 5))))
         assert (caught.value.category, caught.value.where) == (Category.INVALID, where)
+
+    def test_a_picture_that_cannot_be_loaded_fails_at_its_turn(self):
+        def broken():
+            raise AppError(Category.GONE, "no longer here", where="image")
+
+        image = picture(np.full((20, 20), 0.5))
+        made = pages(Sheets(film_size="A4", **BARE), [lambda: image, broken, lambda: image])
+
+        assert next(made).number == 1
+        with pytest.raises(AppError, match="no longer here"):
+            next(made)
+
+    def test_a_page_loads_its_own_pictures_in_order_and_no_others(self):
+        loaded = []
+
+        def load(n):
+            loaded.append(n)
+            return picture(np.full((20, 20), 0.5))
+
+        sheets = Sheets(film_size="A4", display_format="STANDARD\\1,4", **BARE)
+        made = pages(sheets, [partial(load, n) for n in range(10)], first=2)
+        next(made)
+
+        assert loaded == [4, 5, 6, 7]
+
+    def test_a_picture_is_loaded_while_the_one_before_it_is_drawn(self):
+        begun = threading.Event()
+
+        class Waiting(tuple):
+            def __iter__(self):  # when the marks are drawn
+                assert begun.wait(10)
+                return super().__iter__()
+
+        def first():
+            return picture(np.full((20, 20), 0.5), marks=Waiting())
+
+        def second():
+            begun.set()
+            return picture(np.full((20, 20), 0.5))
+
+        sheets = Sheets(film_size="A4", display_format="STANDARD\\1,2", **BARE)
+
+        (page,) = pages(sheets, [first, second])
+
+        assert len(page.placements) == 2
 
     def test_nothing_and_too_much_are_refused(self):
         with pytest.raises(AppError, match="nothing to print"):
