@@ -1,8 +1,8 @@
 """Criteria that other resources decide: chains, `_has`, `_list`, value sets, hierarchies.
 
 Such a criterion becomes a plain filter where few resources decide it. Where many do, the matches are verified in
-batches instead, in the order of the page, which is soon filled. Everything read on the way is within the restriction: a
-resource that may not be seen decides nothing.
+batches instead, in the order of the page, which is soon filled; where it is not, a larger filter is tried. Everything
+read on the way is within the restriction: a resource that may not be seen decides nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,9 @@ from imaging.errors import AppError, Category
 
 MAX_TIME_MS = 20_000  # of one query to the database
 FEW = 1_000  # resources that may decide a criterion as a filter
+MANY = 20_000  # the same where a page was not filled by verifying; such a filter takes some 0.2 s
 BATCH = 500  # candidates that are verified together
+PATIENCE = 5_000  # candidates that are verified before the larger filter is tried
 MOST_VERIFIED = 100_000  # candidates of one search
 MOST_LISTED = 10_000  # entries of a List that are looked at
 MOST_BELOW = 10_000  # resources of a hierarchy

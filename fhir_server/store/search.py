@@ -20,7 +20,7 @@ from fhir_server.store import cursor, index
 from fhir_server.store.documents import BODY_FIELDS, Document, Resource, resource_of
 from fhir_server.store.filters import Act, Filter, Restriction, contained, of_contained, restricted
 from fhir_server.store.includes import Includes
-from fhir_server.store.joins import BATCH, FEW, MAX_TIME_MS, Joins, Plan
+from fhir_server.store.joins import BATCH, FEW, MANY, MAX_TIME_MS, PATIENCE, Joins, Plan
 from fhir_server.store.steady import Moved, Rows, unchanged
 from imaging.errors import AppError, Category
 
@@ -152,9 +152,10 @@ class _Search:
 
     def _matches(self, place: cursor.Place | None) -> Iterator[Document]:
         """Yield the matches behind a place, in order."""
-        if not any(plan.checks for plan in self._plans.values()):
+        if not self._verifies:
             yield from self._candidates(place, self._query.count + 1)
             return
+        looked_at = 0
         while True:
             candidates = self._candidates(place, BATCH)
             met = self._met([document["_id"] for document in candidates])
@@ -162,6 +163,19 @@ class _Search:
             if len(candidates) < BATCH:
                 return
             place = self._place(candidates[-1], place)
+            looked_at += BATCH
+            if looked_at == PATIENCE and not (wider := self._by_filter(self._query))._verifies:
+                yield from wider._matches(place)
+                return
+
+    @property
+    def _verifies(self) -> bool:
+        return any(plan.checks for plan in self._plans.values())
+
+    def _by_filter(self, query: Query) -> "_Search":
+        """Return the search as one that verifies only what very many resources decide."""
+        few = self._joins.few and MANY  # 0: everything is verified
+        return _Search(self._collection, query, self._restriction, self._now, few, self._rows)
 
     def _place(self, document: Document, before: cursor.Place | None) -> cursor.Place:
         """Return the place of a document, with the moment of the first page where writing may move resources."""
@@ -234,10 +248,11 @@ class _Search:
         return self._count(limit=ESTIMATE_BOUND) if self._query.total == "estimate" else None
 
     def _count(self, **bound: Any) -> int:
-        if not any(plan.checks for plan in self._plans.values()):
+        if not self._verifies:
             return self._collection.count_documents(self._condition, maxTimeMS=MAX_TIME_MS, **bound)
-        every = replace(self._query, sort=(), cursor=None, count=BATCH, include=(), revinclude=())
-        counted = _Search(self._collection, every, self._restriction, self._now, self._joins.few, self._rows)
+        counted = self._by_filter(replace(self._query, sort=(), cursor=None, count=BATCH, include=(), revinclude=()))
+        if not counted._verifies:
+            return counted._count(**bound)
         return sum(1 for _ in islice(counted._matches(None), bound.get("limit")))
 
     # ---- what is told

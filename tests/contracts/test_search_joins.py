@@ -4,8 +4,9 @@ Names follow the sections of FHIR R4 search. What few resources decide is a filt
 by match: each test here runs both ways.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from fhir_server.model.query import parse
 from fhir_server.store.cursor import NEWEST_FIRST
 from fhir_server.store.filters import ALLOW, UNRESTRICTED, Restriction, Rule
 from fhir_server.store.index import rows
-from fhir_server.store.joins import FEW
+from fhir_server.store.joins import BATCH, FEW
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
 from fhir_server.store.search import Page, _Search, search
@@ -74,6 +75,12 @@ def find(page_of: Callable[..., Page]) -> Find:
 
 def _study(id: str, **changes: Any) -> Json:
     return {"resourceType": "ImagingStudy", "id": id, "status": "available", **changes}
+
+
+def _many(numbers: Iterable[int], repository: Repository) -> None:
+    """Create studies of nobody who is known."""
+    for number in numbers:
+        repository.create(_study("x", subject=_to("Patient/nobody")), id=f"many{number}")
 
 
 def _to(reference: str) -> Json:
@@ -146,6 +153,26 @@ class TestChainedParameters:
 
         assert first.total == second.total == 9
         assert [one.id for one in (*first.matches, *second.matches)] == ["more11", "more10", "more8", "more7"]
+
+    def test_a_page_that_verifying_does_not_fill_is_found_by_a_filter(
+        self, repo: Repository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fhir_server.store.joins.MOST_VERIFIED", BATCH)
+        monkeypatch.setattr("fhir_server.store.search.PATIENCE", BATCH)
+        for start in range(0, 2 * BATCH, 100):
+            repo.together(partial(_many, range(start, start + 100)), where="studies")
+        asked = [("patient.gender", "male,female"), ("_total", "accurate"), ("_count", "1")]
+
+        def page(*cursor: tuple[str, str], few: int = 1) -> Page:
+            query, now = parse("ImagingStudy", [*asked, *cursor]), datetime(2026, 1, 1, tzinfo=UTC)
+            return search(repo._resources, query, UNRESTRICTED, now=now, key=lambda: b"k" * 32, few=few)
+
+        first = page()
+        second = page(("_cursor", first.next_cursor or ""))
+
+        assert [(each.total, *(one.id for one in each.matches)) for each in (first, second)] == [(2, "s2"), (2, "s1")]
+        with pytest.raises(AppError, match="more than 500 resources"):
+            page(few=0)
 
     def test_a_chain_is_bounded(self) -> None:
         with pytest.raises(AppError, match="at most 8 links"):
