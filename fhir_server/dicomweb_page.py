@@ -35,7 +35,8 @@ TEXT = "text, wildcards"
 RESOURCES: Mapping[str, tuple[Offer, ...]] = {
     "study, series": instance_offers((), single=False),
     "instance": instance_offers((), single=True),
-    "metadata": wado.METADATA_OFFERS,
+    "metadata of an instance": wado.METADATA_OF_ONE_OFFERS,
+    "metadata of a study or series": wado.METADATA_OFFERS,
     "one frame": frame_offers(frozenset((EXPLICIT_VR_LITTLE_ENDIAN, *written_syntaxes(Pixels.USUAL))), single=True),
     "bulk data": wado.BULKDATA_OFFERS,
     "rendered instance or frame": rendered.SINGLE_OFFERS + rendered.MULTIPART_OFFERS,

@@ -68,6 +68,7 @@ class Access(Enum):
     DELETE = _Kind("D", _REST, _interaction("delete"))
     STORE = _Kind("C", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})  # transferred, STOW-RS
     RETRIEVE = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-107"})  # WADO-RS
+    RETRIEVE_URI = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-55"})  # WADO-URI
     QUERY = _Kind("E", {"system": _DCM, "code": "110112"}, {"system": _IHE, "code": "RAD-129"})  # QIDO-RS
     # sent by this server to a receiver: begun, and what was acknowledged
     BEGIN_SENDING = _Kind("E", {"system": _DCM, "code": "110102"}, {"system": _IHE, "code": "RAD-108"})

@@ -22,6 +22,7 @@ STATUS_AT: dict[tuple[Category, str | None], HTTPStatus] = {
     (Category.UNSUPPORTED, "Accept"): HTTPStatus.NOT_ACCEPTABLE,
     (Category.UNSUPPORTED, "Content-Type"): HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     (Category.UNSUPPORTED, "method"): HTTPStatus.METHOD_NOT_ALLOWED,
+    (Category.INVALID, "Range"): HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     (Category.INVALID, "slow body"): HTTPStatus.REQUEST_TIMEOUT,
     (Category.INVALID, "patch"): HTTPStatus.UNPROCESSABLE_ENTITY,  # RFC 5789 2.2
     (Category.INVALID, "meta.profile"): HTTPStatus.UNPROCESSABLE_ENTITY,  # FHIR R4 http 3.1.0.4.1: applicable profiles

@@ -73,14 +73,16 @@ class Door:
         self.server.studies.authorise(study_uid, principal)
         return principal
 
-    def retrieved(self, principal: Principal, study_uid: str, instances: int = 1) -> None:
+    def retrieved(
+        self, principal: Principal, study_uid: str, instances: int = 1, access: Access = Access.RETRIEVE
+    ) -> None:
         """Leave an audit record of a retrieval; called before the first byte goes out."""
-        self.server.audit.record(principal, Access.RETRIEVE, studies={study_uid: instances})
+        self.server.audit.record(principal, access, studies={study_uid: instances})
 
 
 def choose(offers: Iterable[Offer]) -> Choice:
     """Return what the request accepts of the offers. Raises UNSUPPORTED (406)."""
-    return negotiate(request.headers.getlist("Accept"), request.args.get("accept"), offers)
+    return negotiate(request.headers.getlist("Accept"), ",".join(request.args.getlist("accept")), offers)
 
 
 @contextmanager
@@ -121,6 +123,18 @@ def streamed(chunks: Iterator[bytes], content_type: str, *, length: int | None =
     response = Response(_after(first, chunks), content_type=content_type, direct_passthrough=True)
     if length is not None:
         response.content_length = length
+    return response
+
+
+def ranged(response: Response, length: int) -> Response:
+    """Return the response, cut to the bytes that are asked for of its `length`.
+
+    Several ranges, and what cannot be read, are answered whole (RFC 9110 14.2); one beyond the end is 416.
+    """
+    asked = request.range
+    response.headers["Accept-Ranges"] = "bytes"
+    if asked and asked.units == "bytes" and len(asked.ranges) == 1:
+        response.make_conditional(request, accept_ranges=True, complete_length=length)
     return response
 
 

@@ -1,7 +1,7 @@
 """The DICOMweb door: one table of routes under /dicom-web.
 
-Each route is answered by a function of `stow`, `qido`, `wado` or `rendered`; who may see a study is decided by
-`Studies.authorise` before anything else. Source: PS3.18 section 10.
+Each route is answered by a function of `stow`, `qido`, `wado`, `rendered` or `wado_uri`; who may see a study is decided
+by `Studies.authorise` before anything else. Source: PS3.18 sections 9 and 10.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from fhir_server.web import qido, rendered, stow, wado
+from fhir_server.web import qido, rendered, stow, wado, wado_uri
 from fhir_server.web.dicom_answers import Door, Server
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level
@@ -51,6 +51,7 @@ ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
     *(("GET", f"{level}/metadata", wado.retrieve_metadata) for level in (STUDY, SERIES, INSTANCE)),
     *(("GET", f"{level}/rendered", rendered.retrieve_rendered) for level in (STUDY, SERIES, INSTANCE, FRAMES)),
     *(("GET", f"{level}/thumbnail", rendered.retrieve_thumbnail) for level in (STUDY, SERIES, INSTANCE, FRAMES)),
+    ("GET", "/wado", wado_uri.retrieve),
     ("GET", FRAMES, wado.retrieve_frames),
     ("GET", f"{INSTANCE}/bulkdata/<path:path>", wado.retrieve_bulkdata),
     ("GET", f"{INSTANCE}/received", wado.retrieve_received),

@@ -47,12 +47,14 @@ CATEGORY_OF_STATUS: dict[int, tuple[Category, str | None]] = {
     406: (Category.UNSUPPORTED, "Accept"),
     413: (Category.TOO_LARGE, None),
     415: (Category.UNSUPPORTED, "Content-Type"),
+    416: (Category.INVALID, "Range"),
     503: (Category.BUSY, None),
 }
 _SENTENCES = {
     404: "there is nothing at this address",
     405: "this address does not take this method",
     413: "the request is larger than this server takes",
+    416: "the range lies beyond the end",
 }
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -292,6 +294,8 @@ def _http_error(error: HTTPException) -> Response:
     category, where = CATEGORY_OF_STATUS.get(code, (Category.FAULT if code >= 500 else Category.INVALID, None))
     sentence = _SENTENCES.get(code, error.name.lower() if error.name else "the request is not acceptable")
     response = error_response(AppError(category, sentence, where=where))
+    if (length := getattr(error, "length", None)) is not None:
+        response.headers["Content-Range"] = f"bytes */{length}"  # RFC 9110 14.4
     if allowed := getattr(error, "valid_methods", None):
         response.headers["Allow"] = ", ".join(sorted(allowed))
     return response

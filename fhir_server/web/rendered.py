@@ -50,7 +50,7 @@ def retrieve_rendered(
     every = _shown(door.server.archive, study_uid, series_uid, sop_uid, frames)
     look = asked(door.server.archive, study_uid)
     choice = choose(_offers(every, series_uid, sop_uid))
-    shown = every if is_still(choice) else [_all_frames(each) for each in every]
+    shown = every if is_still(choice) else [all_frames(each) for each in every]
     tag = digest("rendered", choice, *look.words, *map(_words, shown))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
@@ -122,6 +122,11 @@ def picture_file(pictures: Pictures, choice: Choice, shown: Sequence[Shown]) -> 
     return picture
 
 
+def all_frames(shown: Shown) -> Shown:
+    """Return the same with all frames where none are named."""
+    return shown if shown.numbers else shown._replace(numbers=range(1, shown.instance.number_of_frames + 1))
+
+
 def _offers(every: Sequence[Shown], series_uid: str | None, sop_uid: str | None) -> tuple[Offer, ...]:
     if len(every) == 1 and sop_uid and len(every[0].numbers) <= 1:
         return SINGLE_OFFERS + MULTIPART_OFFERS
@@ -155,10 +160,6 @@ def _under_state(archive: Archive, state: Instance) -> list[Shown]:
     if not found:
         raise AppError(Category.NOT_FOUND, "the presentation state refers to no image", where="rendered")
     return found
-
-
-def _all_frames(shown: Shown) -> Shown:
-    return shown if shown.numbers else shown._replace(numbers=range(1, shown.instance.number_of_frames + 1))
 
 
 def _words(shown: Shown) -> str:

@@ -5,7 +5,7 @@ the way. What each instance is given in is chosen before the first byte. Sources
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import orjson
 from flask import Response, request
@@ -24,6 +24,7 @@ from fhir_server.web.dicom_answers import (
     json_array,
     multipart,
     not_modified,
+    ranged,
     sliced,
     streamed,
     text_answer,
@@ -51,6 +52,7 @@ from imaging.zipped import zipped
 
 DICOM = "application/dicom"
 METADATA_OFFERS = (*JSON_OFFERS, Offer(DICOM_XML, multipart=True))
+METADATA_OF_ONE_OFFERS = (*METADATA_OFFERS, Offer(DICOM_XML))
 BULKDATA_OFFERS = tuple(Offer(OCTET_STREAM, form, (EXPLICIT_VR_LITTLE_ENDIAN,)) for form in (True, False))
 MOST_FRAMES = 100_000  # in one list
 VERSION = 1  # of what transcoding makes: to be raised when the same request gives other bytes
@@ -85,9 +87,15 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
             response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
         else:
             instance, form = chosen[0]
-            kind = part_content_type(DICOM, syntax_of(instance, form))
-            response = streamed(packed(archive.file(instance, form)), kind, length=length_of(instance, form))
+            response = file_by_itself(archive, instance, form, tag)
     return validated(response, tag, caching)
+
+
+def file_by_itself(archive: Archive, instance: Instance, form: str, tag: str) -> Response:
+    """Return one file as a single part, or the bytes of it that are asked for where its length is known."""
+    kind, length = part_content_type(DICOM, syntax_of(instance, form)), length_of(instance, form)
+    response = validated(streamed(packed(archive.file(instance, form)), kind, length=length), tag, IMMUTABLE)
+    return response if length is None else ranged(response, length)
 
 
 def retrieve_received(door: Door, study_uid: str, series_uid: str, sop_uid: str) -> Response:
@@ -102,7 +110,7 @@ def retrieve_received(door: Door, study_uid: str, series_uid: str, sop_uid: str)
     sha256 = base64.b64encode(bytes.fromhex(instance.sha256_received)).decode()
     response.headers["Repr-Digest"] = f"sha-256=:{sha256}:"
     response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid}.dcm"'
-    return validated(response, instance.sha256_received, IMMUTABLE)
+    return ranged(validated(response, instance.sha256_received, IMMUTABLE), instance.size_received)
 
 
 def retrieve_metadata(
@@ -110,12 +118,14 @@ def retrieve_metadata(
 ) -> Response:
     """GET what is known of a study, a series or an instance but its pixels; no file is opened for it."""
     principal = door.admit(study_uid)
-    choice = choose(METADATA_OFFERS)
+    choice = choose(METADATA_OF_ONE_OFFERS if sop_uid else METADATA_OFFERS)
     found = door.server.archive.metadata(study_uid, series_uid, sop_uid)
     documents = (_with_addresses(json, door.address(*uids)) for uids, json in found)
     door.retrieved(principal, study_uid, 1 if sop_uid else 0)
     if not choice.multipart:
-        return text_answer(json_array(documents), choice.media_type)
+        is_xml = choice.media_type == DICOM_XML
+        chunks = (native_model(orjson.loads(json)) for json in documents) if is_xml else json_array(documents)
+        return text_answer(chunks, choice.media_type)
     boundary = digest("metadata", study_uid, series_uid, sop_uid, door.base_url)
     parts: Iterator[Part] = ((choice.media_type, {}, (native_model(orjson.loads(json)),)) for json in documents)
     return text_answer(multipart(parts, boundary), choice.content_type(boundary))
@@ -148,8 +158,7 @@ def retrieve_bulkdata(door: Door, study_uid: str, series_uid: str, sop_uid: str,
         return validated(streamed(multipart([part], tag), choice.content_type(tag)), tag, IMMUTABLE)
     response = validated(Response(sliced(value), content_type=choice.media_type), tag, IMMUTABLE)
     response.content_length = len(value)
-    response.make_conditional(request, accept_ranges=True, complete_length=len(value))
-    return response
+    return ranged(response, len(value))
 
 
 def numbers_from_text(text: str, instance: Instance) -> list[int]:
@@ -179,15 +188,44 @@ def _frames(
     kind = part_content_type(choice.media_type, syntax)
     with decoding():
         if not choice.multipart:
-            frames = (door.server.archive.frame(instance, number, syntax) for number in numbers)
-            response = (
-                Response(next(frames), content_type=kind) if len(numbers) == 1 else streamed(packed(frames), kind)
-            )
-        else:
-            body = multipart(_frame_parts(door, instance, numbers, syntax, kind), tag)
-            response = Response(b"".join(body)) if len(numbers) == 1 else streamed(body, "")
-            response.headers["Content-Type"] = choice.content_type(tag)
+            line = _Line(lambda n: door.server.archive.frame(instance, numbers[n], syntax), len(numbers))
+            response = validated(Response(line, content_type=kind), tag, IMMUTABLE)
+            response.content_length = line.length
+            return ranged(response, line.length)
+        body = multipart(_frame_parts(door, instance, numbers, syntax, kind), tag)
+        response = Response(b"".join(body)) if len(numbers) == 1 else streamed(body, "")
+        response.headers["Content-Type"] = choice.content_type(tag)
     return validated(response, tag, IMMUTABLE)
+
+
+class _Line:
+    """Frames one after the other as one value, which can be begun at any byte; several are of one length."""
+
+    def __init__(self, frame: Callable[[int], bytes], count: int) -> None:
+        self._frame = frame
+        self._first = frame(0)
+        self._at = 0
+        self.length = len(self._first) * count
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, start: int) -> None:
+        self._at = start
+
+    def tell(self) -> int:
+        return self._at
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._at >= self.length:
+            raise StopIteration
+        number, offset = divmod(self._at, len(self._first))
+        piece = (self._frame(number) if number else self._first)[offset:]
+        self._at += len(piece)
+        return piece
 
 
 def _frame_parts(

@@ -2,7 +2,8 @@
 
 Follows the order of PS3.18 8.7.8: the best supported media type of the query parameter, else of the header, else, where
 a wildcard allows it, the default, which is the first offer; otherwise not acceptable. Ranges are ordered by `q`, then
-by how specific they are (RFC 9110 12.5.1), then as the client wrote them.
+by how specific they are (RFC 9110 12.5.1), then as the client wrote them. A range with a charset matches texts only
+where that is UTF-8, in which all are sent.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from imaging.errors import AppError, Category
 ANY_TRANSFER_SYNTAX = "*"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 MAX_RANGES = 64
+UNICODE = frozenset({"*", "utf-8", "utf8"})  # the character sets that texts in UTF-8 answer to
 OCTET_STREAM = "application/octet-stream"
 ZIP = "application/zip"
 
@@ -53,6 +55,11 @@ class Offer:
     media_type: str
     multipart: bool = False
     transfer_syntaxes: tuple[str, ...] = ()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether characters are sent, always in UTF-8."""
+        return self.media_type.endswith(("json", "xml")) or self.media_type.startswith("text/")
 
     def __str__(self) -> str:
         return f'multipart/related; type="{self.media_type}"' if self.multipart else self.media_type
@@ -141,6 +148,7 @@ class _Range:
     anything: bool  # "*/*": single part or multipart
     transfer_syntax: str | None
     quality: float
+    charset: str = "*"
 
     @property
     def specificity(self) -> int:
@@ -150,6 +158,8 @@ class _Range:
 
     def matches(self, offer: Offer) -> bool:
         if not self.anything and self.multipart != offer.multipart:
+            return False
+        if self.charset not in UNICODE and offer.is_text:
             return False
         main, _, sub = self.media_range.partition("/")
         offer_main, _, offer_sub = offer.media_type.lower().partition("/")
@@ -206,4 +216,5 @@ def _range(media: ContentType, where: str) -> _Range:
         media.media_type == "*/*",
         media.parameters.get("transfer-syntax"),
         quality,
+        media.parameters.get("charset", "*").lower(),
     )

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pymongo import MongoClient
 
+from imaging.archive import Archive
 from imaging.dicomweb import iter_parts
 from tests.support.dicomweb import (
     EXPLICIT_LE,
@@ -295,6 +297,29 @@ def test_metadata_comes_in_xml(here: Site) -> None:
     assert b"<NativeDicomModel" in parts[0][1]
 
 
+def test_metadata_of_one_instance_is_xml_by_itself(here: Site) -> None:
+    data = ct(1)
+    here.store(data)
+
+    answer = here.get(f"{address_of(data)}/metadata", "application/dicom+xml")
+
+    assert answer.content_type == "application/dicom+xml"
+    model = ElementTree.fromstring(answer.get_data())
+    names = {each.get("keyword"): each for each in model}
+    assert names["PatientID"].findtext("{*}Value") == "PAT-1"
+    assert here.get("/studies/1.2.3/metadata", "application/dicom+xml").status_code == 406
+
+
+def test_texts_come_in_utf_8_only(here: Site) -> None:
+    data = ct(1)
+    here.store(data)
+    path = f"{address_of(data)}/metadata"
+
+    assert here.get(path, "application/dicom+json; charset=utf-8").status_code == 200
+    assert here.get(path, "application/dicom+json; charset=iso-8859-1").status_code == 406
+    assert here.get(f"{address_of(data)}/rendered", "image/png; charset=iso-8859-1").status_code == 200
+
+
 def test_metadata_is_compressed_for_those_who_take_it(here: Site) -> None:
     here.store(*(ct(number) for number in range(1, 9)))
     plain = here.get("/studies/1.2.3/metadata")
@@ -319,6 +344,74 @@ def test_other_bulk_data_comes_whole_or_in_ranges(here: Site) -> None:
 
     assert whole.get_data() == body == value
     assert (part.status_code, part.get_data()) == (206, value[10:20])
+
+
+@pytest.mark.parametrize(
+    ("path", "accept"),
+    [
+        ("", f"application/dicom; transfer-syntax={HTJ2K_RPCL}"),
+        ("/received", None),
+        ("/frames/2", "application/octet-stream"),
+        ("/bulkdata/7FE00010", "application/octet-stream"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("asked", "place"), [("2-9", slice(2, 10)), ("100-", slice(100, None)), ("-5", slice(-5, None))]
+)
+def test_every_value_by_itself_comes_in_ranges(
+    here: Site, path: str, accept: str | None, asked: str, place: slice
+) -> None:
+    data = ct(frames=3)
+    here.store(data)
+    address = address_of(data) + path
+    whole = here.get(address, accept).get_data()
+
+    part = here.get(address, accept, Range=f"bytes={asked}")
+
+    assert (part.status_code, part.get_data()) == (206, whole[place])
+    assert part.headers["Content-Range"].endswith(f"/{len(whole)}")
+    assert here.get(address, accept).headers["Accept-Ranges"] == "bytes"
+
+
+def test_a_range_within_pixel_data_decodes_its_frames_only(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ct(frames=9)
+    here.store(data)
+    decoded_frames = []
+    plain = Archive.frame
+    monkeypatch.setattr(
+        Archive, "frame", lambda self, instance, number, syntax: decoded_frames.append(number)
+        or plain(self, instance, number, syntax),
+    )  # fmt: skip
+
+    frame_bytes = 32 * 32 * 2
+    asked = f"bytes={7 * frame_bytes + 10}-{7 * frame_bytes + 19}"
+    part = here.get(f"{address_of(data)}/bulkdata/7FE00010", "application/octet-stream", Range=asked)
+
+    assert part.get_data() == pixels(data)[7].tobytes()[10:20]
+    assert decoded_frames == [1, 8]  # the first tells how long they are
+
+
+def test_a_range_beyond_the_end_is_told_the_length_and_several_are_answered_whole(here: Site) -> None:
+    data = ct()
+    here.store(data)
+    address = f"{address_of(data)}/received"
+
+    beyond = here.get(address, Range=f"bytes={len(data)}-")
+    several = here.get(address, Range="bytes=0-1,4-5")
+
+    assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, f"bytes */{len(data)}")
+    assert (several.status_code, several.get_data()) == (200, data)
+
+
+def test_a_range_of_another_version_is_answered_whole(here: Site) -> None:
+    data = ct()
+    here.store(data)
+    address = f"{address_of(data)}/received"
+    tag = here.get(address).headers["ETag"]
+
+    same, other = (here.get(address, Range="bytes=0-9", If_Range=each) for each in (tag, '"another"'))
+
+    assert (same.status_code, other.status_code) == (206, 200)
 
 
 def test_pixel_data_as_bulk_data_comes_by_frame_or_in_one_piece(here: Site) -> None:

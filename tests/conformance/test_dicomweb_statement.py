@@ -25,7 +25,8 @@ INSTANCE = f"{SERIES}/instances/1.2.3.1.1"
 PATHS = {
     "study, series": [STUDY, SERIES],
     "instance": [INSTANCE],
-    "metadata": [f"{each}/metadata" for each in (STUDY, SERIES, INSTANCE)],
+    "metadata of an instance": [f"{INSTANCE}/metadata"],
+    "metadata of a study or series": [f"{each}/metadata" for each in (STUDY, SERIES)],
     "one frame": [f"{INSTANCE}/frames/1"],
     "bulk data": [f"{INSTANCE}/bulkdata/7FE00010"],
     "rendered instance or frame": [f"{INSTANCE}/rendered", f"{INSTANCE}/frames/1/rendered"],
