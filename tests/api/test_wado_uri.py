@@ -123,6 +123,10 @@ def test_several_frames_move_where_the_media_type_can(here: Site) -> None:
     assert Image.open(io.BytesIO(answer.get_data())).n_frames == 3
 
 
+def test_a_character_set_changes_nothing(here: Site) -> None:
+    assert ask(here, f"{OBJECT}&charset=utf-8").get_data() == ask(here, OBJECT).get_data()
+
+
 # ---- what is refused
 
 
