@@ -8,7 +8,7 @@ the same command.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydicom.datadict import tag_for_keyword
 
@@ -21,6 +21,7 @@ from fhir_server.store.repository import Repository
 from imaging.errors import AppError, Category
 
 MOST_FILTERS = 20
+OVERLAP = timedelta(hours=24)  # in which a secret that was replaced signs beside the new one
 LONGEST_CREDENTIAL = 8192  # characters of a header's value
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9._~-]* [\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110 11.4: scheme, rest
@@ -36,11 +37,14 @@ class Endpoints:
         self._peers, self._own, self._principals, self._rules = peers, own, principals, rules
         self._clock = clock
 
-    def add(self, peer: Peer, subscriber: str, *, new_secret_wanted: bool = False) -> tuple[Peer, str]:
+    def add(
+        self, peer: Peer, subscriber: str, *, new_secret_wanted: bool = False, overlap: timedelta = OVERLAP
+    ) -> tuple[Peer, str]:
         """Register a peer for the subscriber of this name, in place of one of the same name; return it.
 
         The second value is the secret that signs its webhooks where one was made: never told again. A webhook that is
-        registered anew keeps its secret unless a new one is wanted. Raises INVALID, NOT_FOUND for the subscriber,
+        registered anew keeps its secrets unless a new one is wanted; then the one before signs as well for `overlap`,
+        in which the receiver changes over. Raises INVALID, NOT_FOUND for the subscriber,
         CONFLICT for a name that another subscriber has, FORBIDDEN for an address that will never be connected to.
         """
         check_name(peer.name)
@@ -52,8 +56,7 @@ class Endpoints:
             raise AppError(Category.CONFLICT, message, where=peer.name)
         made = ""
         if peer.way is Way.WEBHOOK:
-            made = "" if known and known.secret and not new_secret_wanted else new_secret()
-            peer = replace(peer, secret=made or (known.secret if known else ""))
+            peer, made = self._signed(peer, known, new_secret_wanted=new_secret_wanted, overlap=overlap)
         self._write(peer)
         self._peers.wake(peer.name)
         return peer, made
@@ -80,6 +83,20 @@ class Endpoints:
             if error.category is not Category.NOT_FOUND:
                 raise
         self._peers.remove(name)
+
+    def _signed(
+        self, peer: Peer, known: Peer | None, *, new_secret_wanted: bool, overlap: timedelta
+    ) -> tuple[Peer, str]:
+        """Return a webhook with its secrets, and the one that was made, "" for none."""
+        if known is None or not known.secret:
+            made = new_secret()
+            return replace(peer, secret=made), made
+        if not new_secret_wanted:
+            kept = {name: getattr(known, name) for name in ("secret", "old_secret", "old_secret_until")}
+            return replace(peer, **kept), ""
+        made = new_secret()
+        until = self._clock() + overlap
+        return replace(peer, secret=made, old_secret=known.secret, old_secret_until=until), made
 
     def _write(self, peer: Peer) -> None:
         self._peers.put(peer)

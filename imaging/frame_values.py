@@ -1,17 +1,19 @@
 """The frames of an instance: where each finds its attributes, and its values in modality units.
 
-Hides where attributes lie (classic instances, functional groups of enhanced ones), rescaling, bits beside the sample,
-and padding. Sources: PS3.3 C.7.6.16.2 (functional groups), C.11.1 (modality LUT), C.8.9.1 (PET units), C.7.5.1.1.2.
+Hides where attributes lie (classic instances, functional groups of enhanced ones), rescaling by numbers or by a table,
+bits beside the sample, and padding. Sources: PS3.3 C.7.6.16.2 (functional groups), C.11.1 (modality LUT), C.8.9.1 (PET
+units), C.7.5.1.1.2.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from imaging.display import LookupTable
 from imaging.errors import AppError, Category
 from imaging.geometry import Float32, Matrix, Source
 
@@ -51,8 +53,7 @@ class Slice:
     index: int
     number: int
     source: Source
-    slope: float
-    intercept: float
+    scale: "Scale"
     unit: str
     spacing_mm: tuple[float, float] | None
     position_mm: Matrix | None
@@ -75,32 +76,73 @@ class Slice:
             message = f"pixels {pixels.shape} do not fit frames of {self.shape} pixels"
             raise AppError(Category.INVALID, message, where=self.source.sop_instance_uid)
         stored = _stored_values(pixels, self.ds)
+        self.scale.write(stored, values)
+        mask = _padding(stored, self.ds)
+        if mask is None or not mask.any():
+            return None
+        if mask.all():
+            return Padding(mask, -np.inf if self.is_inverse else np.inf, self.is_inverse)
+        return Padding(mask, self.scale.darkest(stored, mask, is_inverse=self.is_inverse), self.is_inverse)
+
+
+class Scale(Protocol):
+    """How stored values become values in modality units."""
+
+    def write(self, stored: Pixels, values: Float32) -> None:
+        """Write the values of stored ones, [row, column]."""
+
+    def darkest(self, stored: Pixels, mask: NDArray[np.bool_], *, is_inverse: bool) -> float:
+        """Return the value that is shown darkest of those, at least one, that the mask leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Rescale Slope and Intercept."""
+
+    slope: float
+    intercept: float
+
+    def write(self, stored: Pixels, values: Float32) -> None:  # noqa: D102
         if self.is_whole and stored.dtype.itemsize <= 2:  # exact in float32, and quicker
             np.multiply(stored, np.float32(self.slope), out=values, casting="unsafe")
             values += np.float32(self.intercept)
         else:
             values[:] = stored * np.float64(self.slope) + self.intercept
-        mask = _padding(stored, self.ds)
-        if mask is None or not mask.any():
-            return None
-        return Padding(mask, self._darkest(stored, mask), self.is_inverse)
 
-    def _darkest(self, stored: Pixels, mask: NDArray[np.bool_]) -> float:
-        """Return the value that is shown darkest of what is no padding; beyond all numbers where all is."""
-        if mask.all():
-            return -np.inf if self.is_inverse else np.inf
-        info = np.iinfo(stored.dtype)
+    def darkest(self, stored: Pixels, mask: NDArray[np.bool_], *, is_inverse: bool) -> float:  # noqa: D102
         # Of whole numbers, which are quicker; a falling slope turns them round.
-        wants_high = self.is_inverse is not (self.slope < 0)
-        shown = np.where(mask, stored.dtype.type(info.min if wants_high else info.max), stored)
-        found = shown.max() if wants_high else shown.min()
-        return float(np.float32(float(found) * self.slope + self.intercept))
+        found = _extreme(stored, mask, wants_high=is_inverse is not (self.slope < 0))
+        return float(np.float32(found * self.slope + self.intercept))
 
     @property
     def is_whole(self) -> bool:
         """Whether values of 16 bits are rescaled to whole numbers that float32 holds."""
         is_integer = self.slope.is_integer() and self.intercept.is_integer()
         return is_integer and abs(self.slope) * 2**16 + abs(self.intercept) < EXACT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tabled:
+    """A Modality LUT that is a table."""
+
+    table: LookupTable
+
+    def write(self, stored: Pixels, values: Float32) -> None:  # noqa: D102
+        values[:] = self._entries(stored)
+
+    def darkest(self, stored: Pixels, mask: NDArray[np.bool_], *, is_inverse: bool) -> float:  # noqa: D102
+        return _extreme(self._entries(stored), mask, wants_high=is_inverse)
+
+    def _entries(self, stored: Pixels) -> NDArray[np.uint16]:
+        place = np.clip(stored.astype(np.int64) - self.table.first, 0, len(self.table.entries) - 1)
+        return self.table.entries[place]
+
+
+def _extreme(values: Pixels, mask: NDArray[np.bool_], *, wants_high: bool) -> float:
+    """Return the highest or lowest whole number that the mask leaves."""
+    info = np.iinfo(values.dtype)
+    shown = np.where(mask, values.dtype.type(info.min if wants_high else info.max), values)
+    return float(shown.max() if wants_high else shown.min())
 
 
 def slices_of(ds: Dataset, index: int, numbers: Iterable[int] = ()) -> Iterator[Slice]:
@@ -112,14 +154,13 @@ def slices_of(ds: Dataset, index: int, numbers: Iterable[int] = ()) -> Iterator[
     is_multi_frame = "NumberOfFrames" in ds
     for number in numbers or range(1, count + 1):
         groups = _Groups(ds, number)
-        slope, intercept, unit = groups.rescale()
+        scale, unit = groups.scale()
         yield Slice(
             ds=ds,
             index=index,
             number=number,
             source=Source(str(ds.get("SOPClassUID", "")), uid, number if is_multi_frame else None),
-            slope=slope,
-            intercept=intercept,
+            scale=scale,
             unit=unit,
             spacing_mm=groups.spacing(),
             # One position at the top level, as in RT Dose and nuclear medicine, is not that of every frame.
@@ -170,9 +211,9 @@ class _Groups:
         found = self.numbers("PixelMeasuresSequence", "SliceThickness", 1)
         return float(found[0]) if found is not None and found[0] > 0 else None
 
-    def rescale(self) -> tuple[float, float, str]:
+    def scale(self) -> tuple[Scale, str]:
         if self._ds.get("ModalityLUTSequence"):
-            raise AppError(Category.UNSUPPORTED, "a modality LUT that is a table is not applied", where="(0028,3000)")
+            return self._tabled(self._ds.ModalityLUTSequence[0])
         item = self.item("PixelValueTransformationSequence")
         slope, intercept = (_number(item, name, default) for name, default in (("Slope", 1.0), ("Intercept", 0.0)))
         if slope == 0:
@@ -180,7 +221,37 @@ class _Groups:
         kind = str(item.get("RescaleType") or self._ds.get("Units") or "")
         if not kind and self._ds.get("Modality") == "CT" and "RescaleSlope" in item:
             kind = "HU"  # PS3.3 C.8.2.1: the default of original CT images
-        return slope, intercept, UNITS.get(kind, "")
+        return Linear(slope, intercept), UNITS.get(kind, "")
+
+    def _tabled(self, item: Dataset) -> tuple[Scale, str]:
+        if (
+            self._ds.get("RescaleSlope") is not None
+            or "FloatPixelData" in self._ds
+            or "DoubleFloatPixelData" in self._ds
+        ):
+            message = "a modality LUT that is a table goes neither with a Rescale Slope nor with float pixels"
+            raise AppError(Category.INVALID, message, where="(0028,3000)")
+        table = _table(item, is_signed=bool(self._ds.get("PixelRepresentation")))
+        return Tabled(table), UNITS.get(str(item.get("ModalityLUTType") or ""), "")
+
+
+def _table(item: Dataset, *, is_signed: bool) -> LookupTable:
+    """Return a lookup table. Raises INVALID for one that is damaged. Source: PS3.3 C.11.1.1."""
+    descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
+    if descriptor is None or len(descriptor) != 3 or not data:
+        raise AppError(Category.INVALID, "a modality LUT has no descriptor or no data", where="(0028,3000)")
+    count, first, bits = (int(each) for each in descriptor)
+    count = count % (1 << 16) or 1 << 16  # 0 says 65,536
+    first = _as_stored(first, np.dtype(np.int16 if is_signed else np.uint16))
+    if isinstance(data, bytes):
+        is_packed = bits <= 8 and len(data) < 2 * count
+        entries = np.frombuffer(data[: len(data) // 2 * 2], np.uint8 if is_packed else "<u2")
+    else:
+        entries = np.asarray(data, dtype=np.int64)
+    if len(entries) < count:
+        message = f"a modality LUT of {count} entries has {len(entries)}"
+        raise AppError(Category.INVALID, message, where="(0028,3006)")
+    return LookupTable(first, bits, entries[:count].astype(np.uint16))
 
 
 def _number(item: Dataset, of: str, default: float) -> float:

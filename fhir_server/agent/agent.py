@@ -6,6 +6,7 @@ ahead and waits. An order that it claimed and does not remember is never printed
 """
 
 import logging
+import math
 import random
 import threading
 import time
@@ -257,15 +258,28 @@ class Agent:
     # ---- reporting
 
     def _report_round(self) -> float:
-        """Tell the server how the printer is and what became of orders; hear what was cancelled."""
+        """Tell the server what became of orders and how the printer is; hear what was cancelled.
+
+        Orders come first, each by itself: neither a printer that does not say how it is nor trouble with one order may
+        let the claims of others lapse.
+        """
+        troubles = [error for held in self._state.orders() if (error := self._told(held))]
         self._tell_status()
-        for held in self._state.orders():
-            outcome = held.outcome
+        if troubles:
+            raise troubles[0]
+        return min(self._pace.beat_s / 4, self._pace.longest_s)
+
+    def _told(self, held: Held) -> AppError | None:
+        """Report the end of an order, or give a sign of life for it; return what was in the way."""
+        outcome = held.outcome
+        try:
             if outcome is not None:
                 self._report(held, outcome)
-            elif time.monotonic() - self._beaten.get(held.id, 0.0) > self._pace.beat_s:
+            elif time.monotonic() - self._beaten.get(held.id, -math.inf) > self._pace.beat_s:
                 self._beat(held)
-        return min(self._pace.beat_s / 4, self._pace.longest_s)
+        except AppError as error:
+            return error
+        return None
 
     def _tell_status(self) -> None:
         status = self._printer.status()

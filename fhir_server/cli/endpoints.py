@@ -22,6 +22,7 @@ _FITS = {  # option -> ways that it goes with
     "basic": {Way.STOW, Way.WEBHOOK, Way.DICOMWEB},
     "form": {Way.STOW},
     "new_secret": {Way.WEBHOOK},
+    "old_secret_hours": {Way.WEBHOOK},
     **dict.fromkeys(_OF_SOURCES, SOURCES),
     "filters": {Way.DICOMWEB},
     "since": {Way.DICOMWEB},
@@ -56,6 +57,8 @@ def endpoint() -> None:
 @click.option("--basic", type=click.File(), metavar="FILE", help="File with user:password; - is standard input.")
 @click.option("--form", type=click.Choice([str(each) for each in Form]), help="stow: form of images  [default: native]")
 @click.option("--new-secret", is_flag=True, help="webhook: replace the secret of one that is registered already.")
+@click.option("--old-secret-hours", type=click.FloatRange(0, 8_784), metavar="H",
+              help="webhook: with --new-secret, how long the one before signs as well  [default: 24]")  # fmt: skip
 @click.option("--wado-address", metavar="URL", help="dicomweb: base of WADO-RS where it is another one.")
 @click.option("--every", type=click.FloatRange(1, 604_800), metavar="S", help="Pause between two looks  [default: 300]")
 @click.option(
@@ -85,6 +88,7 @@ def add_endpoint(config: Config, name: str, subscriber: str, address: str, way: 
       fhir-imaging endpoint add inbox clinic /srv/inbox --way folder --every 60
     """
     from fhir_server.app import open_server
+    from fhir_server.endpoints import OVERLAP
 
     chosen = Way(way)
     _check_fit(chosen, given)
@@ -101,8 +105,12 @@ def add_endpoint(config: Config, name: str, subscriber: str, address: str, way: 
         # The last day is part of the time.
         end=given["end"].replace(tzinfo=UTC) + timedelta(days=1) if given["end"] else None,
     )
+    hours = given["old_secret_hours"]
+    if hours is not None and not given["new_secret"]:
+        raise click.UsageError("--old-secret-hours goes with --new-secret")
+    overlap = OVERLAP if hours is None else timedelta(hours=hours)
     with open_server(config) as server:
-        added, secret = server.endpoints.add(peer, subscriber, new_secret_wanted=given["new_secret"])
+        added, secret = server.endpoints.add(peer, subscriber, new_secret_wanted=given["new_secret"], overlap=overlap)
     click.echo(f"{added.name} is {added.endpoint} of {subscriber}")
     if secret:
         click.echo(f"secret of its signatures, shown this once: {secret}")

@@ -77,7 +77,7 @@ class Peer:
     address         base URL, to which /studies is appended (STOW-RS, QIDO-RS), or of a webhook; or a folder
     wado_address    base URL of WADO-RS where it is not `address`
     authorization   value of the header Authorization, "" for none
-    secret          that signs webhooks
+    secret          that signs webhooks; beside it `old_secret`, which it replaced, until `old_secret_until`
     start, end      of the time in which it is used; None: no bound
     """
 
@@ -88,6 +88,8 @@ class Peer:
     wado_address: str = ""
     authorization: str = field(default="", repr=False)
     secret: str = field(default="", repr=False)
+    old_secret: str = field(default="", repr=False)
+    old_secret_until: datetime | None = None
     form: Form = Form.NATIVE
     schedule: Schedule = Schedule()
     start: datetime | None = None
@@ -98,6 +100,11 @@ class Peer:
     def endpoint(self) -> str:
         """The reference of the Endpoint that shows it."""
         return f"Endpoint/{ENDPOINT_PREFIX}{self.name}"
+
+    def secrets(self, now: datetime) -> tuple[str, ...]:
+        """Return what signs webhooks at this moment, the newest first."""
+        is_overlap = self.old_secret_until is not None and now < self.old_secret_until
+        return (self.secret, self.old_secret) if self.old_secret and is_overlap else (self.secret,)
 
     def in_use(self, now: datetime) -> bool:
         """Say whether the operator lets it be used at this moment."""
@@ -130,7 +137,8 @@ def from_document(document: Mapping[str, Any]) -> Peer:
     rest = {name: value for name, value in document.items() if name not in ("_id", "way", "form", "schedule")}
     schedule = Schedule(**{**document["schedule"], "filters": tuple(document["schedule"]["filters"])})
     peer = Peer(name=document["_id"], way=Way(document["way"]), form=Form(document["form"]), schedule=schedule, **rest)
-    return replace(peer, start=_aware(peer.start), end=_aware(peer.end))
+    until = _aware(peer.old_secret_until)
+    return replace(peer, start=_aware(peer.start), end=_aware(peer.end), old_secret_until=until)
 
 
 def endpoint_of(peer: Peer) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """Signed notifications, as the Standard Webhooks specification has them, so that receivers find libraries.
 
 The signature covers the id, the time and the body. The id is the same in every attempt, so that a receiver that has
-heard already can tell. Source: github.com/standard-webhooks/standard-webhooks, spec 1.0.
+heard already can tell. While a secret is being replaced, both sign. Source: github.com/standard-webhooks, spec 1.0.
 """
 
 import base64
 import binascii
 import hashlib
 import hmac
-import secrets
+from collections.abc import Sequence
 from datetime import datetime
+from secrets import token_bytes
 
 from fhir_server.outbound.remote import Remote, require_good
 from imaging.errors import AppError, Category
@@ -21,7 +22,7 @@ MOST_ANSWER_BYTES = 1 << 20
 
 def new_secret() -> str:
     """Return a secret to share with a receiver."""
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    return SECRET_PREFIX + base64.b64encode(token_bytes(SECRET_BYTES)).decode()
 
 
 def signature(secret: str, identifier: str, timestamp_s: int, body: bytes) -> str:
@@ -34,14 +35,19 @@ def signature(secret: str, identifier: str, timestamp_s: int, body: bytes) -> st
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
-def send(remote: Remote, identifier: str, body: bytes, *, secret: str, content_type: str, now: datetime) -> int:
-    """Send a notification and return the status, which is a good one. Raises BUSY and what `require_good` raises."""
+def send(
+    remote: Remote, identifier: str, body: bytes, *, secrets: Sequence[str], content_type: str, now: datetime
+) -> int:
+    """Send a notification, signed with each secret, and return the status, which is a good one.
+
+    Raises BUSY and what `require_good` raises.
+    """
     timestamp_s = int(now.timestamp())
     headers = {
         "Content-Type": content_type,
         "webhook-id": identifier,
         "webhook-timestamp": str(timestamp_s),
-        "webhook-signature": signature(secret, identifier, timestamp_s, body),
+        "webhook-signature": " ".join(signature(each, identifier, timestamp_s, body) for each in secrets),
     }
     answer = remote.exchange("POST", "", headers=headers, body=body, most_bytes=MOST_ANSWER_BYTES)
     require_good(answer.status, remote.name)

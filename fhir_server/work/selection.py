@@ -30,6 +30,7 @@ from imaging.volume import Tilt, image_from, volume_of
 
 MOST_INSTANCES = 20_000  # in one order
 MOST_STUDIES = 500  # that a search of an order may find
+_TABLE = "bulkdata/00283000/0/00283006"  # LUT Data of the first item of the Modality LUT Sequence
 MOST_TOLD = 100  # series without pixels, one by one
 OURS = "FHIR imaging server"  # Manufacturer of what processing made here
 
@@ -167,6 +168,14 @@ class Loaded:
         found = server.archive.metadata(chosen.study_uid, chosen.series_uid)
         by_uid = {uid: dataset_from_json(json) for (_, _, uid), json in found if uid in wanted}
         self.datasets = [by_uid[each.sop_uid] for each in chosen.instances]
+        for ds, instance in zip(self.datasets, chosen.instances, strict=True):
+            self._complete(ds, instance)
+
+    def _complete(self, ds: Dataset, instance: Instance) -> None:
+        """Fetch the table of a modality LUT, without which pixels have no values, where it lies aside as bulk data."""
+        for item in (ds.get("ModalityLUTSequence") or [])[:1]:
+            if item.get("LUTDescriptor") and "LUTData" not in item:
+                item.add_new("LUTData", "OW", bytes(self._archive.bulkdata(instance, _TABLE)))
 
     def images(self, region: tuple[int, int, int, int] | None) -> list[Image]:
         """Return every chosen frame as an image, in reading order."""

@@ -17,6 +17,7 @@ from fhir_server.delivery import value
 from fhir_server.model.peer import Peer, Way
 from fhir_server.model.query import parse
 from fhir_server.model.validation import validate
+from fhir_server.outbound import webhook
 from fhir_server.work.handlers import Later
 from fhir_server.work.kinds import handlers
 from tests.support.deliveries import LOOPBACK, ORDERER, SERIES, STUDY, attempt, done, order, outputs, placed, register
@@ -290,6 +291,27 @@ class TestNotification:
         assert came.headers["webhook-signature"] == f"v1,{expected}"
         assert came.headers["content-type"] == "application/fhir+json"
         assert "." not in came.headers["webhook-id"]
+
+    def test_a_secret_that_is_replaced_signs_beside_the_new_one_for_a_while(self, doors, orderer):
+        # Standard Webhooks 1.0, "webhook-signature": several signatures are separated by spaces.
+        with receiving(status(204), status(204), status(204)) as receiver:
+            notified(doors, orderer, receiver)
+            before = doors.server.peers.get("hook")
+            _, new = doors.server.endpoints.add(before, "orderer", new_secret_wanted=True)
+            placed_at = doors.clock.now
+            done(doors, placed(orderer, order(before.endpoint)))
+            doors.server.endpoints.add(before, "orderer")  # registered anew in the middle, which keeps both
+            doors.clock.forward(hours=24)
+            done(doors, placed(orderer, order(before.endpoint)))
+
+        both, alone = receiver.came[1], receiver.came[2]
+        signed = [
+            webhook.signature(secret, both.headers["webhook-id"], int(placed_at.timestamp()), both.body)
+            for secret in (new, before.secret)
+        ]
+        assert both.headers["webhook-signature"].split(" ") == signed
+        assert len(alone.headers["webhook-signature"].split(" ")) == 1
+        assert new != before.secret
 
     def test_the_example_of_the_page_tells_a_genuine_one_from_others(self, doors, orderer):
         (block,) = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL)

@@ -130,6 +130,22 @@ class TestResult:
         (uid,) = outputs(done, "series")
         assert len(series_of(doors, uid)) == 6
 
+    def test_a_modality_lut_that_is_a_table_is_applied_however_large_it_is(self, doors, orderer):
+        """Slice n, from 0, holds 10 n; entry k of the table is 3 k."""
+        table = Dataset()
+        table.LUTDescriptor, table.ModalityLUTType = [2048, 0, 16], "US"
+        table.add_new("LUTData", "OW", (3 * np.arange(2048, dtype="<u2")).tobytes())
+        files = [dcmread(BytesIO(each)) for each in ct_files(PixelRepresentation=0, ModalityLUTSequence=[table])]
+        for each in files:
+            del each.RescaleSlope, each.RescaleIntercept
+        doors.ingest(*map(to_part10, files))
+
+        done = run(doors, placed(orderer, *mip()))
+
+        (projected,) = series_of(doors, outputs(done, "series")[0])
+        assert (projected.pixel_array * projected.RescaleSlope + projected.RescaleIntercept == 150).all()
+        assert "ModalityLUTSequence" not in projected
+
     def test_a_part_is_instances_frames_and_a_region(self, doors, orderer):
         doors.ingest(*ct_files())
         part = [

@@ -260,11 +260,12 @@ class TestOpen:
 class TestClaims:
     """Claims of processors that are not heard of any more."""
 
-    def test_a_claim_lapses_after_a_while_and_every_update_renews_it(self, doors, requester, processor):
+    @pytest.mark.parametrize("changes", [{"businessStatus": {"text": "half"}}, {}], ids=["with news", "without news"])
+    def test_a_claim_lapses_after_a_while_and_every_update_renews_it(self, doors, requester, processor, changes):
         made = requester.post("/fhir/Task", order(owner={"reference": organization(doors, "processor")})).json
         claimed = write(processor, made, status="in-progress").json
         doors.clock.forward(seconds=CLAIM_S - 10)
-        told = write(processor, claimed, businessStatus={"text": "half"}).json
+        told = write(processor, claimed, **changes).json
         doors.clock.forward(seconds=CLAIM_S - 10)
 
         pause_s = upkeep(doors)

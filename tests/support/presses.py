@@ -14,7 +14,7 @@ from pymongo import MongoClient
 
 from fhir_server import config
 from fhir_server.app import Server, assemble
-from imaging.printer import Capabilities, Job, Outcome
+from imaging.printer import Capabilities, Job, Outcome, Status
 from imaging.printers import printers
 from imaging.printers.folder import FolderPrinter
 
@@ -22,7 +22,8 @@ from imaging.printers.folder import FolderPrinter
 STEPS = ("reserve", "reserved", "send", "keep", "kept", "sent", "outcome")
 SLOW_S = 1.0  # what the kind `slow` takes for a job
 SPANS = "spans"  # file beside its folder: start and end of each
-PLAN = "plan"  # file in the printer's folder: `die STEP` or `fail STEP`
+PLAN = "plan"  # file in the printer's folder: `die STEP` or `fail STEP`, once, or
+MUTE = "mute"  # neither how it is nor what became of a job is told as long as the file is there
 
 
 @printers.register("fragile")
@@ -50,11 +51,17 @@ class Fragile(FolderPrinter):
         self._at("outcome")
         return FolderPrinter.outcome(self, ticket)
 
+    def status(self) -> Status:
+        self._at("status")
+        return FolderPrinter.status(self)
+
     def capabilities(self) -> Capabilities:
         return FolderPrinter.capabilities(self)
 
     def _at(self, step: str) -> None:
         plan = Path(self.folder).parent / PLAN
+        if step in ("status", "outcome") and plan.exists() and plan.read_text() == MUTE:
+            raise OSError("the printer says nothing")
         if plan.exists() and plan.read_text().split()[-1] == step:
             how = plan.read_text().split()[0]
             plan.unlink()

@@ -1,5 +1,6 @@
 """The commands that register endpoints, as an operator types them."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -60,8 +61,10 @@ def test_the_password_of_a_file_becomes_a_basic_header(run, db, tmp_path):
 def test_the_secret_of_a_webhook_is_printed_when_it_is_made_and_not_again(run, db):
     hook = ["endpoint", "add", "hook", "clinic", "https://app.example.org/hook", "--way", "webhook"]
 
-    first, second, third = run(*hook), run(*hook), run(*hook, "--new-secret")
+    first, second, third = run(*hook), run(*hook), run(*hook, "--new-secret", "--old-secret-hours", "2")
 
+    assert timedelta(0) < db.peers.find_one()["old_secret_until"] - datetime.now(UTC) <= timedelta(hours=2)
+    assert run(*hook, "--old-secret-hours", "2").exit_code == 2
     assert db.peers.find_one()["secret"] in third.stdout
     assert "whsec_" in first.stdout
     assert "whsec_" not in second.stdout

@@ -9,7 +9,7 @@ import pytest
 from fhir_server.delivery import value
 from fhir_server.model.task import name_of
 from tests.support.agents import Site, agent, site
-from tests.support.presses import STEPS, plan, printed
+from tests.support.presses import MUTE, PLAN, STEPS, plan, printed
 from tests.support.serving import fhir_imaging, serving, wait_for
 
 pytestmark = pytest.mark.slow
@@ -118,6 +118,25 @@ def test_an_agent_that_lost_its_memory_prints_nothing_on_a_guess(shared: Site) -
     assert failed["status"] == "failed"
     assert "look at the printer" in failed["statusReason"]["text"]
     assert printed(shared.folder).count(task) == 1
+
+
+def test_an_order_is_renewed_while_it_is_worked_on_though_the_printer_says_nothing(shared: Site) -> None:
+    """Each version that the agent writes renews its claim, which would lapse after `work.claim_s` without one."""
+    study = shared.store()
+    plan(shared.folder, MUTE)
+    task = shared.order(study)
+    version = lambda: int(shared.task(task)["meta"]["versionId"])  # noqa: E731
+
+    with agent(shared, "--beat", 0.2, "--poll", 0.2):
+        assert wait_for(lambda: shared.task(task)["status"] == "in-progress", 60)
+        claimed = version()
+        assert wait_for(lambda: version() >= claimed + 3, 60)
+        held = shared.task(task)
+        (shared.folder.parent / PLAN).unlink()
+        assert wait_for(lambda: over(shared, task), 60)
+
+    assert held["status"] == "in-progress"
+    assert shared.task(task)["status"] == "completed"
 
 
 def test_the_server_goes_away_while_orders_wait_and_all_are_printed_once(tmp_path: Path) -> None:

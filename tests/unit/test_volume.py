@@ -1,6 +1,7 @@
 """Series become volumes in patient coordinates, or are refused with the reason. Expected: PS3.3 C.7.6.2.1.1."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,6 +225,71 @@ def test_each_slice_and_each_frame_is_rescaled_by_its_own_numbers():
 
     assert [float(plane[0, 0]) for plane in classic.array] == [0.25, 10 * 2.5 + 0.25, 20 * 3.5 + 0.25]
     assert [float(plane[0, 0]) for plane in multi_frame.array] == [70, 141]
+
+
+def with_table(descriptor: list[int], data: Any, **changes: Any) -> Dataset:
+    """Return a slice whose modality LUT is a table in place of a rescale."""
+    ds = slice_dataset((0, 0, 0), **changes)
+    del ds.RescaleSlope, ds.RescaleIntercept
+    item = Dataset()
+    item.LUTDescriptor, item.ModalityLUTType = descriptor, "OD"
+    item.add_new("LUTData", "US" if isinstance(data, list) else "OW", data)
+    ds.ModalityLUTSequence = Items([item])
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "data"),
+    [
+        ([3, 65534, 16], np.array([100, 200, 400], "<u2").tobytes()),  # first value -2, written as unsigned
+        ([3, -2, 16], [100, 200, 400]),
+        ([3, -2, 8], bytes([100, 200, 250, 0])),  # two entries in a word
+        ([3, -2, 8], np.array([100, 200, 250], "<u2").tobytes()),  # one entry in a word
+    ],
+)
+def test_a_modality_lut_that_is_a_table_gives_its_entries(descriptor, data):
+    # PS3.3 C.11.1.1: values below the first mapped get the first entry, those beyond the last the last.
+    last = 400.0 if descriptor[2] == 16 else 250.0
+    pixels = np.zeros((4, 5), np.int16)
+    pixels[0] = [-9, -2, -1, 0, 9]
+
+    image = image_from(with_table(descriptor, data), pixels)
+
+    assert image.array[0].tolist() == [100, 100, 200, last, last]
+    assert image.unit == "m[OD]"
+
+
+def test_what_is_padding_under_a_table_is_as_dark_as_the_darkest_image():
+    pixels = np.zeros((4, 5), np.int16)
+    pixels[0, 0] = 7
+    ds = with_table([8, 0, 16], list(range(80, 0, -10)), PixelPaddingValue=7)
+    inverse = with_table(
+        [8, 0, 16], list(range(80, 0, -10)), PixelPaddingValue=7, PhotometricInterpretation="MONOCHROME1"
+    )
+    pixels[1, 1] = 3
+
+    assert [float(image_from(each, pixels).array[0, 0]) for each in (ds, inverse)] == [50, 80]
+
+
+@pytest.mark.parametrize(
+    ("ds", "words"),
+    [
+        (with_table([4, 0, 16], [1, 2, 3]), "a modality LUT of 4 entries has 3"),
+        (with_table([4, 0], [1, 2, 3, 4]), "no descriptor"),
+        (with_table([4, 0, 16], None), "no data"),
+    ],
+)
+def test_a_table_that_is_damaged_is_refused(ds, words):
+    with pytest.raises(AppError, match=words):
+        image_from(ds, np.zeros((4, 5), np.int16))
+
+
+def test_a_table_beside_a_rescale_is_refused():
+    ds = with_table([1, 0, 16], [5])
+    ds.RescaleSlope = 2
+
+    with pytest.raises(AppError, match="neither with a Rescale Slope"):
+        image_from(ds, np.zeros((4, 5), np.int16))
 
 
 def test_a_slope_of_zero_is_refused():

@@ -207,7 +207,7 @@ class _Attempt:
         now = server.clock()
         body = json.dumps(message(repository, self.task, peer, self.instances, fhir_url=server.fhir_url, now=now))
         identifier = self.known.key.replace("/", "-")
-        webhook.send(remote, identifier, body, secret=peer.secret, content_type=CONTENT_TYPE, now=now)
+        webhook.send(remote, identifier, body, secrets=peer.secrets(now), content_type=CONTENT_TYPE, now=now)
         server.peers.acknowledge(self.known.key, (each.sop_uid for each in self.instances), {}, server.clock())
         self._record(Access.NOTIFY, self.instances)
         return Ended("")
