@@ -77,10 +77,10 @@ def methods(template: str, row: ResourceType) -> set[str]:
     return {route.method for route in ROUTES if route.template == template and route.interaction in row.interactions}
 
 
-def understood(method: str, url: str, base_url: str) -> Address:
-    """Return what a method and an address below the base, absolute or relative to it, stand for.
+def parts_of(url: str, base_url: str) -> tuple[list[str], tuple[tuple[str, str], ...]]:
+    """Return the segments and the parameters of an address below the base, absolute or relative to it.
 
-    Raises INVALID for an address that is elsewhere, UNSUPPORTED for one that is not here.
+    Raises INVALID for an address that is elsewhere.
     """
     if len(url) > LONGEST:
         raise AppError(Category.INVALID, f"the address is longer than {LONGEST} characters", where="url")
@@ -89,15 +89,22 @@ def understood(method: str, url: str, base_url: str) -> Address:
         raise AppError(Category.INVALID, "the address is not one of this server", where="url")
     path, _, query = local.partition("?")
     segments = [unquote(segment) for segment in path.strip("/").split("/")]
+    return segments, tuple(parse_qsl(query, keep_blank_values=True))
+
+
+def understood(method: str, url: str, base_url: str) -> Address:
+    """Return what a method and an address below the base, absolute or relative to it, stand for.
+
+    Raises INVALID for an address that is elsewhere, UNSUPPORTED for one that is not here.
+    """
+    segments, parameters = parts_of(url, base_url)
     wanted = "GET" if method == "HEAD" else method
     # Words of the interface go before what may stand in their place.
     fitting = sorted((route for route in ROUTES if route.method == wanted), key=lambda route: route.template.count("["))
     for route in fitting:
         variables = _variables(route.template.split("/"), segments)
         if variables is not None:
-            return Address(
-                route, MappingProxyType(meant(route, variables)), tuple(parse_qsl(query, keep_blank_values=True))
-            )
+            return Address(route, MappingProxyType(meant(route, variables)), parameters)
     raise AppError(Category.UNSUPPORTED, "there is no such interaction at this address", where="url")
 
 

@@ -104,8 +104,8 @@ def _answered(
             message = f"the answers before have more than {server.bundle_limits.bytes} bytes"
             raise AppError(Category.TOO_LARGE, message)
         entry = entry_of(found, number, server.fhir_url)
-        acting.require(entry.address.route.interaction, entry.type)
-        ask = entry.ask(preferences, most_bytes=server.most_resource_bytes)
+        entry.require(acting)
+        ask = entry.asked(preferences, most_bytes=server.most_resource_bytes)
         acting.prepare(ask)
         answer = acting.perform(ask)
         acting.settle()
@@ -113,7 +113,7 @@ def _answered(
     except Exception as caught:  # noqa: BLE001 -- what the others do stands, and their answers are owed; it is logged
         error = _named(caught)
         if entry:
-            acting.refused(entry.address.route.interaction, entry.type, entry.id, error)
+            acting.refused(entry.access, entry.type, entry.id, error)
         body = json.dumps(outcome(issues_in(f"Bundle.entry[{number}]", error)))
         return Answer(status_of(error), body, is_outcome=True)
 

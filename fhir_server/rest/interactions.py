@@ -101,6 +101,24 @@ class Backing(Protocol):
         """Now, aware UTC."""
 
 
+class Invocation(Protocol):
+    """An operation that is asked for."""
+
+    @property
+    def access(self) -> Access:
+        """What the audit record calls it."""
+
+    @property
+    def key(self) -> str:
+        """The relative reference `Type/id`, "" where no resource is named."""
+
+    def prepare(self, server: Backing) -> None:
+        """Do what has to be done before, and not within, a transaction."""
+
+    def perform(self, server: Backing, repository: Repository) -> bytes:
+        """Do it and return the resource that answers."""
+
+
 class Interactions:
     """The interactions of one principal; for one request."""
 
@@ -138,8 +156,11 @@ class Interactions:
             # Whoever patches learns what was there: by tests, and by what comes back.
             self._repository.require(resource_type, Act.READ)
 
-    def prepare(self, ask: Ask) -> None:
+    def prepare(self, ask: Ask | Invocation) -> None:
         """Do what has to be done before, and not within, a transaction: check the body, have new images shown."""
+        if not isinstance(ask, Ask):
+            ask.prepare(self._server)
+            return
         if ask.interaction in (Interaction.CREATE, Interaction.UPDATE):
             validate(ask.body, ask.type)
             self._server.conforms(ask.body)
@@ -148,9 +169,13 @@ class Interactions:
         elif ask.type == "ImagingStudy" and ask.id:
             self._server.studies.refresh(ask.id)
 
-    def perform(self, ask: Ask) -> Answer:
+    def perform(self, ask: Ask | Invocation) -> Answer:
         """Do it and return the answer. What it takes note of is written by `settle`."""
-        return _PERFORM[ask.interaction](self, ask)
+        if isinstance(ask, Ask):
+            return _PERFORM[ask.interaction](self, ask)
+        body = ask.perform(self._server, self._repository)
+        self._note(ask.access, [ask.key] if ask.key else [])
+        return Answer(body=body)
 
     def settle(self) -> None:
         """Write the audit record of what was done, and do what follows from it."""
@@ -158,12 +183,10 @@ class Interactions:
         for each in later:
             each()
 
-    def refused(
-        self, interaction: Interaction | SystemInteraction, resource_type: str, id: str, error: AppError
-    ) -> None:
+    def refused(self, access: Access, resource_type: str, id: str, error: AppError) -> None:
         """Put on record what an entry of a Bundle tried in vain."""
         named = [f"{resource_type}/{id}"] if resource_type in RESOURCES and ID_FORM.fullmatch(id) else []
-        self._server.audit.refused(self._principal, KINDS[interaction].access, error, resources=named)
+        self._server.audit.refused(self._principal, access, error, resources=named)
 
     def existing(self, ask: Ask, found: Resource) -> Answer:
         """Return the answer to a conditional create that found what it would create."""
@@ -332,8 +355,10 @@ class Interactions:
     # ---- what all do
 
     def _record(self, ask: Ask, keys: Iterable[str], names: Iterable[str] = ()) -> None:
-        access, named, parameters = KINDS[ask.interaction].access, [*keys], [*names]
-        record = self._server.audit.record
+        self._note(KINDS[ask.interaction].access, keys, names)
+
+    def _note(self, access: Access, keys: Iterable[str], names: Iterable[str] = ()) -> None:
+        named, parameters, record = [*keys], [*names], self._server.audit.record
         self._later.append(lambda: record(self._principal, access, resources=named, parameters=parameters))
 
     def _follow_up(self, written: Resource) -> None:

@@ -6,14 +6,14 @@ codesystem and patient operations.
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fhir_server.access.audit import Access
 from fhir_server.model import json
 from fhir_server.model.chains import AllOf, AnyOf, Criterion
-from fhir_server.model.criteria import Clause, Missing, clause
+from fhir_server.model.criteria import Clause, Missing, check_id, clause
 from fhir_server.model.dates import to_instant
 from fhir_server.model.definitions import compartments, parameters
 from fhir_server.model.outcome import Issue, outcome
@@ -34,6 +34,7 @@ Json = dict[str, Any]
 CORE = "http://hl7.org/fhir/OperationDefinition/"
 MODES = ("create", "update", "delete", "profile")
 CARE_DATES = ("date", "started", "authored", "authored-on", "authoredon", "onset-date", "recorded-date")
+GENERAL = frozenset({"_format", "_pretty"})  # what every address takes
 MOST_SHOWN = 1000  # codes in one answer of $expand
 
 
@@ -76,6 +77,10 @@ class Operation:
     changes: bool = False  # by POST only
     takes_resource: bool = False  # of a type by POST only
     access: Access = Access.READ
+
+    def methods(self, *, has_id: bool) -> tuple[str, ...]:
+        """Return the methods that an address of the operation takes, of a type or with the id of a resource."""
+        return ("POST",) if self.changes or (self.takes_resource and not has_id) else ("GET", "POST")
 
 
 # ---- what a resource says of itself
@@ -374,6 +379,58 @@ OPERATIONS: tuple[Operation, ...] = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """An operation as an address names it, `[type]/$name` or `[type]/[id]/$name`, with what was sent to it."""
+
+    operation: Operation
+    type: str
+    id: str = ""
+    query: tuple[tuple[str, str], ...] = ()
+    sent: Any = None
+
+    @property
+    def access(self) -> Access:
+        """What the audit record calls it."""
+        return self.operation.access
+
+    @property
+    def key(self) -> str:
+        """The relative reference `Type/id`, "" where no resource is named."""
+        return f"{self.type}/{self.id}" if self.id else ""
+
+    def require(self, repository: Repository) -> None:
+        """Return when the type is known, the id may be one, and the principal may ask this of some resources."""
+        if self.type not in RESOURCES:
+            raise AppError(Category.NOT_FOUND, "this server keeps no resources of this type", where=self.type[:64])
+        if self.id:
+            check_id(self.id, where=f"{self.type}.id")
+        require(self.operation, repository, self.type, self.id)
+
+    def prepare(self, server: Backing) -> None:
+        """Do what has to be done before, and not within, a transaction: have new images shown."""
+        if self.operation.name == "everything":
+            server.studies.catch_up()
+
+    def perform(self, server: Backing, repository: Repository) -> bytes:
+        """Do it and return the resource that answers."""
+        values = values_of(self.sent, [*self.query], self.operation)
+        return self.operation.perform(Call(server, repository, self.type, self.id, values))
+
+
+def invoked(method: str, segments: Sequence[str], query: tuple[tuple[str, str], ...]) -> Invocation | None:
+    """Return what is invoked at an address, None where it names no operation. Raises UNSUPPORTED for an unknown one."""
+    if len(segments) not in (2, 3) or not segments[-1].startswith("$"):
+        return None
+    kind, identifier = segments[0], segments[1] if len(segments) == 3 else ""
+    for operation in OPERATIONS:
+        is_named = f"${operation.name}" == segments[-1] and kind in (operation.types or (kind,))
+        is_there = operation.on_instance if identifier else operation.on_type
+        if is_named and is_there and method in operation.methods(has_id=bool(identifier)):
+            return Invocation(operation, kind, identifier, query)
+    raise AppError(Category.UNSUPPORTED, "there is no such operation at this address", where="url")
+
+
 def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation) -> dict[str, list[Any]]:
     """Return the values of the parameters, of the address and of what was sent. Raises INVALID for unknown ones.
 
@@ -381,7 +438,8 @@ def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation)
     """
     found: dict[str, list[Any]] = {}
     for name, text in query:
-        found.setdefault(name, []).append(text)
+        if name not in GENERAL:
+            found.setdefault(name, []).append(text)
     if isinstance(resource, dict) and resource.get("resourceType") == "Parameters":
         for each in resource.get("parameter", ()):
             if not isinstance(each, dict):
@@ -398,14 +456,14 @@ def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation)
     return found
 
 
-def require(operation: Operation, call: Call) -> None:
+def require(operation: Operation, repository: Repository, kind: str, identifier: str) -> None:
     """Return when the principal may do something with resources of the type at all. Raises FORBIDDEN."""
-    if operation.name == "validate" and not call.id:
+    if operation.name == "validate" and not identifier:
         try:
-            call.repository.require(call.type, Act.CREATE)
+            repository.require(kind, Act.CREATE)
             return
         except AppError:
             pass  # who may read may ask as well
     if operation.changes:
-        call.repository.require(call.type, Act.UPDATE)
-    call.repository.require(call.type, Act.READ)  # what is changed is told as well
+        repository.require(kind, Act.UPDATE)
+    repository.require(kind, Act.READ)  # what is changed is told as well

@@ -19,6 +19,7 @@ from fhir_server.rest.asks import Answer, Ask, Json, Preferences
 from fhir_server.rest.criteria import criteria, criteria_of_text
 from fhir_server.rest.entries import METHODS, Entry, EntryError, entry_of
 from fhir_server.rest.interactions import Backing, Interactions
+from fhir_server.rest.operations import Invocation
 from fhir_server.store.repository import Guard, Repository
 from imaging.errors import AppError, Category
 
@@ -66,10 +67,10 @@ class Transaction:
 
     def _prepare(self, entry: Entry) -> None:
         """Do what may be done before the database's transaction, which has to be short."""
-        self._acting.require(entry.address.route.interaction, entry.type)
+        entry.require(self._acting)
         # A reference by criteria has no form that is valid in a resource; what it becomes has.
         resource = relinked(entry.resource, _placeholder) if entry.resource else None
-        ask = entry.ask(self._preferences, most_bytes=self._server.most_resource_bytes, resource=resource)
+        ask = entry.asked(self._preferences, most_bytes=self._server.most_resource_bytes, resource=resource)
         self._acting.prepare(ask)
 
 
@@ -81,7 +82,7 @@ def naming(acting: Interactions, entry: Entry) -> Iterator[None]:
     except EntryError:
         raise
     except AppError as error:
-        acting.refused(entry.address.route.interaction, entry.type, entry.id, error)
+        acting.refused(entry.access, entry.type, entry.id, error)
         raise EntryError(entry.where, error) from None
 
 
@@ -143,6 +144,10 @@ class _Attempt:
         self.made[entry.number] = self.acting.perform(ask)
 
     def _plan_new(self, entry: Entry) -> None:
+        if isinstance(entry.address, Invocation):
+            if entry.address.operation.changes:
+                self._touch(entry.address.key, entry)
+            return
         wanted = self._criteria(entry) if entry.conditions.if_none_exist is not None else None
         if wanted and wanted.fingerprint in self.creators:
             first = self.repeats[entry.number] = self.creators[wanted.fingerprint]
@@ -200,7 +205,7 @@ class _Attempt:
         limits, url, text = self.server.search_limits, self.server.fhir_url, entry.conditions.if_none_exist
         if entry.method == "POST" and text is not None:
             return criteria_of_text(entry.type, text, url, limits)
-        return criteria(entry.type, entry.address.parameters, url, limits)
+        return criteria(entry.type, entry.parameters, url, limits)
 
     def _key(self, number: int) -> str:
         return f"{self.entries[number].type}/{self.planned[number].id}"
@@ -213,6 +218,8 @@ class _Attempt:
             assert version is not None  # noqa: S101 -- what was created has one
             return self.acting.existing(self._ask(entry), version)
         body = relinked(entry.resource, self._links_of(entry)) if entry.resource else None
+        if isinstance(entry.address, Invocation):
+            return self.acting.perform(self._asked(entry, body))
         ask = self._ask(entry, body)
         if plan := self.planned.get(entry.number):
             conditions = replace(ask.conditions, if_none_exist=None)
@@ -221,8 +228,13 @@ class _Attempt:
                 ask = replace(ask, body={**ask.body, "id": plan.id})
         return self.acting.perform(ask)
 
+    def _asked(self, entry: Entry, body: Json | None = None) -> Ask | Invocation:
+        return entry.asked(self.preferences, most_bytes=self.server.most_resource_bytes, resource=body)
+
     def _ask(self, entry: Entry, body: Json | None = None) -> Ask:
-        return entry.ask(self.preferences, most_bytes=self.server.most_resource_bytes, resource=body)
+        asked = self._asked(entry, body)
+        assert isinstance(asked, Ask)  # noqa: S101 -- operations go their own way
+        return asked
 
     def _links_of(self, entry: Entry) -> Change:
         match = _REST_URL.fullmatch(entry.full_url)

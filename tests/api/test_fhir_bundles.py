@@ -507,6 +507,96 @@ def test_transactions_that_meet_are_all_done_one_after_another(both):
     assert {version(both, key) for key in keys} == {'W/"9"'}
 
 
+# ---- operations
+
+
+def parameters(**values: Any) -> Json:
+    return {"resourceType": "Parameters", "parameter": [{"name": name, **value} for name, value in values.items()]}
+
+
+@pytest.mark.parametrize("kind", ["batch", "transaction"])
+def test_operations_are_entries_as_well(both, kind):
+    found = made(both, numbered(new_number(), gender="male"))
+    key = f"Patient/{found['id']}"
+    about = made(both, observation(key))
+
+    answers = done(
+        both,
+        kind,
+        entry("POST", "Patient/$validate", patient(gender="x")),
+        entry("POST", f"{key}/$meta-add", parameters(meta={"valueMeta": {"tag": [{"code": "a"}]}})),
+        entry("POST", "ValueSet/$expand", parameters(url={"valueUri": "http://hl7.org/fhir/ValueSet/link-type"})),
+        entry("GET", f"{key}/$everything?_count=10"),
+        entry("GET", "CodeSystem/$lookup?system=http://hl7.org/fhir/link-type&code=refer&_format=json"),
+        entry("POST", f"{key}/$everything"),
+        entry("HEAD", f"{key}/$meta"),
+    )
+
+    assert statuses(answers) == ["200"] * 7
+    assert answers[0]["resource"]["issue"][0]["expression"] == ["Patient.gender"]
+    assert answers[1]["resource"]["parameter"][0]["valueMeta"]["tag"] == [{"code": "a"}]
+    assert answers[2]["resource"]["expansion"]["total"] == 4
+    for each in (answers[3], answers[5]):
+        ids = [one["resource"]["id"] for one in each["resource"]["entry"]]
+        assert ids[:2] == [found["id"], about["id"]]
+    assert {each["name"] for each in answers[4]["resource"]["parameter"]} >= {"name", "display"}
+    assert "resource" not in answers[6]
+    assert both.get(f"/fhir/{key}").json["meta"]["tag"] == [{"code": "a"}]
+
+
+def test_an_operation_in_a_transaction_sees_what_was_made_before_it_and_is_undone_with_it(both):
+    number = new_number()
+    key = f"Patient/{made(both, patient())['id']}"
+    label = entry("POST", f"{key}/$meta-add", parameters(meta={"valueMeta": {"tag": [{"code": "a"}]}}))
+    about = entry("POST", "Observation", observation(key))
+    everything = entry("GET", f"{key}/$everything")
+
+    seen = done(both, "transaction", everything, about, label)[0]["resource"]["entry"]
+    refused = post(both, "transaction", label, entry("POST", "Patient", numbered(number, gender="x")))
+    twice = post(both, "transaction", label, entry("PUT", key, patient(id=key.partition("/")[2])))
+
+    assert [each["resource"]["resourceType"] for each in seen] == ["Patient", "Observation"]
+    assert seen[0]["resource"]["meta"]["tag"] == [{"code": "a"}]
+    assert (refused.status_code, twice.status_code) == (400, 400)
+    assert version(both, key) == 'W/"2"'
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status"),
+    [
+        ("GET", "Patient/$nothing", "501"),
+        ("GET", "Patient/1/$expand", "501"),
+        ("GET", "Patient/$validate", "501"),
+        ("DELETE", "Patient/1/$meta", "501"),
+        ("PUT", "Patient/1/$meta-add", "501"),
+        ("GET", "Nothing/1/$meta", "404"),
+        ("GET", "Patient/a_b/$meta", "400"),
+        ("GET", "Patient/1/$meta?nonsense=1", "400"),
+        ("POST", "Patient/$validate", "400"),
+    ],
+)
+def test_an_operation_that_is_not_there_or_asked_wrongly_is_refused(both, method, url, status):
+    resource = {"resource": parameters()} if method == "PUT" else {}
+    [answer] = done(both, "batch", {"request": {"method": method, "url": url}, **resource})
+    whole = post(both, "transaction", {"request": {"method": method, "url": url}, **resource})
+
+    assert statuses([answer]) == [status]
+    assert whole.json["issue"][0]["expression"] == ["Bundle.entry[0]"]
+
+
+def test_rights_and_records_are_those_of_the_operation(doors: Doors, both):
+    reader = doors.caller(Right.RECEIVE_IMAGES, name="reader")
+    auditor = doors.caller(Right.AUDIT, name="auditor")
+    key = f"Patient/{made(both, patient())['id']}"
+    label = entry("POST", f"{key}/$meta-add", parameters(meta={"valueMeta": {"tag": [{"code": "a"}]}}))
+
+    assert statuses(done(reader, "batch", entry("GET", f"{key}/$meta"), label)) == ["200", "403"]
+    assert statuses(done(auditor, "batch", entry("GET", f"{key}/$meta"))) == ["403"]
+    events = auditor.get(f"/fhir/AuditEvent?entity={key}&_sort=-date").json["entry"]
+    outcomes = [(each["resource"]["action"], each["resource"]["outcome"]) for each in events]
+    assert {("R", "0"), ("U", "4"), ("R", "4")} <= set(outcomes)
+
+
 # ---- images
 
 
