@@ -105,8 +105,9 @@ class FilmDesk:
             images = list(_images(film, known.title, str(study), number, now))
             self._store(images, principal)
             uids = [str(each.SOPInstanceUID) for each in images]
+            bits = min((each for each in has.bits if each >= max(map(_depth, film.images.values()))), default=0)
             is_coloured = film.is_colour and has.colour
-            orders.append(_order(film, uids, known.printer, str(job), is_coloured=is_coloured))
+            orders.append(_order(film, uids, known.printer, str(job), bits=bits, is_coloured=is_coloured))
         # All are stored; all of them are checked as drafts before the first one is released.
         repository = self._server.repository_for(principal)
         drafts = [repository.create(each).json() for each in orders]
@@ -214,8 +215,11 @@ def _depth(box: Dataset) -> int:
     return int(image.BitsStored)
 
 
-def _order(film: "Film", uids: Sequence[str], printer: str, job: str, *, is_coloured: bool) -> Json:
-    """Return the Task of a film, a draft. Raises UNSUPPORTED for what an order cannot say."""
+def _order(film: "Film", uids: Sequence[str], printer: str, job: str, *, bits: int, is_coloured: bool) -> Json:
+    """Return the Task of a film, a draft. Raises UNSUPPORTED for what an order cannot say.
+
+    bits   of a grey value, so that none of the modality's is lost; 0 leaves it to the printer
+    """
     box, session = film.box, film.session
     sizes = {bool(each.get("RequestedImageSize")) for each in film.images.values()}
     if len(sizes) > 1:
@@ -239,6 +243,8 @@ def _order(film: "Film", uids: Sequence[str], printer: str, job: str, *, is_colo
     ]
     if is_coloured:
         inputs.append(value("colour", "valueBoolean", True))
+    elif bits:
+        inputs.append(value("bits", "valuePositiveInt", bits))
     if box.get("MinDensity") is not None and box.get("MaxDensity") is not None:
         inputs.append(value("density-min", "valueDecimal", int(box.MinDensity) / 100))
         inputs.append(value("density-max", "valueDecimal", int(box.MaxDensity) / 100))

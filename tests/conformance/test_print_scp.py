@@ -1,9 +1,7 @@
 """Modalities print through us: DCMTK's (dcmpsprt, dcmprscu), our own print SCU, and ones that behave badly."""
 
-import shutil
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -11,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import dcmread
-from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
@@ -27,39 +23,9 @@ from imaging.film import Medium, Picture, Sheets, pages
 from imaging.film.gsdf import Densities
 from imaging.printer import Job, Outcome, Progress, State, Status
 from imaging.printers import printers
+from tests.support.film_modality import HAS_DCMTK, NEEDS_DCMTK, DcmtkModality
 
 TITLE = "FHIRPRINT"
-HAS_DCMTK = shutil.which("dcmpsprt") is not None and shutil.which("dcmprscu") is not None
-CONFIGURATION = """
-[[GENERAL]]
-[APPLICATION]
-LogDirectory = {folder}
-[PRINT]
-Directory = {folder}/spool
-[DATABASE]
-Directory = {folder}/database
-[LUT]
-Directory = {folder}/lut
-[NETWORK]
-aetitle = MODALITY
-[[COMMUNICATION]]
-[PRINTER]
-Aetitle = FHIRPRINT
-Description = we
-Hostname = localhost
-Port = {port}
-Type = PRINTER
-DisplayFormat = 1,1\\2,2
-FilmSizeID = 8INX10IN\\14INX17IN
-MagnificationType = REPLICATE\\CUBIC
-MediumType = PAPER\\CLEAR FILM
-Supports12Bit = true
-SupportsPresentationLUT = true
-SupportsTrim = true
-SupportsImageSize = true
-Annotation = 2\\ANNOTATION\\1
-"""
-
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom's sockets
 
 
@@ -136,45 +102,22 @@ def image_of(samples: np.ndarray) -> Dataset:
     return ds
 
 
-@pytest.mark.skipif(not HAS_DCMTK, reason="needs the package dcmtk (dcmpsprt, dcmprscu)")
+@pytest.mark.skipif(not HAS_DCMTK, reason=NEEDS_DCMTK)
 class TestDcmtk:
     @pytest.fixture
-    def render(self, tmp_path: Path, port: int) -> Callable[..., list[Path]]:
-        """Have dcmpsprt make a stored print of CT images."""
-        for name in ("spool", "database", "lut"):
-            (tmp_path / name).mkdir()
-        self.configuration = tmp_path / "dcmpstat.cfg"
-        self.configuration.write_text(CONFIGURATION.format(folder=tmp_path, port=port))
-        ct = str(get_testdata_file("CT_small.dcm"))
+    def modality(self, tmp_path: Path, port: int) -> DcmtkModality:
+        return DcmtkModality(tmp_path, port)
 
-        def render(count: int, *options: str) -> list[Path]:
-            program = ["dcmpsprt", "-q", "-c", str(self.configuration), "-p", "PRINTER", *options, *[ct] * count]
-            subprocess.run(program, check=True, capture_output=True, timeout=60)
-            return sorted((tmp_path / "database").glob("SP_*"), key=lambda path: path.stat().st_mtime_ns)
-
-        return render
-
-    def send(self, films: list[Path], *options: str) -> None:
-        program = ["dcmprscu", "-c", str(self.configuration), "-p", "PRINTER", *options, *map(str, films)]
-        said = subprocess.run(program, check=True, capture_output=True, text=True, timeout=60)
-        assert "E: " not in said.stdout + said.stderr
-
-    def hardcopies(self, films: list[Path]) -> list[Dataset]:
-        images = (dcmread(path) for path in films[0].parent.glob("HG_*"))
-        by_uid = {image.SOPInstanceUID: image for image in images}
-        boxes = dcmread(films[0]).ImageBoxContentSequence
-        return [by_uid[box.ReferencedImageSequence[0].ReferencedSOPInstanceUID] for box in boxes]
-
-    def test_films_arrive_pixel_by_pixel_with_what_was_ordered(self, render, desk: Desk) -> None:
-        films = render(
+    def test_films_arrive_pixel_by_pixel_with_what_was_ordered(self, modality: DcmtkModality, desk: Desk) -> None:
+        films = modality.render(
             2, "--layout", "2", "2", "--filmsize", "8INX10IN", "--identity", "--illumination", "2500", "--reflection",
             "15", "--trim", "--landscape", "--border", "WHITE", "--min-density", "20", "--max-density", "300",
         )  # fmt: skip
 
-        self.send(films, "--copies", "2", "--medium-type", "CLEAR FILM", "--priority", "HIGH", "--label", "ward 3")
+        modality.send(films, "--copies", "2", "--medium-type", "CLEAR FILM", "--priority", "HIGH", "--label", "ward 3")
 
-        (modality, (film,), _) = desk.printed[0]
-        assert (modality.calling, modality.called, modality.address) == ("MODALITY", TITLE, "127.0.0.1")
+        (sender, (film,), _) = desk.printed[0]
+        assert (sender.calling, sender.called, sender.address) == ("MODALITY", TITLE, "127.0.0.1")
         session, box = film.session, film.box
         assert (session.NumberOfCopies, session.PrintPriority, session.MediumType) == (2, "HIGH", "CLEAR FILM")
         assert session.FilmSessionLabel == "ward 3"
@@ -183,32 +126,34 @@ class TestDcmtk:
         assert (box.MinDensity, box.MaxDensity) == (20, 300)
         assert film.lut.PresentationLUTShape == "IDENTITY"
         assert (film.count, list(film.images), film.is_colour) == (4, [1, 2], False)
-        for image_box, hardcopy in zip(film.images.values(), self.hardcopies(films), strict=True):
+        for image_box, hardcopy in zip(film.images.values(), modality.hardcopies(films[0]), strict=True):
             sent = hardcopy.pixel_array / (2**hardcopy.BitsStored - 1)
             np.testing.assert_allclose(p_values(image_box, film.lut, box), sent, atol=1e-6)
 
     @pytest.mark.parametrize("options", [(), ("--session-print",)])
-    def test_each_film_is_printed_once(self, render, desk: Desk, options: tuple[str, ...]) -> None:
-        films = [*render(1), *render(3, "--layout", "2", "2")[1:]]
+    def test_each_film_is_printed_once(self, modality: DcmtkModality, desk: Desk, options: tuple[str, ...]) -> None:
+        films = [*modality.render(1), *modality.render(3, "--layout", "2", "2")[1:]]
 
-        self.send(films, *options)
+        modality.send(films, *options)
 
         assert sorted(len(film.images) for film in desk.films()) == [1, 3]
 
-    def test_monochrome1_looks_the_same(self, render, desk: Desk) -> None:
-        films = render(1)
+    def test_monochrome1_looks_the_same(self, modality: DcmtkModality, desk: Desk) -> None:
+        films = modality.render(1)
 
-        self.send(films)
-        self.send(films, "--monochrome1")
+        modality.send(films)
+        modality.send(films, "--monochrome1")
 
         plain, inverted = (film.images[1] for film in desk.films())
         assert inverted.BasicGrayscaleImageSequence[0].PhotometricInterpretation == "MONOCHROME1"
         np.testing.assert_allclose(p_values(plain, None, Dataset()), p_values(inverted, None, Dataset()), atol=1 / 4095)
 
-    def test_annotations_arrive(self, render, desk: Desk) -> None:
-        films = render(1, "--annotation", "DOE^JANE", "--print-no-date", "--print-no-name", "--print-no-lighting")
+    def test_annotations_arrive(self, modality: DcmtkModality, desk: Desk) -> None:
+        films = modality.render(
+            1, "--annotation", "DOE^JANE", "--print-no-date", "--print-no-name", "--print-no-lighting"
+        )
 
-        self.send(films)
+        modality.send(films)
 
         assert list(desk.films()[0].annotations.values()) == ["DOE^JANE"]
 

@@ -1,12 +1,16 @@
 """Modalities print through a running server: what they put on film is stored, ordered, printed, and told back."""
 
 import subprocess
+import urllib.request
 from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from fhir_server.hardcopy.press import press
 from fhir_server.model.task import name_of
@@ -14,7 +18,11 @@ from imaging.film import Medium, Picture, Sheets
 from imaging.printer import Job, Progress
 from imaging.printers import printers
 from tests.support.agents import Site
-from tests.support.serving import COMMAND, ENVIRONMENT, fhir_imaging, serving
+from tests.support.film_modality import HAS_DCMTK, NEEDS_DCMTK, DcmtkModality
+from tests.support.film_modality import TITLE as MODALITY_TITLE
+from tests.support.film_printers import HAS_DCMPRSCP, NEEDS_DCMPRSCP, DcmtkPrinter, dcmtk_printer
+from tests.support.film_printers import TITLE as PRINTER_TITLE
+from tests.support.serving import COMMAND, ENVIRONMENT, fhir_imaging, serving, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -112,6 +120,84 @@ def test_a_modality_that_nobody_registered_is_not_let_in(at: Site, port: int) ->
         send(port, "STRANGER", Picture(np.zeros((8, 8), np.float32)))
 
     assert len(tasks(at)) == before
+
+
+@pytest.mark.skipif(not (HAS_DCMTK and HAS_DCMPRSCP), reason=f"{NEEDS_DCMTK}; {NEEDS_DCMPRSCP}")
+class TestDcmtk:
+    """dcmpsprt and dcmprscu print through us on dcmprscp: none of what we wrote stands at either end."""
+
+    @pytest.fixture
+    def press(self, tmp_path_factory: pytest.TempPathFactory, at: Site) -> Iterator[DcmtkPrinter]:
+        where = ("--data-dir", at.served.data_dir)
+        with dcmtk_printer(tmp_path_factory.mktemp("press")) as press:
+            options = {
+                "host": "127.0.0.1", "port": press.port, "called_ae": PRINTER_TITLE, "dots_per_inch": 300,
+                "twelve_bits": "true", "media": "CLEAR FILM",
+            }  # fmt: skip
+            given = [word for name, each in options.items() for word in ("-o", f"{name}={each}")]
+            for command in (
+                ("printer", "add", "press", "dicom", *given, *where),
+                ("modality", "add", MODALITY_TITLE, "clinic", "press", *where),
+            ):
+                done = fhir_imaging(*command)
+                assert done.returncode == 0, done.stderr
+            yield press
+
+    def test_what_is_printed_through_us_comes_out_of_the_printer_pixel_by_pixel(
+        self, at: Site, port: int, press: DcmtkPrinter, tmp_path: Path
+    ) -> None:
+        modality = DcmtkModality(tmp_path / "modality", port)
+        before = {task["id"] for task in tasks(at)}
+        films = modality.render(
+            2, "--layout", "2", "2", "--filmsize", "8INX10IN", "--magnification", "REPLICATE", "--identity", "--trim",
+            "--landscape", "--border", "WHITE", images=("CT_small.dcm", "MR_small.dcm"),
+        )  # fmt: skip
+
+        modality.send(films, "--medium-type", "CLEAR FILM", "--priority", "HIGH", "--label", "ward 3")
+
+        wait_for(lambda: [task for task in tasks(at) if task["id"] not in before and task["status"] == "completed"], 60)
+        (task,) = (task for task in tasks(at) if task["id"] not in before)
+        assert task["priority"] == "urgent"
+        said = [(name_of(each), next(v for k, v in each.items() if k.startswith("value"))) for each in task["input"]]
+        assert {
+            ("device", ("reference", "Device/printer-press")), ("layout", "STANDARD\\2,2"), ("film-size", "8INX10IN"),
+            ("orientation", "LANDSCAPE"), ("magnification", "REPLICATE"), ("medium", "CLEAR FILM"), ("trim", True),
+            ("border", "WHITE"), ("banner", "ward 3"), ("bits", 12),
+        } <= {(name, *v.items()) if isinstance(v, dict) else (name, v) for name, v in said}  # fmt: skip
+        sent = [hardcopy.pixel_array for hardcopy in modality.hardcopies(films[0])]
+        stored = [self.stored(at, uid) for name, uid in said if name == "instance"]
+        assert [np.array_equal(*each) for each in zip(stored, sent, strict=True)] == [True] * 2
+        (page,) = press.printed()
+        assert page.shape == (8 * 300, 10 * 300)
+        (_, top, left), (_, other_top, right) = (found_on(page, image) for image in sent)
+        assert abs(top - other_top) < 300 * 4  # in one row of the layout, the second at the right of the first
+        assert left < 300 * 5 < right
+
+    def stored(self, at: Site, uid: str) -> np.ndarray:
+        (found,) = at.call("GET", f"/dicom-web/instances?SOPInstanceUID={uid}")
+        study, series = found["0020000D"]["Value"][0], found["0020000E"]["Value"][0]
+        path = f"/dicom-web/studies/{study}/series/{series}/instances/{uid}"
+        request = urllib.request.Request(f"{at.served.base_url}{path}")
+        request.add_header("Authorization", f"Bearer {at.token}")
+        request.add_header("Accept", "application/dicom; transfer-syntax=1.2.840.10008.1.2.1")
+        with urllib.request.urlopen(request, timeout=60) as response:
+            ds = dcmread(BytesIO(response.read()))
+        assert (ds.SOPClassUID, ds.BitsStored) == ("1.2.840.10008.5.1.4.1.1.7", 12)
+        return ds.pixel_array
+
+
+def found_on(page: np.ndarray, image: np.ndarray) -> tuple[int, int, int]:
+    """Return by which whole factor an image is enlarged on a page, and at which row and column it begins."""
+    raw = page.tobytes()
+    for factor in range(1, page.shape[0] // image.shape[0] + 1):
+        expected = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1).astype(page.dtype)
+        height, width = expected.shape
+        row, column = divmod(raw.find(expected[height // 2].tobytes()) // page.itemsize, page.shape[1])
+        # The row that was found is the first that is equal to the middle one.
+        for top in range(max(0, row - height), row + 1):
+            if np.array_equal(page[top : top + height, column : column + width], expected):
+                return factor, top, column
+    raise AssertionError("the image is not on the page")
 
 
 def test_the_register_lists_and_forgets(at: Site) -> None:
