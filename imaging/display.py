@@ -141,6 +141,7 @@ class FrameSource:
     """
 
     def __init__(self, document: Mapping[str, Any], frame: int, bulkdata: BulkData | None) -> None:
+        self.frame = frame
         self._document = document
         self._bulkdata = bulkdata
         per_frame = items_of(document, "52009230")
@@ -155,6 +156,14 @@ class FrameSource:
         """Return the first value of the top level as text."""
         values = values_of(self._document, tag)
         return str(values[0]).strip() if values and values[0] is not None else ""
+
+    def numbers(self, tag: str, count: int) -> tuple[float, ...] | None:
+        """Return the numbers of an element of the top level that has so many."""
+        return numbers_of(self._document, tag, count)
+
+    def data(self, tag: str) -> bytes:
+        """Return the binary value of an element of the top level, b"" where it is absent."""
+        return self._bytes(self._document.get(tag, {}))
 
     def grouped_number(self, group: str, tag: str) -> float | None:
         """Return a number of a functional group, else of the top level."""

@@ -25,7 +25,7 @@ from imaging.display import (
 from imaging.errors import AppError, Category
 from imaging.film import Fit, Outline, Picture, Spacing, SpacingOrigin
 from imaging.film.lettering import orientation_letters
-from imaging.film.marks import Drawn, Mark, Point
+from imaging.film.marks import Bitmap, Drawn, Mark, Point
 from imaging.film.placing import Greys
 from imaging.presentation import Area, Presentation, shutter_of
 from imaging.render import display_values
@@ -93,7 +93,7 @@ def picture_of(
         attributes = replace(attributes, photometric_interpretation=photometric)
     greys = _greys(pixels, attributes, look)
     state = look.presentation
-    shutter = state.shutter if state else shutter_of(document)
+    shutter = state.shutter if state else shutter_of(document, frame, bulkdata=bulkdata)
     if shutter:
         greys[shutter.hidden((greys.shape[0], greys.shape[1]))] = shutter.grey
     marks: tuple[Mark, ...] = ()
@@ -234,6 +234,8 @@ def _placed(state: Presentation, part: tuple[int, int, int, int], shape: tuple[i
 def _moved(mark: Mark, move: Callable[[Point], Point]) -> Mark:
     if isinstance(mark, Drawn):
         return replace(mark, points=tuple(move(each) for each in mark.points))
+    if isinstance(mark, Bitmap):
+        return replace(mark, at=move(mark.at), across=move(mark.across), down=move(mark.down))
     return replace(
         mark, at=move(mark.at), end=move(mark.end) if mark.end else None,
         pointed=move(mark.pointed) if mark.pointed else None,

@@ -2,11 +2,12 @@
 
 `presentation_of` reads what one state says of one frame, from its DICOM JSON model: greys, the part that is shown, how
 it is turned, shutters, graphics. What is not done here is refused, so that no print lacks what the state has.
-Sources: PS3.3 A.33.1, C.7.6.11, C.10.4 to C.10.6, C.11.6, C.11.8, C.11.11; PS3.4 N.2 (order of the steps).
+Sources: PS3.3 A.33.1, C.7.6.11, C.7.6.15, C.9.2, C.10.4 to C.10.6, C.11.6 to C.11.8, C.11.11;
+PS3.4 N.2 (order of the steps).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from imaging.display import (
     values_of,
 )
 from imaging.errors import AppError, Category
-from imaging.film.marks import POINTS, Drawn, Kind, Mark, Point, Words
+from imaging.film.marks import POINTS, Bitmap, Drawn, Kind, Mark, Point, Words
+from imaging.overlays import GROUPS, Plane, has_plane, plane_of
 from imaging.windowing import full_scale
 
 Document = Mapping[str, Any]
@@ -74,16 +76,18 @@ class Shutter:
     rectangle   left, top, right, bottom
     circle      centre x, centre y, radius
     polygon     corners
+    bitmap      [row, column] of the image, set where it is hidden
     grey        P-Value of what is hidden, 0 ... 1
     """
 
     rectangle: tuple[float, float, float, float] | None = None
     circle: tuple[float, float, float] | None = None
     polygon: tuple[Point, ...] = ()
+    bitmap: NDArray[np.bool_] | None = field(default=None, compare=False)
     grey: float = 0.0
 
     def hidden(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return which pixels [row, column] have their centre in what is hidden."""
+        """Return which pixels [row, column] have their centre in what is hidden. Raises INVALID for another bitmap."""
         y, x = np.indices(shape, dtype=np.float32) + np.float32(0.5)
         found = np.zeros(shape, dtype=np.bool_)
         if self.rectangle:
@@ -94,6 +98,10 @@ class Shutter:
             found |= (x - centre_x) ** 2 + (y - centre_y) ** 2 > radius**2
         if self.polygon:
             found |= ~_inside(self.polygon, x, y)
+        if self.bitmap is not None:
+            if self.bitmap.shape != shape:
+                raise AppError(Category.INVALID, "the bitmap shutter is not as large as the image", where="(0018,1623)")
+            found |= self.bitmap
         return found
 
 
@@ -148,17 +156,24 @@ def references(document: Document) -> list[Reference]:
     ]
 
 
-def presentation_of(document: Document, sop_uid: str, frame: int, *, bulkdata: BulkData | None = None) -> Presentation:
-    """Return what a state says of a frame, from 1.
+def presentation_of(
+    document: Document,
+    sop_uid: str,
+    frame: int,
+    *,
+    bulkdata: BulkData | None = None,
+    image: FrameSource | None = None,
+) -> Presentation:
+    """Return what a state says of a frame, from 1. `image` is the frame itself, whose overlays the state may show.
 
     Raises UNSUPPORTED for another class of state and for what is not done here, INVALID for what cannot be read.
     """
     _refuse_what_is_not_done(document)
     here: Callable[[Document], bool] = lambda item: _applies(item, sop_uid, frame)  # noqa: E731 -- one for all
-    source = FrameSource(document, 1, bulkdata)
+    source = FrameSource(document, frame, bulkdata)
     voi = next((FrameSource(each, 1, bulkdata) for each in items_of(document, "00283110") if here(each)), None)
     windows = list(voi.windows()) if voi else []
-    in_pixels, in_display = _marks(document, here)
+    in_pixels, in_display = _marks(document, here, _overlays(document, source, image))
     rotation = int(number_of(document, "00700042") or 0) % 360
     if rotation % 90:
         raise AppError(Category.INVALID, f"images are turned by quarters, not by {rotation} degrees", where=_STATE)
@@ -173,26 +188,30 @@ def presentation_of(document: Document, sop_uid: str, frame: int, *, bulkdata: B
         rotation=rotation,
         is_flipped=_text(document, "00700041") == "Y",
         area=next((_area(each) for each in items_of(document, "0070005A") if here(each)), None),
-        shutter=shutter_of(document),
+        shutter=shutter_of(document, frame, bulkdata=bulkdata),
         in_pixels=in_pixels,
         in_display=in_display,
     )
 
 
-def shutter_of(document: Document) -> Shutter | None:
-    """Return the display shutter that an image or a state has. Raises UNSUPPORTED for a bitmap, INVALID for none.
+def shutter_of(document: Document, frame: int = 1, *, bulkdata: BulkData | None = None) -> Shutter | None:
+    """Return the display shutter of a frame or a state. Raises UNSUPPORTED for an unknown shape, INVALID for none.
 
-    Source: PS3.3 C.7.6.11; edges, centres and corners are pixels counted from 1.
+    Source: PS3.3 C.7.6.11, C.7.6.15; edges, centres and corners are pixels counted from 1.
     """
     shapes = {str(each).strip() for each in values_of(document, "00181600")}
     if not shapes:
         return None
-    if shapes - {"RECTANGULAR", "CIRCULAR", "POLYGONAL"}:
+    if shapes - {"RECTANGULAR", "CIRCULAR", "POLYGONAL", "BITMAP"}:
         raise AppError(Category.UNSUPPORTED, "a shutter of this shape is not applied here", where="(0018,1600)")
     edges = [number_of(document, tag) for tag in ("00181602", "00181606", "00181604", "00181608")]
     centre, radius = numbers_of(document, "00181610", 2), number_of(document, "00181612")
     corners = [float(each) for each in values_of(document, "00181620")]
-    wanted = {"RECTANGULAR": None not in edges, "CIRCULAR": None not in (centre, radius), "POLYGONAL": len(corners) > 5}
+    plane = plane_of(FrameSource(document, frame, bulkdata), _shutter_group(document)) if "BITMAP" in shapes else None
+    wanted = {
+        "RECTANGULAR": None not in edges, "CIRCULAR": None not in (centre, radius), "POLYGONAL": len(corners) > 5,
+        "BITMAP": plane is not None,
+    }  # fmt: skip
     if not all(wanted[each] for each in shapes) or len(corners) % 2:
         raise AppError(Category.INVALID, "the shutter does not say where it is", where="(0018,1600)")
     left, top, right, bottom = (each or 0.0 for each in edges)
@@ -201,8 +220,14 @@ def shutter_of(document: Document) -> Shutter | None:
         rectangle=(left - 1, top - 1, right, bottom) if "RECTANGULAR" in shapes else None,
         circle=(centre[1] - 0.5, centre[0] - 0.5, radius or 0.0) if "CIRCULAR" in shapes and centre else None,
         polygon=tuple((x - 0.5, y - 0.5) for x, y in pairs) if "POLYGONAL" in shapes else (),
+        bitmap=plane.bits if plane else None,
         grey=_p_value(document, "00181622", 0.0),
     )
+
+
+def _shutter_group(document: Document) -> str:
+    """Return the group of the overlay that is the shutter, and is not shown as an overlay; "" for none."""
+    return f"{int(number_of(document, '00181623') or 0):04X}"
 
 
 _STATE = "presentation-state"
@@ -218,8 +243,7 @@ def _refuse_what_is_not_done(document: Document) -> None:
         message = "only grayscale softcopy presentation states are applied"
         raise AppError(Category.UNSUPPORTED, message, where=_STATE)
     lacking = [words for tag, words in _NOT_DONE.items() if items_of(document, tag)]
-    groups = (tag for tag in document if tag[:2] in ("50", "60") and tag[4:] == "1001" and values_of(document, tag))
-    lacking += ["overlays or curves" for _ in groups][:1]
+    lacking += ["curves" for tag in document if tag[:2] == "50" and tag[4:] == "1001" and values_of(document, tag)][:1]
     lacking += ["compound graphics" for each in items_of(document, "00700001") if items_of(each, "00700209")][:1]
     if lacking:
         raise AppError(Category.UNSUPPORTED, f"the presentation state has {lacking[0]}, not done here", where=_STATE)
@@ -265,15 +289,24 @@ def _area(item: Document) -> Area:
 # --- graphics
 
 
-def _marks(document: Document, here: Callable[[Document], bool]) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
-    """Return the graphics in pixels and those in fractions of the display, lowest layer first."""
+def _marks(
+    document: Document, here: Callable[[Document], bool], overlays: Sequence[tuple[str, Plane]]
+) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
+    """Return the graphics in pixels and those in fractions of the display, lowest layer first.
+
+    overlays   each with the name of its layer
+    """
     layers = {_text(each, "00700002"): each for each in items_of(document, "00700060")}
-    shown = [each for each in items_of(document, "00700001") if here(each)]
-    shown.sort(key=lambda each: number_of(layers.get(_text(each, "00700002"), {}), "00700062") or 0)
+    annotations = [(_text(each, "00700002"), each) for each in items_of(document, "00700001") if here(each)]
+    shown: list[tuple[str, Plane | Document]] = [*overlays, *annotations]
+    shown.sort(key=lambda each: number_of(layers.get(each[0], {}), "00700062") or 0)
     found: dict[str, list[Mark]] = {"PIXEL": [], "DISPLAY": []}
-    for annotation in shown:
-        grey = _p_value(layers.get(_text(annotation, "00700002"), {}), "00700066", 1.0)
-        for units, mark in (*_drawn(annotation, grey), *_written(annotation, grey)):
+    for layer, each in shown:
+        grey = _p_value(layers.get(layer, {}), "00700066", 1.0)
+        if isinstance(each, Plane):
+            found["PIXEL"].append(_bitmap(each, grey))
+            continue
+        for units, mark in (*_drawn(each, grey), *_written(each, grey)):
             if units not in found:
                 raise AppError(Category.UNSUPPORTED, "graphics in these units are not drawn", where="(0070,0005)")
             found[units].append(mark)
@@ -283,6 +316,32 @@ def _marks(document: Document, here: Callable[[Document], bool]) -> tuple[tuple[
         message = f"{len(every)} graphics of {points} points; at most {MOST_MARKS} of {MOST_POINTS} are drawn"
         raise AppError(Category.TOO_LARGE, message, where=_STATE)
     return tuple(found["PIXEL"]), tuple(found["DISPLAY"])
+
+
+def _overlays(document: Document, state: FrameSource, image: FrameSource | None) -> list[tuple[str, Plane]]:
+    """Return the overlays that a state shows of a frame, each with its layer: its own, else those of the image.
+
+    Source: PS3.3 C.11.7.
+    """
+    found = []
+    for group in GROUPS:
+        layer = _text(document, f"{group}1001")
+        if not layer or group == _shutter_group(document):
+            continue
+        source = state if has_plane(state, group) else image
+        if source is None:
+            message = "the presentation state shows an overlay of the image, which is not at hand"
+            raise AppError(Category.UNSUPPORTED, message, where=_STATE)
+        plane = plane_of(source, group)
+        if plane is not None:
+            found.append((layer, plane))
+    return found
+
+
+def _bitmap(plane: Plane, grey: float) -> Bitmap:
+    rows, columns = plane.bits.shape
+    left, top = float(plane.left), float(plane.top)
+    return Bitmap(plane.bits, (left, top), (left + columns, top), (left, top + rows), grey)
 
 
 def _drawn(annotation: Document, grey: float) -> Iterator[tuple[str, Mark]]:

@@ -16,6 +16,7 @@ from fhir_server.hardcopy import labels
 from fhir_server.hardcopy.images import Chosen, Shot
 from fhir_server.hardcopy.inputs import INPUTS
 from fhir_server.hardcopy.orders import Order
+from imaging.display import FrameSource
 from imaging.errors import AppError, Category
 from imaging.film import Fit, Medium, Picture, Sheets, gsdf, page_count, placed
 from imaging.film.gsdf import Densities
@@ -193,10 +194,13 @@ class Copying:
         if shot.state is None:
             return None
         state, images = shot.state, self.chosen.images
-        document = self.chosen.document(state)
+        shown = FrameSource(
+            self.chosen.document(shot.found), shot.frame, lambda uri: images.bulkdata(shot.found, uri)
+        )  # fmt: skip
         return presentation_of(
-            document, shot.found.sop_uid, shot.frame, bulkdata=lambda uri: images.bulkdata(state, uri)
-        )
+            self.chosen.document(state), shot.found.sop_uid, shot.frame,
+            bulkdata=lambda uri: images.bulkdata(state, uri), image=shown,
+        )  # fmt: skip
 
     def _tone(self) -> Callable[[Greys], Greys]:
         """Return what makes P-Values of greys that are evenly spaced in density, black being the highest."""

@@ -16,7 +16,7 @@ from fhir_server.web.dicom_answers import decoding
 from imaging import annotations, colour, image_files
 from imaging.archive import Archive, Instance
 from imaging.cine import durations_ms
-from imaging.display import DisplayAttributes, Window
+from imaging.display import DisplayAttributes, FrameSource, Window
 from imaging.errors import AppError, Category
 from imaging.image_files import DEFAULT_QUALITY
 from imaging.pictures import Letters, letters_of
@@ -28,7 +28,7 @@ Document = Mapping[str, Any]
 Seen = tuple[Image.Image, Letters, Window | None]  # a picture, the directions at its edges, its window
 
 REPRESENTATIVE_FRAME = "00286010"
-VERSION = 2  # of how images look: to be raised when the same request gives another picture
+VERSION = 3  # of how images look: to be raised when the same request gives another picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,9 @@ class Pictures:
             message = "the presentation state does not refer to this image"
             raise AppError(Category.INVALID, message, where="presentationUID")
         tables = partial(_fetched, self._archive, source)
-        presentation = presentation_of(told, instance.sop_uid, number, bulkdata=tables)
+        presentation = presentation_of(
+            told, instance.sop_uid, number, bulkdata=tables, image=FrameSource(document, number, fetch)
+        )
         with decoding():
             decoded = self._archive.pixels(instance, number)
         photometric = decoded.photometric_interpretation

@@ -11,6 +11,7 @@ from math import atan2, cos, hypot, pi, sin
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from imaging.film import lettering
@@ -68,7 +69,23 @@ class Words:
     grey: float = 1.0
 
 
-Mark = Drawn | Words
+@dataclass(frozen=True, slots=True, eq=False)
+class Bitmap:
+    """Bits over an image, such as an overlay; those that are set are inked.
+
+    bits           [row, column]
+    at             the outer corner of the first one
+    across, down   the outer corners at the end of the first row, and of the first column; the sides are those of a page
+    """
+
+    bits: NDArray[np.bool_]
+    at: Point
+    across: Point
+    down: Point
+    grey: float = 1.0
+
+
+Mark = Drawn | Words | Bitmap
 
 
 def coverage(
@@ -85,6 +102,8 @@ def coverage(
     for mark in marks:
         if isinstance(mark, Drawn):
             _draw(draw, mark, place, pen)
+        elif isinstance(mark, Bitmap):
+            _stamp(canvas, mark, place)
         else:
             _write(canvas, draw, mark, place, pen, line, font)
     return np.asarray(canvas, dtype=np.float32) / np.float32(255)
@@ -118,6 +137,29 @@ def _write(
         ink = lettering.text(words, height=line, width=wide, font=font)
         tile = Image.fromarray((ink * 255).astype(np.uint8))
         canvas.paste(255, (round(left), round(y + n * line)), tile)
+
+
+def _stamp(canvas: Image.Image, mark: Bitmap, place: Callable[[Point], Point]) -> None:
+    """Ink a bitmap: a pixel that a bit covers in part is inked in part, so that thin lines do not get lost."""
+    bits, at, across, down = mark.bits, place(mark.at), place(mark.across), place(mark.down)
+    if abs(across[0] - at[0]) < abs(across[1] - at[1]):  # turned by a quarter: its rows run down the page
+        bits, across, down = bits.T, down, across
+    bits = bits[:: 1 if down[1] > at[1] else -1, :: 1 if across[0] > at[0] else -1]
+    left, right = sorted((at[0], across[0]))
+    top, bottom = sorted((at[1], down[1]))
+    # Only what is on the canvas is made, however large the rest of it would be.
+    x, y = max(0, round(left)), max(0, round(top))
+    width, height = min(canvas.width, round(right)) - x, min(canvas.height, round(bottom)) - y
+    if width < 1 or height < 1:
+        return
+    rows, columns = bits.shape
+    over, under = columns / (right - left), rows / (bottom - top)
+    box = (
+        max(0.0, (x - left) * over), max(0.0, (y - top) * under),
+        min(columns, (x + width - left) * over), min(rows, (y + height - top) * under),
+    )  # fmt: skip
+    tile = Image.fromarray(np.ascontiguousarray(bits, dtype=np.uint8) * np.uint8(255))
+    canvas.paste(255, (x, y), tile.resize((width, height), Image.Resampling.BOX, box=box))
 
 
 def _outline(kind: Kind, points: tuple[Point, ...]) -> list[Point]:

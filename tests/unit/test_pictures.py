@@ -233,7 +233,7 @@ class TestState:
         [
             ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.11.2"}, "only grayscale"),
             ({"MaskSubtractionSequence": [item(MaskOperation="AVG_SUB")]}, "subtraction of a mask"),
-            ({"ShutterShape": "BITMAP"}, "shutter of this shape"),
+            ({"ShutterShape": "HEXAGONAL"}, "shutter of this shape"),
             ({"GraphicAnnotationSequence": [item(CompoundGraphicSequence=[item(GraphicGroupID=1)])]}, "compound"),
             ({"GraphicAnnotationSequence": [item(GraphicObjectSequence=[item(GraphicType="ARROW")])]}, "this type"),
         ],
@@ -245,10 +245,10 @@ class TestState:
         assert caught.value.category is Category.UNSUPPORTED
         assert words in caught.value.message
 
-    def test_overlays_that_would_show_are_refused(self):
-        wanted = state() | {"60001001": {"vr": "CS", "Value": ["LAYER"]}}
+    def test_curves_that_would_show_are_refused(self):
+        wanted = state() | {"50001001": {"vr": "CS", "Value": ["LAYER"]}}
 
-        with pytest.raises(AppError, match="overlays"):
+        with pytest.raises(AppError, match="curves"):
             presentation_of(wanted, UID, 1)
 
     def test_colour_images_take_none(self):
