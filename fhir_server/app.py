@@ -37,6 +37,7 @@ from fhir_server.rest.operations import OPERATIONS
 from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
+from fhir_server.store.documents import Stamp
 from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
 from fhir_server.store.parameters import SearchParameters
@@ -225,7 +226,8 @@ def assemble(
 
         hooks = hooks_of(actor, kinds, Overseer(admit, reported, admit_plan), clock)
         checked = {**hooks, "SearchParameter": hooks_of_parameters(search_parameters.check)}
-        return own.opened_for(restriction(principal), hooks=checked)
+        stamp = Stamp(principal.subscriber, principal.granted())
+        return own.opened_for(restriction(principal), hooks=checked, stamp=stamp)
 
     audit = Audit(own, clock)
     zone = config["archive.time_zone"]

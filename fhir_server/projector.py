@@ -24,7 +24,8 @@ from fhir_server.store.documents import Resource as Version
 from fhir_server.store.documents import stamped
 from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.repository import Repository
-from imaging.archive import Archive, StudyFacts
+from imaging.archive import Archive, SeriesFacts, StudyFacts
+from imaging.dataset import InstanceSummary
 from imaging.errors import AppError, Category
 
 LEASE_S = 60.0  # longer than any single projection takes
@@ -135,19 +136,36 @@ class Projector:
         found = self._patients(identifier) if identifier else []
         return assigner, found[0] if found else self._make_patient(facts, identifier)
 
+    def alone(self, summary: InstanceSummary, assigner: str) -> Resource:
+        """Return the ImagingStudy that an instance of a subscriber would make by itself; nothing is written."""
+        series = SeriesFacts(summary.series, (summary.instance,), ())
+        facts = StudyFacts(summary.patient, summary.study, (series,), 0, (assigner,))
+        identifier = projection.patient_identifier(facts.patient, assigner, self._place.patient_system)
+        found = self._patients(identifier) if identifier else []
+        around = Surroundings(
+            subject=found[0] if found else f"Patient/{self._patient_id(facts, identifier)}",
+            assigner=assigner,
+            accession_system=projection.accession_system(facts.study.issuer_of_accession_number, assigner),
+            zone=self._place.zone,
+        )
+        return projection.project(facts, around).imaging_study
+
     def _patients(self, identifier: Resource) -> list[str]:
         clause = Clause("identifier", "token", "", (Token(identifier["system"], identifier["value"]),))
         return sorted(each.key for each in self._own.search(Query("Patient", (clause,), count=20)).matches)
 
     def _make_patient(self, facts: StudyFacts, identifier: Resource | None) -> str:
         """Create the Patient under an id that follows from who it is, so that two projectors make one and not two."""
-        words = (identifier["system"], identifier["value"]) if identifier else ("study", facts.study.study_instance_uid)
-        digest = hmac.new(self._place.patient_key, "\0".join(words).encode(), hashlib.sha256).digest()
         resource = projection.patient_resource(facts.patient, identifier)
-        made = {**resource, "id": str(uuid.UUID(bytes=digest[:16], version=4))}
+        made = {**resource, "id": self._patient_id(facts, identifier)}
         if read_or_none(self._own, "Patient", made["id"]) is None:
             self._own.update(made, create=True, if_changed=True)
         return f"Patient/{made['id']}"
+
+    def _patient_id(self, facts: StudyFacts, identifier: Resource | None) -> str:
+        words = (identifier["system"], identifier["value"]) if identifier else ("study", facts.study.study_instance_uid)
+        digest = hmac.new(self._place.patient_key, "\0".join(words).encode(), hashlib.sha256).digest()
+        return str(uuid.UUID(bytes=digest[:16], version=4))
 
     def _order(self, facts: StudyFacts, subject: str) -> str | None:
         """The ServiceRequest of this patient with the study's accession number, if there is exactly one."""

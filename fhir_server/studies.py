@@ -7,16 +7,19 @@ show its images has them brought up to date (`projector`). Pixels obey the Imagi
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from fhir_server import projection
 from fhir_server.access.audit import Access, Audit
-from fhir_server.access.policy import require
+from fhir_server.access.policy import require, require_images, restriction
 from fhir_server.access.principals import Principal, Right
+from fhir_server.admission import Admission
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.query import Query
 from fhir_server.ownership import shows_images
 from fhir_server.projection import Resource
 from fhir_server.projector import Place, Projector, read_or_none
+from fhir_server.store.filters import ALLOW, Act
 from fhir_server.store.lease import Leases
 from fhir_server.store.repository import Repository
 from imaging.archive import Archive, Instance, Outcome, Stored
@@ -53,7 +56,7 @@ class Studies:
         self._repository_for = repository_for
         self._audit = audit
         self._projector = Projector(archive, own, leases, place)
-        self._seen: dict[tuple[Principal, str], float] = {}  # until when an authorisation is believed, monotonic s
+        self._seen: dict[tuple[Principal, str, Act], float] = {}  # until when an authorisation is believed, monotonic s
         self._resting: dict[str, float] = {}  # Study Instance UID -> when it may be tried again, monotonic s
 
     # ---- in
@@ -66,18 +69,26 @@ class Studies:
         study_uid   the only study that is welcome, None for any
         Raises FORBIDDEN before anything is read unless a contract allows to register images.
         """
-        require(principal, Right.REGISTER_IMAGES, "store images")
-        return self._ingest(parts, principal, study_uid)
+        require_images(principal, Right.REGISTER_IMAGES, Act.CREATE, "store images")
+        return self._ingest(parts, principal, study_uid, self._admission(principal))
 
     def register_results(self, parts: Iterable[Buffer], principal: Principal) -> Iterator[Outcome]:
         """Store what processing made for a subscriber, as its own; see `ingest`. Raises FORBIDDEN."""
         require(principal, Right.ORDER_PROCESSING, "have images processed")
-        return self._ingest(parts, principal, None)
+        # What an order makes belongs to what it was allowed to work on.
+        return self._ingest(parts, principal, None, lambda _: None)
 
-    def _ingest(self, parts: Iterable[Buffer], principal: Principal, study_uid: str | None) -> Iterator[Outcome]:
+    def _ingest(
+        self,
+        parts: Iterable[Buffer],
+        principal: Principal,
+        study_uid: str | None,
+        check: Callable[[InstanceSummary], None],
+    ) -> Iterator[Outcome]:
         def admit(summary: InstanceSummary) -> None:
             if study_uid and summary.study_uid != study_uid:
                 raise AppError(Category.CONFLICT, "the instance is of another study than the address", where=study_uid)
+            check(summary)
 
         touched: dict[str, int] = {}
         try:
@@ -89,19 +100,31 @@ class Studies:
             # Also when the sender went away in the middle: what is stored stays stored.
             self._audit.record(principal, Access.STORE, studies=touched)
 
+    def _admission(self, principal: Principal) -> Callable[[InstanceSummary], None]:
+        """Return what raises FORBIDDEN for an instance that the principal may not register."""
+        if restriction(principal).access("ImagingStudy", Act.CREATE) is ALLOW:
+            return lambda _: None
+        return Admission(self._repository_for(principal), self._projector, principal.subscriber, self._is_known).check
+
+    def _is_known(self, study_uid: str) -> bool:
+        known = projection.imaging_study_id(study_uid)
+        return read_or_none(self._own, "ImagingStudy", known) is not None or self._is_new(study_uid)
+
     # ---- who may see
 
-    def authorise(self, study_uid: str, principal: Principal) -> None:
-        """Return when the principal may read the study's ImagingStudy, and hence its images.
+    def authorise(self, study_uid: str, principal: Principal, act: Act = Act.READ) -> None:
+        """Return when the principal may read the study's ImagingStudy, and hence its images; or find it, as `act` says.
 
         What was found is believed for a second, for viewers that fetch a study frame by frame. Raises FORBIDDEN without
         the right, NOT_FOUND when there is no such study within the principal's reach.
         """
-        now, key = time.monotonic(), (principal, study_uid)
+        now, key = time.monotonic(), (principal, study_uid, act)
         if now < self._seen.get(key, 0.0):
             return
         repository = self._repository_for(principal)
-        if not _is_there(repository, study_uid) and not (self._is_new(study_uid) and _is_there(repository, study_uid)):
+        known = projection.imaging_study_id(study_uid)
+        is_there = partial(repository.has, "ImagingStudy", known, act)
+        if not is_there() and not (self._is_new(study_uid) and is_there()):
             raise AppError(Category.NOT_FOUND, "no such study", where=study_uid)
         if len(self._seen) >= _MOST_SEEN:
             self._seen.clear()
@@ -119,7 +142,9 @@ class Studies:
 
         Raises FORBIDDEN, or NOT_FOUND as for what is not there.
         """
-        others = {each.study_uid for each in instances if each.registered_by != principal.subscriber}
+        # Under a grant it does not count who registered them: the scopes say what may be seen.
+        own = "" if principal.grant else principal.subscriber
+        others = {each.study_uid for each in instances if each.registered_by != own}
         for study_uid in sorted(others):
             self.authorise(study_uid, principal)
 
@@ -193,11 +218,13 @@ class Studies:
 
         Only the subscriber that registered every one of them may. Raises FORBIDDEN, and NOT_FOUND for none.
         """
-        require(principal, Right.REGISTER_IMAGES, "delete images")
+        require_images(principal, Right.REGISTER_IMAGES, Act.DELETE, "delete images")
         found = self._archive.instances(study_uid, series_uid, sop_uid)
         if any(instance.registered_by != principal.subscriber for instance in found):
             message = "only the subscriber that registered all of these images may delete them"
             raise AppError(Category.FORBIDDEN, message, where=study_uid)
+        if restriction(principal).access("ImagingStudy", Act.DELETE) is not ALLOW:
+            self.authorise(study_uid, principal, Act.DELETE)
         deleted = self._archive.delete(study_uid, series_uid, sop_uid)
         self._audit.record(principal, Access.DELETE_IMAGES, studies={study_uid: deleted})
         self.project(study_uid)
@@ -263,12 +290,6 @@ class Studies:
         if self._own.search(Query("ImagingStudy", (clause,), count=0)).total:
             message = "there are ImagingStudies of this Patient; delete them first"
             raise AppError(Category.CONFLICT, message, where=f"Patient/{patient_id}")
-
-
-def _is_there(repository: Repository, study_uid: str) -> bool:
-    # A count: neither the resource nor its history travels, however large the study is.
-    clause = Clause("_id", "token", "", (Token(None, projection.imaging_study_id(study_uid)),))
-    return bool(repository.search(Query("ImagingStudy", (clause,), count=0)).total)
 
 
 def _check_version(resource: Resource, if_match: int | None) -> None:

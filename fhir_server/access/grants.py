@@ -29,8 +29,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
+from fhir_server.access.contracts import Right
 from fhir_server.access.scopes import Scopes
 from imaging.errors import AppError, Category
 
@@ -41,13 +43,34 @@ _USERS = frozenset({"Patient", "Practitioner", "PractitionerRole", "RelatedPerso
 
 
 class Role(StrEnum):
-    """What a person is here for; `policy` has the table of what each may do at most."""
+    """What a person is here for; `AT_MOST` says what each may do of what the contracts allow."""
 
     PATIENT = "patient"
     PRACTITIONER = "practitioner"
     TECHNOLOGIST = "technologist"
     OPERATOR = "operator"
     AUDITOR = "auditor"
+
+
+AT_MOST: Mapping[Role, frozenset[Right]] = MappingProxyType(
+    {
+        Role.PATIENT: frozenset({Right.RECEIVE_IMAGES}),
+        Role.PRACTITIONER: frozenset(
+            {Right.RECEIVE_IMAGES, Right.REGISTER_IMAGES, Right.ORDER_PROCESSING, Right.ORDER_HARD_COPY}
+        ),
+        Role.TECHNOLOGIST: frozenset(
+            {
+                Right.RECEIVE_IMAGES,
+                Right.REGISTER_IMAGES,
+                Right.ORDER_PROCESSING,
+                Right.ORDER_HARD_COPY,
+                Right.PROCESS_IMAGES,
+            }
+        ),
+        Role.OPERATOR: frozenset({Right.DEFINE}),
+        Role.AUDITOR: frozenset({Right.AUDIT}),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fhir_server.access.contracts import Right, contract, rights_in_force
-from fhir_server.access.grants import Grant, grant_from_document
+from fhir_server.access.grants import AT_MOST, Grant, grant_from_document
 from fhir_server.model.criteria import Clause, Reference, Token
+from fhir_server.model.dates import LATEST
 from fhir_server.model.query import Query
 from fhir_server.store.credentials import LONGEST_TOKEN, Client, Credential, Credentials, digest
 from fhir_server.store.documents import Resource
@@ -34,7 +35,7 @@ class Principal:
     """Who asks: a client acting for a subscriber, with the rights in force. Without rights it may do nothing.
 
     subscriber   reference of the Organization, "Organization/..."
-    rights       that contracts in force give the subscriber; a grant never adds to them
+    rights       that contracts in force give the subscriber, as far as the role of the user goes
     grant        what the token was given for; None for one of the operator's commands: the contracts alone limit it
     """
 
@@ -47,6 +48,10 @@ class Principal:
     def may(self, right: Right) -> bool:
         """Say whether a contract in force gives this right."""
         return right in self.rights
+
+    def granted(self) -> dict[str, Any] | None:
+        """Return the grant as it is kept with work that is done later, None without one."""
+        return None if self.grant is None else {**self.grant.document(), "client": self.grant.client_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +100,21 @@ class Principals:
             self._cache[key] = principal, until
         return principal
 
-    def acting_for(self, organization: str) -> Principal:
+    def acting_for(self, organization: str, granted: Mapping[str, Any] | None = None) -> Principal:
         """Return the principal as which this server works for a subscriber, "Organization/...", with its rights now.
 
+        granted   what the token was given for with which the work was ordered, as `Principal.granted` had it: the work
+                  may outlast the token, but never reaches beyond it
         Raises FORBIDDEN when it is suspended: what it ordered before is not done any more.
         """
         if not self._is_active(organization):
             raise AppError(Category.FORBIDDEN, "the subscriber is suspended", where=organization)
         rights, _ = rights_in_force(self._contracts(organization), organization, self._clock())
-        return Principal(organization, "", self._own.read(*organization.split("/", 1)).json().get("name", ""), rights)
+        name = self._own.read(*organization.split("/", 1)).json().get("name", "")
+        grant = None
+        if granted is not None:
+            grant = grant_from_document(granted, client_id=granted.get("client", ""), expires=LATEST)
+        return Principal(organization, "", name, _as_far_as(grant, rights), grant)
 
     def named(self, name: str) -> str:
         """Return the reference of the subscriber's Organization. Raises NOT_FOUND."""
@@ -205,10 +216,8 @@ class Principals:
         if client.suspended or not all(map(self._is_active, {client.organization, subscriber})):
             raise _unauthenticated("the subscriber is suspended")
         rights, change = rights_in_force(self._contracts(subscriber), subscriber, now)
-        if grant is not None:
-            rights = frozenset()  # scopes are not compiled yet: nothing rather than too much
         until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
-        return Principal(subscriber, client.client_id, client.name, rights, grant), until
+        return Principal(subscriber, client.client_id, client.name, _as_far_as(grant, rights), grant), until
 
     def _is_active(self, reference: str) -> bool:
         try:
@@ -261,6 +270,11 @@ class Principals:
 
 _UNKNOWN = "the bearer token is not one of this server"
 _PAGE = 500  # resources fetched at a time
+
+
+def _as_far_as(grant: Grant | None, rights: frozenset[Right]) -> frozenset[Right]:
+    """Return the rights as far as the role of the user goes."""
+    return rights if grant is None or grant.role is None else rights & AT_MOST[grant.role]
 
 
 def _grant(credential: Credential) -> Grant | None:

@@ -7,12 +7,14 @@ Source: FHIR R4 http 3.1.0.
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from fhir_server import reindexing
 from fhir_server.access.audit import Access, Audit
+from fhir_server.access.policy import check_patients, restriction
 from fhir_server.access.principals import Principal
 from fhir_server.model import json, query
 from fhir_server.model.criteria import ID_FORM, Limits, check_id
@@ -46,14 +48,14 @@ KINDS: Mapping[Interaction | SystemInteraction, Kind] = {
     Interaction.READ: Kind(Access.READ, Act.READ),
     Interaction.VREAD: Kind(Access.VREAD, Act.READ),
     Interaction.HISTORY: Kind(Access.HISTORY, Act.READ),
-    Interaction.HISTORY_TYPE: Kind(Access.HISTORY_TYPE, Act.READ),
-    Interaction.SEARCH: Kind(Access.SEARCH, Act.READ),
+    Interaction.HISTORY_TYPE: Kind(Access.HISTORY_TYPE, Act.SEARCH),
+    Interaction.SEARCH: Kind(Access.SEARCH, Act.SEARCH),
     Interaction.CREATE: Kind(Access.CREATE, Act.CREATE),
     Interaction.UPDATE: Kind(Access.UPDATE, Act.UPDATE),
     Interaction.PATCH: Kind(Access.PATCH, Act.UPDATE),
     Interaction.DELETE: Kind(Access.DELETE, Act.DELETE),
-    SystemInteraction.SEARCH: Kind(Access.SEARCH, Act.READ),
-    SystemInteraction.HISTORY: Kind(Access.HISTORY_SYSTEM, Act.READ),
+    SystemInteraction.SEARCH: Kind(Access.SEARCH, Act.SEARCH),
+    SystemInteraction.HISTORY: Kind(Access.HISTORY_SYSTEM, Act.SEARCH),
 }
 
 
@@ -247,11 +249,18 @@ class Interactions:
             lenient=is_lenient,
             compartment=ask.compartment,
         )
+        check_patients(self._principal, asked, self._is_seen)
         page = self._repository.search(asked)
         names = [name for name, _ in ask.parameters if name not in query.NOT_SEARCH]
         self._record(ask, [each.key for each in page.matches], names)
         left_out = _ignored(asked.ignored) if asked.ignored else None
         return Answer(body=bundles.searchset(self._url, asked, page, left_out, server.clock()))
+
+    def _is_seen(self, patient: str) -> bool:
+        """Say whether the contracts let the subscriber see a patient, whatever the scopes are."""
+        agreed = self._server.own.opened_for(restriction(replace(self._principal, grant=None)))
+        identifier = patient.removeprefix("Patient/")
+        return bool(ID_FORM.fullmatch(identifier)) and agreed.has("Patient", identifier)
 
     # ---- writing
 

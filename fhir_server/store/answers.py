@@ -4,7 +4,7 @@ A row is the only copy of both; it is written once as a request and once as an a
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,6 +25,7 @@ class Asked:
     """A request and, once there is one, its answer.
 
     owner    subscriber that asked, "Organization/..."; `client` is its program
+    grant    what its token was given for, None where the contracts alone limit it
     status   of HTTP, 0 while there is no answer
     """
 
@@ -33,6 +34,7 @@ class Asked:
     request: bytes = field(repr=False)
     status: int = 0
     answer: bytes = field(default=b"", repr=False)
+    grant: Mapping[str, Any] | None = None
 
 
 class Answers:
@@ -44,7 +46,14 @@ class Answers:
 
     def ask(self, id: str, asked: Asked) -> None:
         """Keep a request."""
-        row = {"_id": id, "owner": asked.owner, "client": asked.client, "request": _packed(asked.request)}
+        row: dict[str, Any] = {
+            "_id": id,
+            "owner": asked.owner,
+            "client": asked.client,
+            "request": _packed(asked.request),
+        }
+        if asked.grant is not None:
+            row["grant"] = dict(asked.grant)
         with translated("request"):
             self._rows.insert_one({**row, "at": self._clock()})
 
@@ -55,7 +64,8 @@ class Answers:
         if row is None:
             raise AppError(Category.NOT_FOUND, "there is no such request, or it was a day ago", where="request")
         answer = zlib.decompress(row["answer"]) if "answer" in row else b""
-        return Asked(row["owner"], row["client"], zlib.decompress(row["request"]), row.get("status", 0), answer)
+        request = zlib.decompress(row["request"])
+        return Asked(row["owner"], row["client"], request, row.get("status", 0), answer, row.get("grant"))
 
     def keeping(self, id: str, status: int, body: bytes) -> Guard:
         """Return what keeps an answer, by itself or within the transaction of what it tells; the first one stays."""

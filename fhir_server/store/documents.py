@@ -1,6 +1,7 @@
 """How a resource lies in the database: its canonical JSON as bytes, and beside it what the database needs.
 
-`resources` holds the current version, `history` every version. A deleted resource's document has no `type`, so that no
+`resources` holds the current version, `history` every version. Both say by a `stamp` who brought it: that is in no
+resource, and no client can write it. A deleted resource's document has no `type`, so that no
 index that starts with the type contains it and no search can find it.
 """
 
@@ -19,7 +20,38 @@ Json = dict[str, Any]
 Document = Mapping[str, Any]
 
 PACK_ABOVE = 256 * 1024  # bytes; larger bodies are compressed with zlib
-BODY_FIELDS = {"body": 1, "packed": 1, "version": 1, "lastUpdated": 1, "method": 1, "deleted": 1, "created": 1}
+BODY_FIELDS = {
+    "body": 1, "packed": 1, "version": 1, "lastUpdated": 1, "method": 1, "deleted": 1, "created": 1,
+    "owner": 1, "grant": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Who brings a resource.
+
+    owner   reference of the subscriber whose it is, "" for the server's own
+    grant   what the token of whoever brought it was given for, None where the contracts alone limit it
+    """
+
+    owner: str = ""
+    grant: Mapping[str, Any] | None = None
+
+    def after(self, before: "Stamp") -> "Stamp":
+        """Return the stamp of a version that somebody makes of what has a stamp: its owner stays who it is.
+
+        What its owner changes under a grant is under that grant from then on.
+        """
+        is_owners = self.grant is not None and before.owner in ("", self.owner)
+        return Stamp(before.owner, self.grant if is_owners else before.grant)
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a document."""
+        found = {"owner": self.owner, "grant": self.grant}
+        return {name: value for name, value in found.items() if value}
+
+
+NOBODY = Stamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +66,7 @@ class Resource:
     deleted: bool = False
     created: datetime | None = None  # when it came first, or again after a deletion
     method: str = "PUT"  # how this version came: POST, PUT or DELETE
+    stamp: Stamp = NOBODY
 
     @property
     def etag(self) -> str:
@@ -91,4 +124,5 @@ def resource_of(key: str, document: Document) -> Resource:
         deleted=document.get("deleted", False),
         created=document.get("created"),
         method=document["method"],
+        stamp=Stamp(document.get("owner", ""), document.get("grant")),
     )

@@ -1,6 +1,6 @@
 """A query and a restriction become one MongoDB filter.
 
-The restriction's clauses are mandatory: they are compiled by the same code as the user's, kept apart from them, and
+The restriction's demands are mandatory: they are compiled by the same code as the user's, kept apart from them, and
 `compile_query` refuses to answer (FORBIDDEN) when one of them is not in the result.
 One `$elemMatch` per clause keeps the index bounds tight. Values never become operators or field names: parameter codes
 come from the official definitions, values are always operands.
@@ -41,6 +41,7 @@ DAY = timedelta(days=1)
 WIDEST_POINT = timedelta(days=366)  # how much time a partial date such as `2012` may cover
 POINT_TYPES = frozenset({"date", "dateTime", "instant"})
 LAST_CHARACTER = "\U0010ffff"
+NOTHING: Filter = {"_id": {"$in": []}}
 
 
 class Verdict(Enum):
@@ -51,13 +52,54 @@ class Verdict(Enum):
 
 
 ALLOW, DENY = Verdict.ALLOW, Verdict.DENY
-Access = Verdict | tuple[Clause, ...]  # clauses: allowed where all of them hold
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A demand that holds where all demands of one of its alternatives hold; without alternatives it never does."""
+
+    alternatives: "tuple[tuple[Demand, ...], ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A demand that holds of what is in one of these compartments, `Patient/1`."""
+
+    compartments: tuple[str, ...]
+
+
+Demand = Clause | OneOf | Within
+NEVER = OneOf(())
+Access = Verdict | tuple[Demand, ...]  # demands: allowed where all of them hold
+
+
+def both(*accesses: Access) -> Access:
+    """Return what all of them allow."""
+    if DENY in accesses:
+        return DENY
+    demands = [demand for access in accesses if isinstance(access, tuple) for demand in access or (NEVER,)]
+    return tuple(dict.fromkeys(demands)) or ALLOW
+
+
+def either(*accesses: Access) -> Access:
+    """Return what any of them allows."""
+    if ALLOW in accesses:
+        return ALLOW
+    alternatives = tuple(dict.fromkeys(access for access in accesses if isinstance(access, tuple) and access))
+    if len(alternatives) < 2:
+        return alternatives[0] if alternatives else DENY
+    return (OneOf(alternatives),)
 
 
 class Act(Enum):
-    """What a restriction is asked about; `READ` covers search, history and includes."""
+    """What a restriction is asked about.
+
+    READ     one resource whose id is known: its versions, and what comes along with others or is referred to
+    SEARCH   to look for resources, to have them decide about others, to see what happened to a type
+    """
 
     READ = "read"
+    SEARCH = "search"
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
@@ -65,12 +107,13 @@ class Act(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What may be done with one resource type."""
+    """What may be done with one resource type; `search` None: what may be read may be searched for."""
 
     read: Access = DENY
     create: Access = DENY
     update: Access = DENY
     delete: Access = DENY
+    search: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +124,15 @@ class Restriction:
     default: Rule = Rule()
 
     def access(self, resource_type: str, act: Act) -> Access:
-        """Return the access of an act on a type. An empty tuple of clauses counts as DENY: it would allow all."""
+        """Return the access of an act on a type. An empty tuple of demands counts as DENY: it would allow all."""
         rule = self.rules.get(resource_type, self.default)
-        found: Access = getattr(rule, act.value)
+        found: Access | None = getattr(rule, act.value)
+        if found is None:
+            found = rule.read
         return found or DENY
 
-    def require(self, resource_type: str, act: Act) -> tuple[Clause, ...]:
-        """Return the mandatory clauses, none for ALLOW. Raises FORBIDDEN for DENY."""
+    def require(self, resource_type: str, act: Act) -> tuple[Demand, ...]:
+        """Return the mandatory demands, none for ALLOW. Raises FORBIDDEN for DENY."""
         found = self.access(resource_type, act)
         if isinstance(found, tuple):
             return found
@@ -99,24 +144,24 @@ class Restriction:
 UNRESTRICTED = Restriction(default=Rule(ALLOW, ALLOW, ALLOW, ALLOW))
 
 
-def compile_query(query: Query, mandatory: tuple[Clause, ...], now: datetime) -> Filter:
+def compile_query(query: Query, mandatory: tuple[Demand, ...], now: datetime) -> Filter:
     """Return the filter of a query of one type, none of whose criteria leads to other resources."""
     wanted = [compile_clause(query.type, clause, now) for clause in query.clauses if isinstance(clause, Clause)]
     return restricted(query.type, mandatory, wanted, now)
 
 
-def restricted(resource_type: str, mandatory: tuple[Clause, ...], wanted: list[Filter], now: datetime) -> Filter:
+def restricted(resource_type: str, mandatory: tuple[Demand, ...], wanted: list[Filter], now: datetime) -> Filter:
     """Return one filter of what is wanted within mandatory clauses. Raises FORBIDDEN when one of those is lost."""
-    required = [compile_clause(resource_type, clause, now) for clause in mandatory]
+    required = [compile_demand(resource_type, demand, now) for demand in mandatory]
     compiled: Filter = {"$and": [{"type": resource_type}, *required, *wanted]}
     check_mandatory(compiled, resource_type, mandatory, now)
     return compiled
 
 
-def check_mandatory(compiled: Filter, resource_type: str, mandatory: tuple[Clause, ...], now: datetime) -> None:
+def check_mandatory(compiled: Filter, resource_type: str, mandatory: tuple[Demand, ...], now: datetime) -> None:
     """Raise FORBIDDEN unless the filter demands the type and every mandatory clause at its top."""
     demands = compiled.get("$and", [])
-    wanted = [{"type": resource_type}, *(compile_clause(resource_type, clause, now) for clause in mandatory)]
+    wanted = [{"type": resource_type}, *(compile_demand(resource_type, demand, now) for demand in mandatory)]
     if any(demand not in demands for demand in wanted):
         raise AppError(Category.FORBIDDEN, "the search would leave what you may see", where=resource_type)
 
@@ -135,6 +180,18 @@ def of_contained(wanted: Filter) -> Filter:
         else:
             found[name] = [of_contained(part) for part in item] if name in {"$and", "$or", "$nor"} else item
     return found
+
+
+def compile_demand(resource_type: str, demand: Demand, now: datetime) -> Filter:
+    """Return the filter of one mandatory demand. Raises FORBIDDEN for an alternative that demands nothing."""
+    if isinstance(demand, Clause):
+        return compile_clause(resource_type, demand, now)
+    if isinstance(demand, Within):
+        return {"compartments": {"$in": list(demand.compartments)}}
+    if not all(demand.alternatives):
+        raise AppError(Category.FORBIDDEN, "what you may see is not known", where=resource_type)
+    either = [[compile_demand(resource_type, part, now) for part in parts] for parts in demand.alternatives]
+    return {"$or": [parts[0] if len(parts) == 1 else {"$and": parts} for parts in either]} if either else NOTHING
 
 
 def compile_clause(resource_type: str, clause: Clause, now: datetime) -> Filter:

@@ -15,11 +15,10 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from fhir_server.model.criteria import Clause
 from fhir_server.model.dates import Interval
 from fhir_server.store import index
 from fhir_server.store.documents import Json, Resource, resource_of
-from fhir_server.store.filters import compile_clause
+from fhir_server.store.filters import Demand, compile_demand
 from fhir_server.store.session import InSession
 from imaging.errors import AppError, Category
 
@@ -35,7 +34,7 @@ _PLACE = re.compile(r"(\d{1,15})(?:\.(\d{1,18})\.([A-Za-z]{1,64}/[A-Za-z0-9\-.]{
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
-Reach = Mapping[str, tuple[Clause, ...]]  # resource type -> clauses that a version must satisfy, none for all of them
+Reach = Mapping[str, tuple[Demand, ...]]  # resource type -> what a version must satisfy, nothing for all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ class History:
             if scanned >= MOST_SCANNED:
                 return _cut(found, latest.last_updated, place)
 
-    def within(self, versions: Sequence[Resource], mandatory: tuple[Clause, ...]) -> list[Resource]:
+    def within(self, versions: Sequence[Resource], mandatory: tuple[Demand, ...]) -> list[Resource]:
         """Return the versions of one type that satisfy all clauses."""
         if not mandatory:
             return list(versions)
@@ -128,15 +127,15 @@ class History:
             names |= {document["name"] for document in self._database.aggregate(pipeline)}
         return [each for each in with_content if _name(each) in names]
 
-    def demand(self, kind: str, mandatory: tuple[Clause, ...]) -> dict[str, Any]:
+    def demand(self, kind: str, mandatory: tuple[Demand, ...]) -> dict[str, Any]:
         """Return the filter of what lies within clauses."""
         now = self._clock()
-        return {"$and": [{"type": kind}, *(compile_clause(kind, clause, now) for clause in mandatory)]}
+        return {"$and": [{"type": kind}, *(compile_demand(kind, demand, now) for demand in mandatory)]}
 
     def _judged(self, version: Resource) -> Json:
         rows = index.rows(version.json(), base_url=self._base_url)
         own = {"_id": version.key, "type": version.type, "lastUpdated": version.last_updated, "name": _name(version)}
-        return {**own, **rows}
+        return {**own, **version.stamp.fields(), **rows}
 
     def _visible(self, documents: list[Json], reach: Reach, period: Period) -> list[Resource]:
         wanted = [_resource(each) for each in documents]

@@ -11,7 +11,7 @@ from pymongo.collection import Collection
 from fhir_server.model.definitions import parameters
 from fhir_server.model.query import Include, Query
 from fhir_server.store.documents import BODY_FIELDS, Document
-from fhir_server.store.filters import Filter
+from fhir_server.store.filters import Act, Filter
 from fhir_server.store.joins import Joins
 from imaging.errors import AppError, Category
 
@@ -64,7 +64,8 @@ class Includes:
                         urls.setdefault(target, set()).add(url)
         for target in sorted(wanted):
             keys = sorted(wanted[target] - seen)
-            yield from self._find(target, {"_id": {"$in": keys}}) if keys else ()
+            # What is referred to may be read by its id, without any search.
+            yield from self._find(target, {"_id": {"$in": keys}}, Act.READ) if keys else ()
         for target in sorted(urls):
             rows = {"$exists": True, "$elemMatch": {"p": "url", "u": {"$in": sorted(urls[target])}}}
             yield from self._find(target, {"uri": rows})
@@ -77,8 +78,8 @@ class Includes:
             rows = {"$exists": True, "$elemMatch": {"p": code, "r": {"$in": keys}}}
             yield from self._find(include.source, {"ref": rows}) if keys else ()
 
-    def _find(self, kind: str, condition: Filter) -> Iterable[Document]:
-        return self._joins.find(kind, [condition], {**BODY_FIELDS, "ref": 1}, self._query.max_includes + 1)
+    def _find(self, kind: str, condition: Filter, act: Act = Act.SEARCH) -> Iterable[Document]:
+        return self._joins.find(kind, [condition], {**BODY_FIELDS, "ref": 1}, self._query.max_includes + 1, act)
 
 
 def _reference_codes(kind: str) -> list[str]:

@@ -18,7 +18,7 @@ from fhir_server.model.criteria import Clause, Reference, Text, Token
 from fhir_server.model.definitions import load
 from fhir_server.model.terminology import Terminology
 from fhir_server.store.documents import BODY_FIELDS, resource_of
-from fhir_server.store.filters import DENY, Act, Filter, Restriction, compile_clause, restricted
+from fhir_server.store.filters import DENY, NOTHING, Act, Demand, Filter, Restriction, compile_clause, restricted
 from imaging.errors import AppError, Category
 
 MAX_TIME_MS = 20_000  # of one query to the database
@@ -29,7 +29,6 @@ PATIENCE = 5_000  # candidates that are verified before the larger filter is tri
 MOST_VERIFIED = 100_000  # candidates of one search
 MOST_LISTED = 10_000  # entries of a List that are looked at
 MOST_BELOW = 10_000  # resources of a hierarchy
-NOTHING: Filter = {"_id": {"$in": []}}
 # Types whose resources are parts of others of the type, and the parameter that says of which.
 PARTS_OF: Mapping[str, str] = {
     "Encounter": "part-of",
@@ -89,16 +88,18 @@ class Joins:
             left = self._holds(kind, left, check) if left else left
         return left
 
-    def reach(self, kind: str) -> tuple[Clause, ...] | None:
-        """Return the clauses under which a type may be read, None when it may not."""
-        access = self._restriction.access(kind, Act.READ)
+    def reach(self, kind: str, act: Act = Act.SEARCH) -> tuple[Demand, ...] | None:
+        """Return the demands under which a type may be searched, None when it may not."""
+        access = self._restriction.access(kind, act)
         if access is DENY:
             return None
         return access if isinstance(access, tuple) else ()
 
-    def find(self, kind: str, wanted: list[Filter], fields: Mapping[str, int], limit: int) -> list[Any]:
-        """Return documents of a type that may be read, up to `limit`."""
-        mandatory = self.reach(kind)
+    def find(
+        self, kind: str, wanted: list[Filter], fields: Mapping[str, int], limit: int, act: Act = Act.SEARCH
+    ) -> list[Any]:
+        """Return documents of a type that may be looked for, or read, up to `limit`."""
+        mandatory = self.reach(kind, act)
         if mandatory is None:
             return []
         condition = restricted(kind, mandatory, wanted, self._now)
@@ -137,7 +138,7 @@ class Joins:
         """Return the targets that may be read. Raises FORBIDDEN where there is none."""
         found = [each for each in targets if self.reach(each[0]) is not None]
         if not found:
-            self._restriction.require(targets[0][0], Act.READ)
+            self._restriction.require(targets[0][0], Act.SEARCH)
         return found
 
     def _keys(self, kind: str, criterion: Criterion, *, by_url: bool) -> list[str] | None:
@@ -153,7 +154,7 @@ class Joins:
         return keys + urls
 
     def _has(self, kind: str, has: Has) -> Filter | None:
-        self._restriction.require(has.source, Act.READ)
+        self._restriction.require(has.source, Act.SEARCH)
         inner = self._filter(has.source, has.inner)
         if inner is None:
             return None
@@ -170,7 +171,7 @@ class Joins:
 
     def _entries(self, identifier: str) -> list[str]:
         self._restriction.require("List", Act.READ)
-        found = self.find("List", [{"_id": f"List/{identifier}"}], dict(BODY_FIELDS), 1)
+        found = self.find("List", [{"_id": f"List/{identifier}"}], dict(BODY_FIELDS), 1, Act.READ)
         if not found:
             return []
         entries = resource_of(found[0]["_id"], found[0]).json().get("entry", ())[:MOST_LISTED]
@@ -226,7 +227,7 @@ class Joins:
 
     def _has_holds(self, kind: str, keys: set[str], has: Has) -> set[str]:
         """Go through the referring resources in batches until every key is known to have one, or none is left."""
-        self._restriction.require(has.source, Act.READ)
+        self._restriction.require(has.source, Act.SEARCH)
         left, holding = set(keys), set[str]()
         names = {key: key for key in keys} | (self._urls(keys) if has.is_canonical else {})
         last = ""

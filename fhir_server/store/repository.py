@@ -20,14 +20,14 @@ from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
 from fhir_server.model import json
-from fhir_server.model.criteria import Clause, Table, check_id, clause
+from fhir_server.model.criteria import Table, check_id, clause
 from fhir_server.model.definitions import parameters
 from fhir_server.model.query import Query
 from fhir_server.model.resources import RESOURCES, ResourceType
 from fhir_server.store import index
-from fhir_server.store.documents import BODY_FIELDS, Json, Resource, resource_of, stamped, tombstone
+from fhir_server.store.documents import BODY_FIELDS, NOBODY, Json, Resource, Stamp, resource_of, stamped, tombstone
 from fhir_server.store.failures import translated
-from fhir_server.store.filters import DENY, Act, Restriction
+from fhir_server.store.filters import DENY, Act, Demand, Restriction
 from fhir_server.store.history import MAX_HISTORY, History, Period, Versions
 from fhir_server.store.search import Page, search
 from fhir_server.store.secrets import secret
@@ -81,12 +81,14 @@ class Repository:
         internal: bool = False,
         client_ids: bool = False,
         table: Table = parameters,
+        stamp: Stamp = NOBODY,
     ) -> None:
         """Open the repository.
 
         internal     tells the hooks that the server itself writes
         client_ids   an update of an absent id creates it, whatever the type's table row says
         table        the search parameters by which resources of each type are indexed
+        stamp        who brings what is written
         """
         self._database: Database[Any] = database.with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
         self._resources = self._database["resources"]
@@ -99,12 +101,18 @@ class Repository:
         self._internal = internal
         self._client_ids = client_ids
         self._table = table
+        self._stamp = stamp
         self._cursor_keys: list[bytes] = []
         self._session: ClientSession | None = None
         self._expected: dict[str, Json | None] = {}
 
     def opened_for(
-        self, restriction: Restriction, *, hooks: Mapping[str, Hooks] | None = None, internal: bool = False
+        self,
+        restriction: Restriction,
+        *,
+        hooks: Mapping[str, Hooks] | None = None,
+        internal: bool = False,
+        stamp: Stamp = NOBODY,
     ) -> "Repository":
         """Return the same repository for another restriction, with other hooks where given; cheaper than a new one."""
         other = Repository(
@@ -116,6 +124,7 @@ class Repository:
             internal=internal,
             client_ids=self._client_ids,
             table=self._table,
+            stamp=stamp,
         )
         other._cursor_keys = self._cursor_keys
         return other
@@ -183,7 +192,7 @@ class Repository:
         def guard(session: ClientSession) -> None:
             for resource in resources:
                 self._restriction.require(_type_of(resource).name, Act.CREATE)
-            self._put_absent(session, resources)
+            self._put_absent(session, resources, self._stamp)
 
         return guard
 
@@ -204,6 +213,27 @@ class Repository:
             with self._translated("append"):
                 self._resources.with_options(write_concern=WriteConcern(1)).insert_many(documents)
         return [resource_of(document["_id"], document) for document in documents]
+
+    def has(self, type: str, id: str, act: Act = Act.READ) -> bool:
+        """Say whether a resource is there within reach of an act; it does not travel, however large it is.
+
+        Raises FORBIDDEN where the act is not allowed on any resource of the type.
+        """
+        key, mandatory = self._opened(type, id, act)
+        wanted = {"$and": [{"_id": key}, self._past.demand(type, mandatory)]}
+        with self._translated(key):
+            return self._resources.find_one(wanted, {"_id": 1}) is not None
+
+    def permits(self, resource: Json, act: Act) -> bool:
+        """Say whether a resource that has an id lies within what an act is allowed on; nothing is stored.
+
+        Raises FORBIDDEN where the act is not allowed on any resource of the type.
+        """
+        kind = _type_of(resource)
+        mandatory = self._restriction.require(kind.name, act)
+        body = json.dumps(resource)
+        would_be = Resource(kind.name, resource["id"], 1, self._clock(), body, stamp=self._stamp)
+        return bool(self._within([would_be], mandatory))
 
     def read(self, type: str, id: str) -> Resource:
         """Return the current version. Raises NOT_FOUND, and GONE for one that was deleted."""
@@ -250,7 +280,7 @@ class Repository:
         """
         reach = {}
         for name in types:
-            access = self._restriction.access(name, Act.READ)
+            access = self._restriction.access(name, Act.SEARCH)
             if access is not DENY:
                 reach[name] = access if isinstance(access, tuple) else ()
         if not reach:
@@ -267,6 +297,7 @@ class Repository:
         create: bool = False,
         if_changed: bool = False,
         guard: Guard | None = None,
+        owner: str | None = None,
     ) -> Resource:
         """Store a new version of the resource that has this type and id.
 
@@ -274,6 +305,7 @@ class Repository:
         create       an absent or deleted one is created, also where the type's table row does not allow it to clients
         if_changed   content equal to the current version's makes no new version; that one is returned
         guard        runs in the same transaction, before the write; what it raises undoes the whole
+        owner        subscriber whose it is from now on, None for whose it was, or for whom this repository is
         Raises UNSUPPORTED for an id that is not known and may not be chosen, NOT_FOUND for one that may not be seen,
         PRECONDITION when `if_match` is not the current version or `must_be_new` does not hold, CONFLICT when concurrent
         writers never let it through.
@@ -290,9 +322,10 @@ class Repository:
             if must_be_new:
                 raise AppError(Category.PRECONDITION, f"{key} exists already", where="If-None-Match")
             new = self._before_update(current, resource, is_matched=if_match is not None)
-            return None if if_changed and _is_same(current, new) else new
+            is_theirs = owner in (None, current.stamp.owner)
+            return None if if_changed and is_theirs and _is_same(current, new) else new
 
-        return self._write(key, "PUT", decide, mandatory, mandatory, guard=guard)
+        return self._write(key, "PUT", decide, mandatory, mandatory, guard=guard, may_create=True, owner=owner)
 
     def patch(self, type: str, id: str, change: Change, *, if_match: int | None = None) -> Resource:
         """Store what `change` makes of the current version, which has to be readable; it may be called several times.
@@ -373,13 +406,13 @@ class Repository:
             raise AppError(Category.PRECONDITION, message, where=query.type)
         return found[0] if found else None
 
-    def _opened(self, kind: str, identifier: str, act: Act) -> tuple[str, tuple[Clause, ...]]:
+    def _opened(self, kind: str, identifier: str, act: Act) -> tuple[str, tuple[Demand, ...]]:
         if kind not in RESOURCES:
             raise _unknown(kind)
         check_id(identifier, where=f"{kind}.id")
         return f"{kind}/{identifier}", self._restriction.require(kind, act)
 
-    def _visible(self, key: str, mandatory: tuple[Clause, ...]) -> Resource:
+    def _visible(self, key: str, mandatory: tuple[Demand, ...]) -> Resource:
         found = self._current(key)
         if not mandatory and not found.deleted:
             return found
@@ -404,7 +437,7 @@ class Repository:
         with self._translated(key):
             return self._past.versions(key, versions)
 
-    def _within(self, versions: list[Resource], mandatory: tuple[Clause, ...]) -> list[Resource]:
+    def _within(self, versions: list[Resource], mandatory: tuple[Demand, ...]) -> list[Resource]:
         with self._translated("history"):
             return self._past.within(versions, mandatory)
 
@@ -429,7 +462,7 @@ class Repository:
             hooks.unmatched(current.json(), resource)
         return hooks.before_update(current.json(), resource, self._internal) if hooks.before_update else resource
 
-    def _created_by_update(self, resource: Json, key: str, mandatory: tuple[Clause, ...], *, may_create: bool) -> Json:
+    def _created_by_update(self, resource: Json, key: str, mandatory: tuple[Demand, ...], *, may_create: bool) -> Json:
         kind, _, identifier = key.partition("/")
         if not may_create and mandatory:  # as one that exists and may not be seen
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
@@ -448,13 +481,18 @@ class Repository:
         key: str,
         method: str,
         decide: Decision,
-        seen: tuple[Clause, ...],
-        demanded: tuple[Clause, ...],
+        seen: tuple[Demand, ...],
+        demanded: tuple[Demand, ...],
         *,
         is_new: bool = False,
         guard: Guard | None = None,
+        may_create: bool = False,
+        owner: str | None = None,
     ) -> Resource:
-        """Write what `decide` makes of the current version; `seen` must hold before, `demanded` after."""
+        """Write what `decide` makes of the current version; `seen` must hold before, `demanded` after.
+
+        may_create   what comes into being by it has to satisfy what is demanded of a create as well
+        """
 
         def attempt(session: ClientSession) -> Resource:
             if guard:
@@ -464,22 +502,26 @@ class Repository:
             if resource is None:
                 assert current is not None  # noqa: S101 -- `decide` leaves only what it was shown
                 return current
-            written = self._writer.put(session, self._writer.document(key, resource, method, current))
+            stamp = self._stamp.after(current.stamp) if current and not current.deleted else self._stamp
+            stamp = stamp if owner is None else replace(stamp, owner=owner)
+            written = self._writer.put(session, self._writer.document(key, resource, method, current, stamp=stamp))
             self._check_demanded(session, key, demanded)
+            if may_create and written.is_first:
+                self._check_demanded(session, key, self._restriction.require(written.type, Act.CREATE))
             following = self._hooks.get(written.type, Hooks()).following
             if following and current:
-                self._put_absent(session, following(current.json(), resource))
+                self._put_absent(session, following(current.json(), resource), written.stamp)
             return written
 
         return self._transaction(key, attempt)
 
-    def _put_absent(self, session: ClientSession, resources: Sequence[Json]) -> None:
+    def _put_absent(self, session: ClientSession, resources: Sequence[Json], stamp: Stamp) -> None:
         for resource in resources:
             key = f"{_type_of(resource).name}/{check_id(str(resource.get('id', '')), where='id')}"
             if self._resources.find_one({"_id": key}, {"_id": 1}, session=session) is None:
-                self._writer.put(session, self._writer.document(key, resource, "POST"))
+                self._writer.put(session, self._writer.document(key, resource, "POST", stamp=stamp))
 
-    def _locked(self, session: ClientSession, key: str, mandatory: tuple[Clause, ...]) -> Resource | None:
+    def _locked(self, session: ClientSession, key: str, mandatory: tuple[Demand, ...]) -> Resource | None:
         """Return the current version within a transaction. Raises NOT_FOUND when it lies outside the clauses."""
         if key in self._expected:
             document = self._expected.pop(key)
@@ -490,7 +532,7 @@ class Repository:
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
         return found
 
-    def _check_demanded(self, session: ClientSession, key: str, mandatory: tuple[Clause, ...]) -> None:
+    def _check_demanded(self, session: ClientSession, key: str, mandatory: tuple[Demand, ...]) -> None:
         kind = key.partition("/")[0]
         if mandatory:
             wanted = {"$and": [{"_id": key}, self._past.demand(kind, mandatory)]}

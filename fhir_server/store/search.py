@@ -107,7 +107,7 @@ class _Search:
             mandatory = self._joins.reach(branch.type)
             if mandatory is None:
                 try:
-                    self._restriction.require(branch.type, Act.READ)
+                    self._restriction.require(branch.type, Act.SEARCH)
                 except AppError as error:
                     refused = error
                 continue

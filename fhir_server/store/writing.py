@@ -20,9 +20,11 @@ from fhir_server.model.definitions import parameters
 from fhir_server.store import index
 from fhir_server.store.documents import (
     BODY_FIELDS,
+    NOBODY,
     Document,
     Json,
     Resource,
+    Stamp,
     resource_of,
     stamped,
     version_document,
@@ -61,7 +63,9 @@ class Writer:
             waiting, self._waiting = self._waiting, []
             self._write_all(waiting, self._session)
 
-    def document(self, key: str, resource: Json, method: str, current: Resource | None = None) -> Json:
+    def document(
+        self, key: str, resource: Json, method: str, current: Resource | None = None, *, stamp: Stamp = NOBODY
+    ) -> Json:
         """Return the document of the version that follows `current`; time never goes back in a history."""
         kind, _, identifier = key.partition("/")
         moment = self.moment(current)
@@ -70,7 +74,7 @@ class Writer:
         content = stamped(resource, identifier, version, moment)
         rows = index.rows(content, base_url=self._base_url, table=self._table)
         fields = version_document(content, version, moment, method)
-        return {"_id": key, "type": kind, "created": created or moment, **fields, **rows}
+        return {"_id": key, "type": kind, "created": created or moment, **stamp.fields(), **fields, **rows}
 
     def moment(self, current: Resource | None = None) -> datetime:
         """Return the time of a version that is written now, after `current`."""

@@ -52,7 +52,7 @@ def accepted(server: Backing, principal: Principal, kept: bytes) -> Response:
     """Have a request done later; return 202 with the address of its answer."""
     identifier = str(uuid.uuid4())
     # The request goes first: a Task without one could not be done; a request without a Task is forgotten.
-    server.answers.ask(identifier, Asked(principal.subscriber, principal.client_id, kept))
+    server.answers.ask(identifier, Asked(principal.subscriber, principal.client_id, kept, grant=principal.granted()))
     order = {
         "resourceType": "Task",
         "status": "requested",
@@ -73,10 +73,10 @@ def blueprint(server: Backing) -> Blueprint:
     routes = Blueprint("later", __name__, url_prefix="/fhir/_async")
 
     def mine(identifier: str) -> tuple[Asked, dict[str, object]]:
-        """Nobody but the subscriber that asked is told that there is a request."""
+        """Nobody but the subscriber that asked, with such a token, is told that there is a request."""
         principal = principal_of(request)
         found = server.answers.find(identifier) if ID_FORM.fullmatch(identifier) else None
-        if found is None or found.owner != principal.subscriber:
+        if found is None or (found.owner, found.grant) != (principal.subscriber, principal.granted()):
             raise AppError(Category.NOT_FOUND, "there is no such request, or it was a day ago", where="request")
         return found, server.own.read("Task", identifier).json()
 

@@ -13,7 +13,7 @@ import orjson
 from flask import Response, request
 
 from fhir_server.access.audit import Access
-from fhir_server.access.policy import require, restriction
+from fhir_server.access.policy import require_images, restriction
 from fhir_server.access.principals import Principal, Right
 from fhir_server.store.filters import ALLOW, Act
 from fhir_server.web.dicom_answers import (
@@ -43,11 +43,11 @@ Result = dict[str, Any]
 def search(door: Door, level: Level, study_uid: str | None = None, series_uid: str | None = None) -> Response:
     """GET /studies, /series or /instances, of all or of one study or series: 200, or 204 when nothing matches."""
     principal = principal_of(request)
-    require(principal, Right.RECEIVE_IMAGES, "search for images")
+    require_images(principal, Right.RECEIVE_IMAGES, Act.SEARCH, "search for images")
     choice = choose(OFFERS)
     matching = _matching(door, level, study_uid, series_uid)
     if study_uid:
-        door.server.studies.authorise(study_uid, principal)
+        door.server.studies.authorise(study_uid, principal, Act.SEARCH)
         door.server.studies.refresh(study_uid)
     else:
         door.server.studies.catch_up()
@@ -93,12 +93,12 @@ def _page(door: Door, matching: Matching, principal: Principal) -> tuple[list[Re
 
 def _allowed(door: Door, principal: Principal) -> Callable[[str], bool] | None:
     """Return the test of a study that the principal's restriction makes; None when it lets all of them through."""
-    if restriction(principal).access("ImagingStudy", Act.READ) is ALLOW:
+    if restriction(principal).access("ImagingStudy", Act.SEARCH) is ALLOW:
         return None
 
     def allowed(study_uid: str) -> bool:
         try:
-            door.server.studies.authorise(study_uid, principal)
+            door.server.studies.authorise(study_uid, principal, Act.SEARCH)
         except AppError as error:
             if error.category in (Category.FORBIDDEN, Category.NOT_FOUND):
                 return False

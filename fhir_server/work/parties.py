@@ -15,6 +15,7 @@ from fhir_server.model.query import Query
 from fhir_server.model.task import ALGORITHM, KIND, SERVER, codings_of
 from fhir_server.model.task_writing import Actor, roles_of
 from fhir_server.store.repository import Repository
+from fhir_server.work.backing import Backing
 from imaging.errors import AppError, Category
 
 MOST_DEVICES = 200  # of one organisation that are told from others as owners of Tasks
@@ -31,6 +32,15 @@ def actor_of(principal: Principal, own: Repository) -> Actor:
         return {each.key: codings_of([each.json().get("type", {})]) for each in found}
 
     return Actor(principal.subscriber, devices, principal.may(Right.PROCESS_IMAGES))
+
+
+def requester_of(server: Backing, task: Mapping[str, Any]) -> Principal:
+    """Return the principal as which an order is done: its requester, no further than the token that placed it went.
+
+    Raises FORBIDDEN when the subscriber is suspended.
+    """
+    placed = server.own.read("Task", str(task["id"]))
+    return server.principals.acting_for(task["requester"]["reference"], placed.stamp.grant)
 
 
 def check(task: Mapping[str, Any], actor: Actor, own: Repository) -> None:

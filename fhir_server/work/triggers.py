@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from fhir_server import delivery
 from fhir_server.access.audit import Access
 from fhir_server.access.contracts import Right
-from fhir_server.access.policy import require
+from fhir_server.access.policy import require, sees_as_agreed
 from fhir_server.access.principals import Principal
 from fhir_server.model import task as tasks
 from fhir_server.model.criteria import Clause, Text, Token
@@ -53,6 +53,9 @@ def admit(server: Backing, principal: Principal, plan: Json, *, is_new: bool) ->
         require(principal, Right.DEFINE, f"store a PlanDefinition without the profile {PROFILE}")
         return
     require(principal, Right.ORDER_PROCESSING, "store a processing rule")
+    if not sees_as_agreed(principal, "ImagingStudy"):
+        message = "a rule sees every image that the contract allows; the scopes of this token do not"
+        raise AppError(Category.FORBIDDEN, message, where="PlanDefinition")
     if is_new and count_of(server, principal.subscriber) >= MOST_RULES:
         message = f"you have {MOST_RULES} rules, which is all that there may be; delete or change one"
         raise AppError(Category.TOO_LARGE, message, where="PlanDefinition")

@@ -27,6 +27,7 @@ from fhir_server.work import orders
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Later, Report, handlers
 from fhir_server.work.notification import CONTENT_TYPE, message
+from fhir_server.work.parties import requester_of
 from fhir_server.work.receipts import OUTPUTS, outputs
 from fhir_server.work.recipients import admit_recipient, is_over, receivers, require_among, require_leave
 from fhir_server.work.selection import within_reach
@@ -108,7 +109,7 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
         for peer in receivers(server, wanted.recipient)
     ]
     try:
-        principal = server.principals.acting_for(task["requester"]["reference"])
+        principal = requester_of(server, task)
         require(principal, Right.ORDER_PROCESSING, "have images delivered")
         require_among(orders.restriction(wanted, "Organization"), (peer for peer, _ in begun))
         instances = within_reach(server, principal, wanted)

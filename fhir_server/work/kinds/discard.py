@@ -13,6 +13,7 @@ from fhir_server.model.task import Json, Kind, Parameter, Status, code_of, is_ov
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Report, handlers
 from fhir_server.work.orders import MOST_NAMED
+from fhir_server.work.parties import requester_of
 from fhir_server.work.selection import MOST_INSTANCES
 from imaging.errors import AppError, Category
 
@@ -45,7 +46,7 @@ def run(task: Json, context: Any, report: Report) -> Done:
     found = server.archive.chosen(
         series=_given(task, "series"), instances=_given(task, "instance"), limit=MOST_INSTANCES
     )
-    principal = server.principals.acting_for(task["requester"]["reference"])
+    principal = requester_of(server, task)
     return Done([value("removed", "valueUnsignedInt", server.studies.discard(found, principal))])
 
 

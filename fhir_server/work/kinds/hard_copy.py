@@ -23,6 +23,7 @@ from fhir_server.printers import build
 from fhir_server.store.printers import Sheets
 from fhir_server.work.backing import Backing
 from fhir_server.work.handlers import Done, Handler, Later, Report, handlers
+from fhir_server.work.parties import requester_of
 from imaging.errors import AppError, Category
 from imaging.printer import Attachment, Job
 from imaging.printer import Progress as Stage
@@ -47,7 +48,7 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
     """Print what a Task orders, as far as it goes now."""
     server: Backing = context
     order = order_of(task)
-    principal = server.principals.acting_for(task["requester"]["reference"])
+    principal = requester_of(server, task)
     printer, device = printer_of(server, principal, order)
     if printer.is_suspended:
         return Later(AWAY_S, "the printer is suspended")

@@ -37,6 +37,7 @@ from fhir_server.work.orders import (
     restriction,
     rule_in,
 )
+from fhir_server.work.parties import requester_of
 from fhir_server.work.recipients import admit_recipient, receivers, require_among
 from fhir_server.work.selection import OURS, Choice, Chosen, Loaded, choose, inputs_for, is_made_here
 from fhir_server.work.triggers import orders_of, rule_named
@@ -111,7 +112,7 @@ def admit(server: Backing, principal: Principal, task: Json) -> None:
 def run(task: Json, context: Any, report: Report) -> Done:
     """Process what a Task orders."""
     server: Backing = context
-    principal = server.principals.acting_for(task["requester"]["reference"])
+    principal = requester_of(server, task)
     require(principal, Right.ORDER_PROCESSING, "have images processed")
     order = order_of(task)
     choice = choose(server, principal, order)

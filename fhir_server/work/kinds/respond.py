@@ -27,7 +27,8 @@ def run(task: Json, context: Any, report: Report) -> Done:
     server: Backing = context
     asked = server.answers.find(task["id"])
     if not asked.status:
-        principal = replace(server.principals.acting_for(asked.owner), client_id=asked.client)
+        acting = server.principals.acting_for(asked.owner, asked.grant)
+        principal = replace(acting, client_id=asked.client)
         answer = later.done(server, principal, asked.request, lambda *told: server.answers.keeping(task["id"], *told))
         if answer is not None:
             server.answers.keeping(task["id"], *answer)(None)
