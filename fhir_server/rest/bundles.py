@@ -39,9 +39,9 @@ def history(base_url: str, versions: Sequence[Resource], links: Iterable[tuple[s
     return _bundle("history", None, links, [_version(base_url, each) for each in versions], now)
 
 
-def responses(kind: str, answers: Iterable[Answer], now: datetime) -> bytes:
-    """Return the Bundle of the answers to the entries of a batch or transaction, in their order."""
-    return _bundle(kind, None, (), [_answer(each) for each in answers], now)
+def responses(kind: str, entries: list[bytes], now: datetime) -> bytes:
+    """Return the Bundle of the answers to the entries of a batch or transaction (`response`), in their order."""
+    return _bundle(kind, None, (), entries, now)
 
 
 def pretty(body: bytes) -> bytes:
@@ -83,7 +83,8 @@ def _version(base_url: str, version: Resource) -> bytes:
     return _entry(base_url, version, words)
 
 
-def _answer(answer: Answer) -> bytes:
+def response(answer: Answer) -> bytes:
+    """Return the answer to an entry of a batch or transaction as an entry of theirs."""
     told: dict[str, Any] = {"status": f"{answer.status.value} {answer.status.phrase}"}
     if answer.location:
         told["location"] = answer.location

@@ -1,10 +1,10 @@
 """Requests that a client does not wait for: `Prefer: respond-async`. Source: FHIR R4 async, RFC 7240 4.1.
 
-A preference may be left unheeded, and is where work that was done twice would show: only what reads, and transactions,
-whose answer is kept with what they write or not at all, are done later.
+Whoever does it may die and be followed by another one, so what writes keeps its answer in the transaction that writes
+(`batch.Journal`): transactions whole, batches entry by entry. What cannot is done at once: a preference is a wish.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -14,14 +14,13 @@ from fhir_server.model.outcome import outcome
 from fhir_server.model.resources import Interaction, SystemInteraction
 from fhir_server.rest import batch
 from fhir_server.rest.asks import Ask, Json, Preferences, Return
-from fhir_server.rest.batch import Keep
+from fhir_server.rest.batch import Journal
 from fhir_server.rest.interactions import Interactions
 from fhir_server.rest.statuses import status_of
 from imaging.errors import AppError, Category
 
 CODE = "respond-async"  # of the Tasks that do it
 _SEARCHES = {each.value: each for each in (Interaction.SEARCH, SystemInteraction.SEARCH)}
-_READS = frozenset({"GET", "HEAD"})
 # What may be otherwise when it is tried again.
 _PASSING = frozenset({Category.BUSY, Category.FAULT})
 
@@ -31,15 +30,6 @@ class Answered(NamedTuple):
 
     status: int
     body: bytes
-
-
-def is_deferrable(bundle: Any) -> bool:
-    """Say whether a Bundle may be done later, at least once: a transaction, or a batch that only reads."""
-    if batch.kind_of(bundle) == "transaction":
-        return True
-    entries = bundle.get("entry", [])
-    requests = [each.get("request") for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
-    return all(isinstance(each, dict) and each.get("method") in _READS for each in requests)
 
 
 def of_bundle(bundle: Json, preferences: Preferences) -> bytes:
@@ -53,9 +43,7 @@ def of_search(ask: Ask) -> bytes:
     return json.dumps({"search": ask.interaction.value, **where, **_kept(ask.preferences)})
 
 
-def done(
-    server: batch.Backing, principal: Principal, request: bytes, keep: Callable[[int, bytes], Keep]
-) -> Answered | None:
+def done(server: batch.Backing, principal: Principal, request: bytes, journal: Journal) -> Answered | None:
     """Do what was asked, and return the answer; None where it was kept in the transaction of what it tells.
 
     Raises BUSY and FAULT: those are to be tried again.
@@ -65,10 +53,8 @@ def done(
     try:
         if "bundle" not in asked:
             return _searched(server, principal, asked, preferences)
+        body = batch.processed(server, principal, asked["bundle"], preferences, journal=journal).body
         is_kept = batch.kind_of(asked["bundle"]) == "transaction"
-        body = batch.processed(
-            server, principal, asked["bundle"], preferences, keep=(lambda body: keep(200, body)) if is_kept else None
-        ).body
         return None if is_kept else Answered(HTTPStatus.OK, body)
     except AppError as error:
         if error.category in _PASSING:

@@ -1,6 +1,7 @@
 """Requests that are answered later: what was asked, by whom, and what came of it. Kept for a day after it was asked.
 
-A row is the only copy of both; it is written once as a request and once as an answer.
+A row is the only copy of both; it is written once as a request and once as an answer. What is done in parts has a row
+for each part that is done.
 """
 
 import zlib
@@ -82,6 +83,51 @@ class Answers:
         """Forget a request and its answer."""
         with translated("request"):
             self._rows.delete_one({"_id": id})
+            self._rows.delete_many(_parts(id))
+
+    def journal(self, id: str) -> "Journal":
+        """Return the journal of a request."""
+        return Journal(self, id)
+
+
+class Journal:
+    """What is done of a request: each part's answer, kept in the very transaction that it tells of.
+
+    So a request that is done again, by whomever, finds what was written, and writes the rest. Parts lie beside the
+    request under its id and their number.
+    """
+
+    def __init__(self, answers: Answers, id: str) -> None:
+        self._answers = answers
+        self._id = id
+
+    def whole(self, status: int, body: bytes) -> Guard:
+        """Return what keeps the answer to the whole request, by itself or within a transaction; the first one stays."""
+        return self._answers.keeping(self._id, status, body)
+
+    def part(self, number: int, body: bytes) -> Guard:
+        """Return what keeps the answer to a part within the transaction of what it tells.
+
+        It raises CONFLICT where one is kept, NOT_FOUND where the request was given up.
+        """
+        answers = self._answers
+
+        def keep(session: ClientSession | None) -> None:
+            answers.find(self._id)
+            row = {"_id": f"{self._id}/{number}", "part": _packed(body), "at": answers._clock()}
+            answers._rows.insert_one(row, session=session)
+
+        return keep
+
+    def parts(self) -> dict[int, bytes]:
+        """Return the answers to the parts that are done."""
+        with translated("request"):
+            found = self._answers._rows.find(_parts(self._id))
+            return {int(each["_id"].rpartition("/")[2]): zlib.decompress(each["part"]) for each in found}
+
+
+def _parts(id: str) -> dict[str, Any]:
+    return {"_id": {"$gt": f"{id}/", "$lt": f"{id}0"}}  # "0" is the character behind "/"
 
 
 def _packed(content: bytes) -> Binary:

@@ -5,7 +5,7 @@ The insert of the history document is what decides between concurrent writers.
 
 import copy
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pymongo import InsertOne, ReplaceOne
@@ -35,6 +35,7 @@ from imaging.errors import AppError, Category
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 20  # of one transaction against concurrent writers
+TICK = timedelta(milliseconds=1)  # the least that the database tells apart
 MAJORITY = WriteConcern("majority", j=True)
 
 
@@ -66,7 +67,7 @@ class Writer:
     def document(
         self, key: str, resource: Json, method: str, current: Resource | None = None, *, stamp: Stamp = NOBODY
     ) -> Json:
-        """Return the document of the version that follows `current`; time never goes back in a history."""
+        """Return the document of the version that follows `current`; time goes on from version to version."""
         kind, _, identifier = key.partition("/")
         moment = self.moment(current)
         version = current.version + 1 if current else 1
@@ -79,7 +80,7 @@ class Writer:
     def moment(self, current: Resource | None = None) -> datetime:
         """Return the time of a version that is written now, after `current`."""
         now = whole_milliseconds(self._clock())
-        return max(now, current.last_updated) if current else now
+        return max(now, current.last_updated + TICK) if current else now
 
     def put(self, session: ClientSession, document: Document) -> Resource:
         """Write a version within a transaction and return it."""

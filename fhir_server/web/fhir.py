@@ -17,7 +17,7 @@ from fhir_server.rest import batch, openapi
 from fhir_server.rest.addresses import ROUTES, WHOLE, Route, meant, methods
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
 from fhir_server.rest.interactions import KINDS, Interactions
-from fhir_server.rest.later import is_deferrable, of_bundle, of_search
+from fhir_server.rest.later import of_bundle, of_search
 from fhir_server.web import later
 from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, sent, shown
 from fhir_server.web.http import leave_to_entries, principal_of, tries
@@ -106,7 +106,7 @@ class _Door:
         bundle = received(request, most_bytes=self._server.bundle_limits.bytes, more_levels=LEVELS_OF_BUNDLE)
         leave_to_entries()
         preferred = _preferences()
-        if preferred.is_async and is_deferrable(bundle):
+        if preferred.is_async and batch.is_repeatable(bundle):
             return later.accepted(self._server, principal, of_bundle(bundle, preferred))
         return _response(batch.processed(self._server, principal, bundle, _preferences()))
 

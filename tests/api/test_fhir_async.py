@@ -1,20 +1,25 @@
 """Answers that are fetched later. Expected values: FHIR R4 async (status, cancellation), RFC 7240 4.1."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import ConnectionFailure
 
 from fhir_server.access.contracts import Right
 from fhir_server.model import task as tasks
 from fhir_server.model.task import Role
+from fhir_server.rest import later
+from fhir_server.rest.interactions import Interactions
 from fhir_server.store.answers import Answers
 from fhir_server.work.kinds import handlers
-from imaging.errors import AppError
+from imaging.errors import AppError, Category
 from tests.api.test_fhir_bundles import bundle, entry, numbered, patient
-from tests.support.doors import BASE_URL, FHIR, Caller, Doors, opened
+from tests.support.doors import BASE_URL, FHIR, Caller, Doors, new_study, opened
 
 Json = dict[str, Any]
 LATER = {"Prefer": "respond-async"}
@@ -129,8 +134,109 @@ def test_searches_and_batches_that_read_are_done_later(doors: Doors, both):
     assert both.get(addresses[2], headers={"Accept": "application/fhir+xml"}).mimetype == "application/fhir+xml"
 
 
-def test_a_batch_that_writes_is_answered_at_once_because_it_cannot_be_tried_again(both):
-    response = both.post("/fhir", bundle("batch", entry("POST", "Patient", patient())), headers=LATER)
+def test_a_batch_that_writes_is_done_later_and_its_answer_fetched(doors: Doors, both):
+    number, uid = uuid4().hex, new_study()[0]
+    study = {"identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{uid}"}], "status": "available"}
+    study |= {"resourceType": "ImagingStudy", "subject": {"display": "somebody"}}
+    address = asked(
+        both,
+        bundle(
+            "batch",
+            entry("POST", "Patient", numbered(number)),
+            entry("POST", "Patient", numbered(number, gender="x")),
+            entry("GET", f"Patient?identifier={number}"),
+            entry("PUT", f"Patient?identifier={number}", numbered(number, gender="other")),
+            entry("POST", "ImagingStudy", study),
+            entry("DELETE", f"ImagingStudy/{uid}"),
+            entry("DELETE", f"Patient?identifier={number}x"),
+            entry("PATCH", "Patient/1", {"resourceType": "Parameters"}),
+        ),
+    )
+    before = count(both, number)
+
+    work(doors, address)
+    answer = both.get(address).json
+
+    told = [each["response"]["status"][:3] for each in answer["entry"]]
+    assert (before, answer["type"]) == (0, "batch-response")
+    assert told == ["201", "400", "200", "200", "201", "204", "204", "404"]
+    assert answer["entry"][2]["resource"]["total"] == 1
+    assert answer["entry"][3]["resource"]["gender"] == "other"
+    assert both.get(f"/fhir/ImagingStudy/{uid}").status_code == 410
+
+
+def test_of_a_batch_that_is_done_again_each_entry_is_done_once(doors: Doors, both, monkeypatch):
+    number = uuid4().hex
+    entries = [entry("POST", "Patient", numbered(number)) for _ in range(3)]
+    address = asked(both, bundle("batch", *entries))
+    order, perform, left = order_of(doors, address), Interactions.perform, [1]
+
+    def dying(self: Interactions, ask: Any) -> Any:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return perform(self, ask)
+
+    monkeypatch.setattr(Interactions, "perform", dying)
+    with pytest.raises(KeyboardInterrupt):
+        handlers.get("respond-async").run(order, doors.server, lambda _: None)
+    monkeypatch.undo()
+    after_death = count(both, number)
+    for _ in range(2):
+        handlers.get("respond-async").run(order, doors.server, lambda _: None)
+
+    ids = [each["resource"]["id"] for each in both.get(address).json["entry"]]
+    assert (after_death, count(both, number), len(set(ids))) == (1, 3, 3)
+
+
+def test_two_workers_of_one_batch_do_each_entry_once_and_tell_the_same(doors: Doors, both):
+    number = uuid4().hex
+    address = asked(both, bundle("batch", *[entry("POST", "Patient", numbered(number)) for _ in range(8)]))
+    order, journal = order_of(doors, address), doors.server.answers.journal
+
+    def run(_: int) -> None:
+        with suppress(AppError):  # that the answer is there already
+            handlers.get("respond-async").run(order, doors.server, lambda _: None)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, range(2)))
+
+    told = both.get(address).json["entry"]
+    assert [each["response"]["status"][:3] for each in told] == ["201"] * 8
+    assert (count(both, number), len(journal(order["id"]).parts())) == (8, 8)
+
+
+def test_a_batch_that_is_given_up_in_the_middle_writes_no_more(doors: Doors, both):
+    number = uuid4().hex
+    address = asked(both, bundle("batch", entry("POST", "Patient", numbered(number))))
+    order = order_of(doors, address)
+    found = doors.server.answers.find(order["id"])
+    both.delete(address)
+
+    principal = doors.server.principals.acting_for(found.owner)
+    done = later.done(doors.server, principal, found.request, doors.server.answers.journal(order["id"]))
+
+    assert b'"404 Not Found"' in done.body
+    assert count(both, number) == 0
+
+
+def test_a_database_that_is_away_is_no_answer_to_an_entry(doors: Doors, both, monkeypatch):
+    address = asked(both, bundle("batch", entry("POST", "Patient", patient())))
+    order = order_of(doors, address)
+
+    def away(*_: Any) -> Any:
+        raise ConnectionFailure
+
+    monkeypatch.setattr(Interactions, "perform", away)
+    with pytest.raises(AppError) as raised:
+        handlers.get("respond-async").run(order, doors.server, lambda _: None)
+
+    assert raised.value.category is Category.BUSY
+    assert both.get(address).status_code == 202
+
+
+def test_a_batch_that_selects_a_study_to_delete_is_answered_at_once_because_images_cannot_be_deleted_twice(both):
+    response = both.post("/fhir", bundle("batch", entry("DELETE", "ImagingStudy?_id=unknown")), headers=LATER)
 
     assert (response.status_code, response.json["type"]) == (200, "batch-response")
 

@@ -157,11 +157,14 @@ def test_history_is_told_in_pages(repo: Repository) -> None:
     assert [one.version for one in first + second] == [5, 4, 3, 2]
 
 
-def test_time_never_goes_back_in_a_history(repo: Repository, db: Database[Json]) -> None:
+def test_time_goes_on_in_a_history_whatever_a_clock_says(repo: Repository, db: Database[Json]) -> None:
     made = repo.create(_patient())
     late = Repository(db, UNRESTRICTED, clock=lambda: datetime(2020, 1, 1, tzinfo=UTC))
 
-    assert late.update(made.json()).last_updated == made.last_updated
+    updated = late.update(made.json())
+
+    assert updated.last_updated > made.last_updated
+    assert (made.is_first, updated.is_first) == (True, False)
 
 
 def test_decimals_keep_their_digits(repo: Repository) -> None:

@@ -1,7 +1,6 @@
 """Requests whose answer is fetched later: `respond-async` Tasks, which the FHIR door places.
 
-A request may be done twice, so it is one that reads, or a transaction, whose answer is kept with what it writes: the
-second run finds the answer.
+A request may be done twice: the second run finds what the first one wrote, and its answers, in the journal.
 """
 
 from dataclasses import replace
@@ -29,7 +28,7 @@ def run(task: Json, context: Any, report: Report) -> Done:
     if not asked.status:
         acting = server.principals.acting_for(asked.owner, asked.grant)
         principal = replace(acting, client_id=asked.client)
-        answer = later.done(server, principal, asked.request, lambda *told: server.answers.keeping(task["id"], *told))
+        answer = later.done(server, principal, asked.request, server.answers.journal(task["id"]))
         if answer is not None:
             server.answers.keeping(task["id"], *answer)(None)
     return Done([value("status", "valueUnsignedInt", server.answers.find(task["id"]).status)])
