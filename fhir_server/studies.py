@@ -62,21 +62,22 @@ class Studies:
     # ---- in
 
     def ingest(
-        self, parts: Iterable[Buffer], principal: Principal, *, study_uid: str | None = None
+        self, parts: Iterable[Buffer], principal: Principal, *, study_uid: str | None = None, brought_by: str = ""
     ) -> Iterator[Outcome]:
         """Yield one outcome for each received file, in order; Stored ones are durable, verified and visible to reads.
 
         study_uid   the only study that is welcome, None for any
+        brought_by  "Task/..." that fetched the files, "" where they were sent
         Raises FORBIDDEN before anything is read unless a contract allows to register images.
         """
         require_images(principal, Right.REGISTER_IMAGES, Act.CREATE, "store images")
-        return self._ingest(parts, principal, study_uid, self._admission(principal))
+        return self._ingest(parts, principal, study_uid, self._admission(principal), brought_by)
 
     def register_results(self, parts: Iterable[Buffer], principal: Principal) -> Iterator[Outcome]:
         """Store what processing made for a subscriber, as its own; see `ingest`. Raises FORBIDDEN."""
         require(principal, Right.ORDER_PROCESSING, "have images processed")
         # What an order makes belongs to what it was allowed to work on.
-        return self._ingest(parts, principal, None, lambda _: None)
+        return self._ingest(parts, principal, None, lambda _: None, "")
 
     def _ingest(
         self,
@@ -84,6 +85,7 @@ class Studies:
         principal: Principal,
         study_uid: str | None,
         check: Callable[[InstanceSummary], None],
+        brought_by: str,
     ) -> Iterator[Outcome]:
         def admit(summary: InstanceSummary) -> None:
             if study_uid and summary.study_uid != study_uid:
@@ -91,8 +93,9 @@ class Studies:
             check(summary)
 
         touched: dict[str, int] = {}
+        origin = {"registered_by": principal.subscriber, "brought_by": brought_by}
         try:
-            for outcome in self._archive.store_all(parts, admit=admit, registered_by=principal.subscriber):
+            for outcome in self._archive.store_all(parts, admit=admit, **origin):
                 if isinstance(outcome, Stored):
                     touched[outcome.summary.study_uid] = touched.get(outcome.summary.study_uid, 0) + 1
                 yield outcome

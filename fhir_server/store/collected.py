@@ -75,6 +75,7 @@ class Mark:
     due         when it is looked at next; None: at once
     failures    tries in a row that failed, and `reason`: why; `told` is the one of which a Task was made
     task        id of the Task that collects, or did when `is_done`; `number` counts them, `attempts` unfinished starts
+    begun       when that was placed
     looked_at   when it was last looked at with success
     day         YYYYMMDD (UTC) of `day_instances` and `day_bytes`, which the daily quotas bound
     round       what the Task at hand has collected, or the last one
@@ -86,6 +87,7 @@ class Mark:
     reason: str = ""
     told: str = ""
     task: str = ""
+    begun: datetime | None = None
     is_done: bool = True
     number: int = 0
     attempts: int = 0
@@ -128,9 +130,10 @@ class Collected:
             _note(row) for row in self._notes.find({"peer": peer, "kind": kind}).sort("at", DESCENDING).limit(limit)
         ]
 
-    def count(self, peer: str, kind: str) -> int:
-        """Return how many things of one kind are remembered."""
-        return self._notes.count_documents({"peer": peer, "kind": kind})
+    def count(self, peer: str, kind: str, since: datetime | None = None) -> int:
+        """Return how many things of one kind are remembered, noted since a moment where one is given."""
+        wanted = {"peer": peer, "kind": kind, **({"at": {"$gte": since}} if since else {})}
+        return self._notes.count_documents(wanted)
 
     def note(self, peer: str, notes: Iterable[Note], at: datetime) -> None:
         """Remember things; later words replace earlier ones."""
@@ -161,11 +164,12 @@ class Collected:
         """Note that a try failed; return how many did in a row."""
         return self._counted(peer, {"$inc": {"failures": 1}, "$set": {"reason": reason}}, "failures")
 
-    def begin(self, peer: str, number: int, task: str, due: datetime) -> bool:
+    def begin(self, peer: str, number: int, task: str, due: datetime, *, begun: datetime) -> bool:
         """Say that a Task is going to collect, unless somebody said so meanwhile; `number` is that of the mark read."""
         self._marks.update_one({"_id": peer}, {"$setOnInsert": {"number": 0}}, upsert=True)
         wanted = {"_id": peer, "number": number or {"$in": [0, None]}}
-        values = {"task": task, "is_done": False, "number": number + 1, "round": asdict(Tally()), "due": due}
+        place = {"task": task, "begun": begun, "is_done": False, "number": number + 1}
+        values = {**place, "round": asdict(Tally()), "due": due}
         return self._marks.update_one(wanted, {"$set": values}).matched_count == 1
 
     def attempt(self, peer: str) -> int:

@@ -57,6 +57,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("received.blob", ASCENDING)], name="received_blob", sparse=True),
         IndexModel([("aside", ASCENDING)], name="aside", sparse=True),
         IndexModel([("class", ASCENDING)], name="class"),
+        IndexModel([("brought_by", ASCENDING)], name="brought_by", sparse=True),
         _SEARCHED,
     ],
     "series": [
@@ -126,6 +127,15 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Brought:
+    """An instance that an order has fetched from elsewhere; its size in bytes."""
+
+    sop_uid: str
+    study_uid: str
+    size_received: int
+
+
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """A study to which images have come at which nobody has looked: when the last came, and in which generation."""
 
@@ -166,7 +176,7 @@ def instance_from_row(row: Mapping[str, Any]) -> Instance:
 
 
 def instance_row(
-    received: Received, encoded: Encoded, tables: Tables, *, registered_by: str, stored_at: datetime
+    received: Received, encoded: Encoded, tables: Tables, *, registered_by: str, brought_by: str, stored_at: datetime
 ) -> Document:
     """Return the row of an instance; `envelope` and `metadata` may be moved aside when large (see `ingest`)."""
     summary = received.summary
@@ -202,6 +212,7 @@ def instance_row(
             **({"blob": received.sha256} if encoded.envelope.kind == "file" else {}),
         },
         "registered_by": registered_by,
+        **({"brought_by": brought_by} if brought_by else {}),
         "stored_at": stored_at,
     }
 

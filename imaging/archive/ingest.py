@@ -112,13 +112,16 @@ class Ingest:
         self._tables = tables
         self._received = received
 
-    def store_all(self, parts: Iterable[Buffer], *, admit: Admit, registered_by: str) -> Iterator[Outcome]:
+    def store_all(
+        self, parts: Iterable[Buffer], *, admit: Admit, registered_by: str, brought_by: str
+    ) -> Iterator[Outcome]:
         """Yield one outcome for each part, in order; see `Archive.store_all`."""
+        origin = {"registered_by": registered_by, "brought_by": brought_by}
         reader = (_read(part, admit, self._limits) for part in parts)
         with ThreadPoolExecutor(1, "archive-write") as writer:
             writing: Future[list[Outcome]] | None = None
             batch: list[_Ready | Outcome] = []
-            for step in self._encode_ahead(reader, registered_by):
+            for step in self._encode_ahead(reader, origin):
                 batch.append(step)
                 if _is_full(batch) or (len(batch) >= WORTH_WRITING and (writing is None or writing.done())):
                     # Named now: `batch` is another list before the writer runs.
@@ -128,14 +131,14 @@ class Ingest:
             yield from writing.result() if writing else ()
             yield from self._write(batch)
 
-    def _encode_ahead(self, reader: Iterator[Received | Refused], registered_by: str) -> Iterator[_Ready | Outcome]:
+    def _encode_ahead(self, reader: Iterator[Received | Refused], origin: dict[str, str]) -> Iterator[_Ready | Outcome]:
         """Encode in the pool, yield in order, and hold at most `AHEAD_BYTES` of received files meanwhile."""
         ahead: deque[tuple[Future[_Ready] | Outcome, int]] = deque()
         held = 0
         for group in _groups(reader):
             for item in self._known(group):
                 if isinstance(item, Received):
-                    ahead.append((self._pool.submit(self._encode, item, registered_by), len(item.data)))
+                    ahead.append((self._pool.submit(self._encode, item, origin), len(item.data)))
                     held += len(item.data)
                 else:
                     ahead.append((item, 0))
@@ -146,9 +149,9 @@ class Ingest:
         while ahead:
             yield _result(ahead.popleft()[0])
 
-    def _encode(self, received: Received, registered_by: str) -> _Ready:
+    def _encode(self, received: Received, origin: dict[str, str]) -> _Ready:
         encoded = encode(received, codec=self._codec, pool=self._frame_pool)
-        row = instance_row(received, encoded, self._tables, registered_by=registered_by, stored_at=self._clock())
+        row = instance_row(received, encoded, self._tables, **origin, stored_at=self._clock())
         blobs = [Blob(encoded.sha256, encoded.parts, encoded.size)]
         if encoded.envelope.kind == "file":
             blobs.append(Blob(received.sha256, [received.data], len(received.data)))

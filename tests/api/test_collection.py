@@ -486,7 +486,7 @@ def test_a_task_that_waits_gives_way_to_a_look_that_somebody_asks_for_or_a_chang
 
 def test_a_crash_between_the_mark_and_its_task_delays_nothing(doors: Doors, source: Polled, peer: Peer) -> None:
     source.store(*new_study()[1])
-    doors.server.collected.begin("ct", 0, "of-a-process-that-died", doors.clock.now)
+    doors.server.collected.begin("ct", 0, "of-a-process-that-died", doors.clock.now, begun=doors.clock.now)
 
     assert collect_now(doors, peer)["stored"] == 1
 

@@ -40,10 +40,10 @@ def test_what_is_due_comes_longest_due_first_and_what_has_no_time_never(kept: Co
 
 
 def test_of_two_that_begin_a_round_one_does(kept: Collected) -> None:
-    assert kept.begin("a", 0, "one", NOW)
-    assert not kept.begin("a", 0, "two", NOW)
+    assert kept.begin("a", 0, "one", NOW, begun=NOW)
+    assert not kept.begin("a", 0, "two", NOW, begun=NOW)
     assert (kept.mark("a").task, kept.mark("a").number, kept.mark("a").is_done) == ("one", 1, False)
-    assert kept.begin("a", 1, "two", NOW)
+    assert kept.begin("a", 1, "two", NOW, begun=NOW)
 
 
 def test_a_source_that_nobody_looked_at_has_an_empty_mark(kept: Collected) -> None:
@@ -63,7 +63,7 @@ def test_a_round_adds_up_and_a_day_begins_at_nothing(kept: Collected) -> None:
     assert mark.day_instances == 5
     kept.add("a", Tally(stored=1, bytes=1), "20260602")
     assert (kept.mark("a").day_instances, kept.mark("a").day_bytes, kept.mark("a").round.stored) == (1, 1, 4)
-    kept.begin("a", kept.mark("a").number, "next", NOW)
+    kept.begin("a", kept.mark("a").number, "next", NOW, begun=NOW)
     assert kept.mark("a").round == Tally()
 
 

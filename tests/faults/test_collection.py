@@ -129,7 +129,9 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(
 
     assert len(killed) > 2
     tasks = [each["_id"] for each in doors.server.database.resources.find({"type": "Task"})]
-    assert sum(_counts(doors, each)["stored"] for each in tasks) <= len(wanted)
+    counts = [_counts(doors, each) for each in tasks]
+    assert sum(each["stored"] for each in counts) == len(wanted)
+    assert [each[name] for each in counts for name in ("here", "refused", "failed")] == 3 * len(counts) * [0]
 
 
 def test_an_instance_that_kills_the_process_costs_the_others_nothing(

@@ -118,9 +118,9 @@ class Collector:
 
     def _order(self, peer: Peer, mark: Mark) -> str:
         """Order a Task that collects; a crash before it is made leaves a mark of a Task that is not there."""
-        task = str(uuid.uuid4())
-        due = self._clock() + timedelta(seconds=AT_WORK_S)
-        if not self._collected.begin(peer.name, mark.number, task, due):
+        task, now = str(uuid.uuid4()), self._clock()
+        due = now + timedelta(seconds=AT_WORK_S)
+        if not self._collected.begin(peer.name, mark.number, task, due, begun=now):
             return self._collected.mark(peer.name).task  # somebody else did
         self._server.own.update({**self._task(peer), "id": task, "status": str(Status.REQUESTED)}, create=True)
         return task

@@ -3,10 +3,13 @@
 The Task is the record of the round: how much came, of which studies, what was refused and why. It may be cancelled,
 which stops the round. While the source fails the Task waits and says for what; what has come by then is kept. A round
 that a crash ended goes on where it was, because everything that is here is known by its UID; from the third start on
-it is careful, so that an instance of which the process dies is met once more and then left alone for a while.
+it is careful, so that an instance of which the process dies is met once more and then left alone for a while. How much
+was stored and refused is counted at the end, from the rows of the instances and the notes, so that a crash loses none.
 """
 
 import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -16,12 +19,13 @@ from fhir_server.delivery import value
 from fhir_server.model.peer import Peer, name_of_endpoint
 from fhir_server.model.task import Json, Kind, Parameter, Progress
 from fhir_server.projection import imaging_study_id
-from fhir_server.store.collected import MOST_REASONS, MOST_STUDIES, Mark, Tally
+from fhir_server.store.collected import MOST_REASONS, MOST_STUDIES, REFUSED, Mark, Tally
 from fhir_server.work.backing import Backing
 from fhir_server.work.collection import Budget, plan
 from fhir_server.work.collection.collector import CODE
 from fhir_server.work.collection.opening import admitted, source_of
 from fhir_server.work.handlers import Done, Handler, Later, Report, handlers
+from imaging.archive import Outcome, Stored
 from imaging.errors import AppError, Category
 
 MOST_ITEMS = 1_000  # studies, or groups of files, of one round
@@ -56,11 +60,13 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
         return Done(_outputs(mark.round))
     is_careful = server.collected.attempt(peer.name) >= CAREFUL_FROM
     counter = _Counter(server, peer.name, report)
+    by = f"Task/{task['id']}"
+    earlier = _Earlier(by, frozenset(each.sop_uid for each in server.archive.brought(by)))
     try:
         admitted(server, peer)
         with source_of(server, peer, is_careful=is_careful) as source:
             items = list(islice(source.items(), MOST_ITEMS))
-            taken = _take(server, peer, source, items, counter, _budget(server, mark))
+            taken = _take(server, peer, source, items, counter, _budget(server, mark), earlier)
             is_all = taken == len(items) < MOST_ITEMS
             dates = source.dates() if is_all else [each.date for each in items[:taken]]
     except AppError as error:
@@ -74,7 +80,17 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
     return Done(_outputs(_ended(server, peer, list(dates), is_all=is_all)))
 
 
-def _take(server: Backing, peer: Peer, source: Any, items: list[Any], counter: "_Counter", budget: Budget) -> int:
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """A round, "Task/...", and the SOP Instance UIDs of what earlier starts of it had stored."""
+
+    task: str
+    sop_uids: frozenset[str]
+
+
+def _take(
+    server: Backing, peer: Peer, source: Any, items: list[Any], counter: "_Counter", budget: Budget, earlier: _Earlier
+) -> int:
     """Take items one after the other; return how many were taken before the budget was spent."""
     counter.total = sum(each.size for each in items)
     for number, item in enumerate(items):
@@ -82,14 +98,19 @@ def _take(server: Backing, peer: Peer, source: Any, items: list[Any], counter: "
         if budget.is_spent:
             return number
         principal = admitted(server, server.peers.get(peer.name))
-        ingest = partial(_ingest, server, principal)
+        ingest = partial(_ingest, server, principal, earlier)
         if not source.take(item, ingest, budget, counter.add):
             return number
     return len(items)
 
 
-def _ingest(server: Backing, principal: Any, files: Any, study_uid: str | None) -> Any:
-    return server.studies.ingest(files, principal, study_uid=study_uid)
+def _ingest(server: Backing, principal: Any, earlier: _Earlier, files: Any, study_uid: str | None) -> Iterator[Outcome]:
+    """Store files; what an earlier start of this round had stored is new all the same."""
+    for outcome in server.studies.ingest(files, principal, study_uid=study_uid, brought_by=earlier.task):
+        if isinstance(outcome, Stored) and outcome.summary.sop_uid in earlier.sop_uids:
+            yield replace(outcome, created=True)
+        else:
+            yield outcome
 
 
 def _budget(server: Backing, mark: Mark) -> Budget:
@@ -105,6 +126,7 @@ def _budget(server: Backing, mark: Mark) -> Budget:
 def _ended(server: Backing, peer: Peer, dates: list[str], *, is_all: bool) -> Tally:
     """Note that the round has ended in order, and how far it came; return what came of it."""
     now, mark = server.clock(), server.collected.mark(peer.name)
+    tally = _on_record(server, peer, mark)
     due, reason = now, ""
     if is_all:
         due = now + timedelta(seconds=peer.schedule.every_s)
@@ -112,9 +134,23 @@ def _ended(server: Backing, peer: Peer, dates: list[str], *, is_all: bool) -> Ta
         due, reason = plan.next_day(now), plan.USED_UP
     latest = plan.reached(mark.latest, dates, now)
     server.collected.change(
-        peer.name, is_done=True, attempts=0, failures=0, told="", reason=reason, looked_at=now, latest=latest, due=due
+        peer.name, is_done=True, attempts=0, failures=0, told="", reason=reason, looked_at=now, latest=latest, due=due,
+        round=asdict(tally),
+    )  # fmt: skip
+    return tally
+
+
+def _on_record(server: Backing, peer: Peer, mark: Mark) -> Tally:
+    """Return what came of a round, as the rows of what it brought and the notes of what it refused tell."""
+    brought = list(server.archive.brought(f"Task/{mark.task}"))
+    studies = dict.fromkeys([*mark.round.studies, *(each.study_uid for each in brought)])
+    return replace(
+        mark.round,
+        stored=len(brought),
+        refused=server.collected.count(peer.name, REFUSED, mark.begun),
+        bytes=max(mark.round.bytes, sum(each.size_received for each in brought)),
+        studies=list(islice(studies, MOST_STUDIES)),
     )
-    return mark.round
 
 
 def _outputs(tally: Tally) -> list[Json]:
@@ -158,7 +194,7 @@ class _Counter:
         self._stored += part.stored
         self._in_item += part.stored + part.here + part.refused + part.failed
         now = time.monotonic()
-        if now - self._flushed > FLUSH_S:
+        if now - self._flushed > FLUSH_S or part.failed:  # of which nothing else is on record
             self.flush()
         if now - self._reported > REPORT_S:
             self._reported = now
