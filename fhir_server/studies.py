@@ -22,8 +22,7 @@ from fhir_server.projector import Place, Projector, read_or_none
 from fhir_server.store.filters import ALLOW, Act
 from fhir_server.store.lease import Leases
 from fhir_server.store.repository import Repository
-from imaging.archive import Archive, Instance, Outcome, Stored
-from imaging.blobs import Buffer
+from imaging.archive import Archive, Incoming, Instance, Outcome, Stored
 from imaging.dataset import InstanceSummary
 from imaging.errors import AppError, Category
 
@@ -62,7 +61,7 @@ class Studies:
     # ---- in
 
     def ingest(
-        self, parts: Iterable[Buffer], principal: Principal, *, study_uid: str | None = None, brought_by: str = ""
+        self, parts: Iterable[Incoming], principal: Principal, *, study_uid: str | None = None, brought_by: str = ""
     ) -> Iterator[Outcome]:
         """Yield one outcome for each received file, in order; Stored ones are durable, verified and visible to reads.
 
@@ -73,7 +72,7 @@ class Studies:
         require_images(principal, Right.REGISTER_IMAGES, Act.CREATE, "store images")
         return self._ingest(parts, principal, study_uid, self._admission(principal), brought_by)
 
-    def register_results(self, parts: Iterable[Buffer], principal: Principal) -> Iterator[Outcome]:
+    def register_results(self, parts: Iterable[Incoming], principal: Principal) -> Iterator[Outcome]:
         """Store what processing made for a subscriber, as its own; see `ingest`. Raises FORBIDDEN."""
         require(principal, Right.ORDER_PROCESSING, "have images processed")
         # What an order makes belongs to what it was allowed to work on.
@@ -81,7 +80,7 @@ class Studies:
 
     def _ingest(
         self,
-        parts: Iterable[Buffer],
+        parts: Iterable[Incoming],
         principal: Principal,
         study_uid: str | None,
         check: Callable[[InstanceSummary], None],

@@ -62,20 +62,21 @@ def file_start(values: Values, meta: Values, transfer_syntax_uid: str) -> bytes:
 
     meta  File Meta Information as received: who sent it is kept, who wrote it is replaced
     """
-    elements = {
-        0x00020001: Value("OB", b"\0\1"),
-        0x00020002: text_value("UI", values.text(0x00080016)),
-        0x00020003: text_value("UI", values.text(0x00080018)),
-        0x00020010: text_value("UI", transfer_syntax_uid),
-        0x00020012: text_value("UI", IMPLEMENTATION_CLASS_UID),
-        0x00020013: text_value("SH", IMPLEMENTATION_VERSION_NAME),
-    }
+    elements = _meta(values.text(0x00080016), values.text(0x00080018), transfer_syntax_uid)
     for tag in _KEPT_META:
         if tag in meta.elements:
             elements[tag] = Value(meta.elements[tag].vr, meta.raw(meta.elements[tag]))
-    body = b"".join(element_bytes(tag, *elements[tag], implicit_vr=False) for tag in sorted(elements))
-    length = element_bytes(0x00020000, "UL", pack("<I", len(body)), implicit_vr=False)
-    return PREAMBLE + b"DICM" + length + body
+    return _head(elements)
+
+
+def file_head(sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Return preamble, prefix and File Meta Information of a file that is made here.
+
+    Of the UIDs only those of ASCII characters are written: what is none is refused by whoever reads the data set.
+    """
+    given = (sop_class_uid, sop_uid)
+    class_uid, uid = (each if each.isascii() else "" for each in given)
+    return _head(_meta(class_uid, uid, transfer_syntax_uid))
 
 
 def write_elements(
@@ -144,6 +145,23 @@ def little_endian_value(values: Values, element: Element) -> bytes:
     vr = values.vr(element)
     width = SWAP_WIDTHS.get(vr) or (_NUMBER_WIDTHS[vr] if vr in NUMBER_FORMATS else 1)
     return swapped(raw, width) if width > 1 else raw
+
+
+def _meta(sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str) -> dict[int, Value]:
+    return {
+        0x00020001: Value("OB", b"\0\1"),
+        0x00020002: text_value("UI", sop_class_uid),
+        0x00020003: text_value("UI", sop_uid),
+        0x00020010: text_value("UI", transfer_syntax_uid),
+        0x00020012: text_value("UI", IMPLEMENTATION_CLASS_UID),
+        0x00020013: text_value("SH", IMPLEMENTATION_VERSION_NAME),
+    }
+
+
+def _head(elements: Mapping[int, Value]) -> bytes:
+    body = b"".join(element_bytes(tag, *elements[tag], implicit_vr=False) for tag in sorted(elements))
+    length = element_bytes(0x00020000, "UL", pack("<I", len(body)), implicit_vr=False)
+    return PREAMBLE + b"DICM" + length + body
 
 
 def _rewritten(values: Values, element: Element, *, implicit_vr: bool) -> Iterator[Buffer]:

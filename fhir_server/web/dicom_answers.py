@@ -7,9 +7,10 @@ Sources: PS3.18 8.5 to 8.7, RFC 9110 section 8.8 (validators), RFC 9111 (caching
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from typing import Protocol
 
@@ -51,6 +52,8 @@ class Server(Protocol):
     def audit(self) -> Audit: ...  # noqa: D102
     @property
     def dicomweb_url(self) -> str: ...  # noqa: D102
+    @property
+    def clock(self) -> Callable[[], datetime]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Hides the body forms, the response module in JSON and XML, and which failure rea
 Sources: PS3.18 10.5 and annex I, PS3.7 annex C (status codes).
 """
 
-from collections.abc import Iterator
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -14,13 +13,12 @@ from flask import Response, request
 
 from fhir_server.web.dicom_answers import DICOM_JSON, DICOM_XML, Door, choose
 from fhir_server.web.http import principal_of
-from imaging.archive import Refused, Stored
-from imaging.dicomweb import ContentType, MultipartLimits, Offer, Part, iter_parts, parse_content_type, read_body
-from imaging.dicomweb.multipart import Body
+from fhir_server.web.stow_bodies import Instances
+from imaging.archive import Refused, Remark, Stored
+from imaging.dicomweb import Offer
 from imaging.dicomweb.native_model import native_model
 from imaging.errors import AppError, Category
 
-DICOM = "application/dicom"
 OFFERS = (Offer(DICOM_JSON), Offer("application/json"), Offer(DICOM_XML))
 REASON_CHARS = 64  # of Error Comment, VR LO
 
@@ -40,67 +38,24 @@ _UI, _UR, _SQ, _US, _LO = "UI", "UR", "SQ", "US", "LO"
 
 
 def store(door: Door, study_uid: str | None = None) -> Response:
-    """POST /studies[/{study}]: 200 when all were stored, 202 when some, 409 when none."""
+    """POST /studies[/{study}]: 200 when all were stored as they are, 202 when some or with warnings, 409 when none."""
     principal = principal_of(request)
     choice = choose(OFFERS)
-    parts = _Parts(door, parse_content_type(request.headers.get("Content-Type", "")))
-    outcomes = list(door.server.studies.ingest(parts, principal, study_uid=study_uid))
+    instances = Instances(door)
+    outcomes = list(door.server.studies.ingest(instances, principal, study_uid=study_uid))
     if not outcomes:
-        raise parts.error or AppError(Category.INVALID, "the request holds no instance", where="body")
+        raise instances.error or AppError(Category.INVALID, "the request holds no instance", where="body")
     stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
     refused = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
-    if parts.error:
+    if instances.error:
         if not stored:
-            raise parts.error
-        refused.append(Refused(parts.error))
+            raise instances.error
+        refused.append(Refused(instances.error))
     document = _report(door, stored, refused, study_uid)
-    status = HTTPStatus.OK if not refused else HTTPStatus.ACCEPTED if stored else HTTPStatus.CONFLICT
+    is_plain = not refused and not any(outcome.remarks for outcome in stored)
+    status = HTTPStatus.OK if is_plain else HTTPStatus.ACCEPTED if stored else HTTPStatus.CONFLICT
     body = native_model(document) if choice.media_type == DICOM_XML else orjson.dumps(document)
     return Response(body, status=status, content_type=choice.media_type)
-
-
-class _Parts:
-    """The instances of a request body, one after the other.
-
-    What makes the body unreadable ends it and is kept in `error`: the instances before it are stored and reported.
-    """
-
-    def __init__(self, door: Door, content_type: ContentType) -> None:
-        self.error: AppError | None = None
-        config = door.server.config
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise AppError(Category.UNSUPPORTED, "the body has to come without encoding", where="Content-Type")
-        if content_type.media_type == DICOM:
-            self._bodies = _only_body(config["limits.instance_bytes"])
-            return
-        if content_type.media_type != "multipart/related" or content_type.related_type not in ("", DICOM):
-            message = f'multipart/related; type="{DICOM}" or {DICOM} expected'
-            raise AppError(Category.UNSUPPORTED, message, where="Content-Type")
-        limits = MultipartLimits(
-            parts=config["limits.parts"],
-            part_bytes=config["limits.instance_bytes"],
-            total_bytes=config["limits.request_bytes"],
-        )
-        boundary = content_type.parameters.get("boundary", "")
-        parts = iter_parts(request.stream.read, boundary, limits)
-        self._bodies = map(_body, parts)
-
-    def __iter__(self) -> Iterator[Body]:
-        try:
-            yield from self._bodies
-        except AppError as error:
-            self.error = error
-
-
-def _only_body(most_bytes: int) -> Iterator[Body]:
-    yield read_body(request.stream.read, most_bytes)
-
-
-def _body(part: Part) -> Body:
-    told = part.content_type
-    if told is not None and told.media_type not in (DICOM, "application/octet-stream"):
-        raise AppError(Category.UNSUPPORTED, f"a part is not {DICOM}", where="Content-Type")
-    return part.body
 
 
 def _report(door: Door, stored: list[Stored], refused: list[Refused], study_uid: str | None) -> dict[str, Any]:
@@ -124,6 +79,20 @@ def _success(door: Door, outcome: Stored) -> dict[str, Any]:
         "00081150": _element(_UI, summary.instance.sop_class_uid),
         "00081155": _element(_UI, summary.sop_uid),
         "00081190": _element(_UR, door.address(summary.study_uid, summary.series_uid, summary.sop_uid)),
+        **_warning(outcome.remarks),
+    }
+
+
+def _warning(remarks: tuple[Remark, ...]) -> dict[str, Any]:
+    """Return what is told of an instance that was stored with remarks: the code of the first, the words of all."""
+    if not remarks:
+        return {}
+    changed = [dict(remark.original) for remark in remarks if remark.original]
+    return {
+        "00000902": _element(_LO, "; ".join(remark.text for remark in remarks)[:REASON_CHARS].strip()),
+        "00081196": _element(_US, remarks[0].reason),
+        # Original Attributes Sequence, with the Modified Attributes Sequence in it
+        **({"04000561": _element(_SQ, {"04000550": _element(_SQ, *changed)})} if changed else {}),
     }
 
 

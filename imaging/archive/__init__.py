@@ -23,7 +23,7 @@ from imaging.archive import catalogue, query, upkeep
 from imaging.archive.attributes import STANDARD, Tables, with_extra
 from imaging.archive.catalogue import INSTANCE_FIELDS, Arrival, Brought, Document, Instance, instance_from_row
 from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
-from imaging.archive.ingest import Admit, Ingest, Outcome, Refused, Stored, mark_studies
+from imaging.archive.ingest import Admit, Incoming, Ingest, Made, Outcome, Refused, Remark, Stored, mark_studies
 from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, order
 from imaging.archive.upkeep import Finding, Swept
 from imaging.blobs import BlobStore, Buffer
@@ -35,8 +35,8 @@ from imaging.errors import AppError, Category
 from imaging.transcode import convert_frame, decode_frame
 
 __all__ = [
-    "RECEIVED", "STORED", "Archive", "Arrival", "Brought", "Finding", "Instance", "Outcome", "Refused", "SeriesFacts",
-    "Stored", "StudyFacts", "Swept", "size_of_file", "with_extra",
+    "RECEIVED", "STORED", "Archive", "Arrival", "Brought", "Finding", "Incoming", "Instance", "Made", "Outcome",
+    "Refused", "Remark", "SeriesFacts", "Stored", "StudyFacts", "Swept", "size_of_file", "with_extra",
 ]  # fmt: skip
 
 _LOOKED_UP = 10_000  # UIDs in one question
@@ -97,11 +97,12 @@ class Archive:
     # ---- in
 
     def store_all(
-        self, parts: Iterable[Buffer], *, admit: Admit, registered_by: str, brought_by: str = ""
+        self, parts: Iterable[Incoming], *, admit: Admit, registered_by: str, brought_by: str = ""
     ) -> Iterator[Outcome]:
         """Yield one outcome for each received file, in order; what is yielded as Stored is durable and verified.
 
-        `admit` sees the summary of each before any work is done and raises AppError to refuse it. The same content
+        `admit` sees the summary of each before any work is done; it raises AppError to refuse it, and returns what is
+        to be said of it otherwise. The same content
         again is a success that stores nothing; other content under the same SOP Instance UID is a CONFLICT and the
         first stays. `parts` is read as fast as encoding and writing allow, with bounded memory. `brought_by` names the
         order that fetched the parts, "" where they were sent; `brought` tells what came of it.

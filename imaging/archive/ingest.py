@@ -14,9 +14,9 @@ die: a database that is killed in between forgets the first writes, and the driv
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +40,30 @@ AHEAD_BYTES = 64 << 20  # received and not yet written, for one caller
 GROUP_INSTANCES = 8  # looked up together before any of them is encoded
 
 DUPLICATE_KEY = 11000
-Admit = Callable[[InstanceSummary], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What is said of an instance that is stored all the same.
+
+    reason     Warning Reason (0008,1196); PS3.18 table I.2-1
+    original   attributes that were changed, as they were, in DICOM JSON
+    """
+
+    reason: int
+    text: str
+    original: Mapping[str, Any] = field(default_factory=dict)
+
+
+Admit = Callable[[InstanceSummary], Sequence[Remark] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A file that was made here of what was sent, and what is to be said of that."""
+
+    data: Buffer
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +76,7 @@ class Stored:
     kept_reason: str
     size_received: int
     size_stored: int
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +89,23 @@ class Refused:
 
 
 Outcome = Stored | Refused
+Incoming = Buffer | Made | Refused
+"""A file, or why what was sent makes none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """Read and welcome."""
+
+    received: Received
+    remarks: tuple[Remark, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
     """Encoded and waiting for its batch to be written."""
 
-    received: Received
+    admitted: _Admitted
     encoded: Encoded
     row: Document
     blobs: list[Blob]
@@ -113,7 +147,7 @@ class Ingest:
         self._received = received
 
     def store_all(
-        self, parts: Iterable[Buffer], *, admit: Admit, registered_by: str, brought_by: str
+        self, parts: Iterable[Incoming], *, admit: Admit, registered_by: str, brought_by: str
     ) -> Iterator[Outcome]:
         """Yield one outcome for each part, in order; see `Archive.store_all`."""
         origin = {"registered_by": registered_by, "brought_by": brought_by}
@@ -131,15 +165,18 @@ class Ingest:
             yield from writing.result() if writing else ()
             yield from self._write(batch)
 
-    def _encode_ahead(self, reader: Iterator[Received | Refused], origin: dict[str, str]) -> Iterator[_Ready | Outcome]:
+    def _encode_ahead(
+        self, reader: Iterator[_Admitted | Refused], origin: dict[str, str]
+    ) -> Iterator[_Ready | Outcome]:
         """Encode in the pool, yield in order, and hold at most `AHEAD_BYTES` of received files meanwhile."""
         ahead: deque[tuple[Future[_Ready] | Outcome, int]] = deque()
         held = 0
         for group in _groups(reader):
             for item in self._known(group):
-                if isinstance(item, Received):
-                    ahead.append((self._pool.submit(self._encode, item, origin), len(item.data)))
-                    held += len(item.data)
+                if isinstance(item, _Admitted):
+                    size = len(item.received.data)
+                    ahead.append((self._pool.submit(self._encode, item, origin), size))
+                    held += size
                 else:
                     ahead.append((item, 0))
             while ahead and (held > AHEAD_BYTES or _is_ready(ahead[0][0])):
@@ -149,24 +186,25 @@ class Ingest:
         while ahead:
             yield _result(ahead.popleft()[0])
 
-    def _encode(self, received: Received, origin: dict[str, str]) -> _Ready:
+    def _encode(self, admitted: _Admitted, origin: dict[str, str]) -> _Ready:
+        received = admitted.received
         encoded = encode(received, codec=self._codec, pool=self._frame_pool)
         row = instance_row(received, encoded, self._tables, **origin, stored_at=self._clock())
         blobs = [Blob(encoded.sha256, encoded.parts, encoded.size)]
         if encoded.envelope.kind == "file":
             blobs.append(Blob(received.sha256, [received.data], len(received.data)))
         blobs += _move_aside(row)
-        return _Ready(received, encoded, row, blobs)
+        return _Ready(admitted, encoded, row, blobs)
 
-    def _known(self, group: list[Received | Refused]) -> Iterator[Received | Outcome]:
+    def _known(self, group: list[_Admitted | Refused]) -> Iterator[_Admitted | Outcome]:
         """Answer what is here byte for byte already, before any work is done for it."""
-        uids = [item.summary.sop_uid for item in group if isinstance(item, Received)]
+        uids = [item.received.summary.sop_uid for item in group if isinstance(item, _Admitted)]
         here = {row["_id"]: row for row in self._instances.find({"_id": {"$in": uids}}, _COMPARED)} if uids else {}
         for item in group:
-            row = here.get(item.summary.sop_uid) if isinstance(item, Received) else None
-            if isinstance(item, Received) and row and row["received"]["sha256"] == item.sha256:
+            row = here.get(item.received.summary.sop_uid) if isinstance(item, _Admitted) else None
+            if isinstance(item, _Admitted) and row and row["received"]["sha256"] == item.received.sha256:
                 # Marked again because the first sender may have died before its marks were written.
-                self._mark([item.summary.study_uid])
+                self._mark([item.received.summary.study_uid])
                 yield _already(item, row)
             else:
                 yield item
@@ -198,23 +236,25 @@ class Ingest:
         return set()
 
     def _outcome(self, item: _Ready, clashes: set[int]) -> Outcome:
+        received = item.admitted.received
         if id(item.row) not in clashes:
-            return _stored(item.received.summary, item.row, created=True)
+            return _stored(item.admitted, item.row, created=True)
         there = self._instances.find_one({"_id": item.row["_id"]}, _COMPARED)
         if there is not None and self._is_same(there, item):
-            return _already(item.received, there)
+            return _already(item.admitted, there)
         message = "other content is stored under this SOP Instance UID; it stays"
-        return _refused(item.received.summary, AppError(Category.CONFLICT, message, where=item.row["_id"]))
+        return _refused(received.summary, AppError(Category.CONFLICT, message, where=item.row["_id"]))
 
     def _is_same(self, there: Document, item: _Ready) -> bool:
         """Tell whether data set and pixels are equal though the files are not: sent again another way, perhaps."""
-        if there["received"]["sha256"] == item.received.sha256:
+        received = item.admitted.received
+        if there["received"]["sha256"] == received.sha256:
             return True
         if there["pixels_sha256"] != item.row["pixels_sha256"]:
             return False
         pixels = there["pixels_sha256"] is None
         earlier = read(self._received(there["_id"]), limits=self._limits)
-        return content_sha256(earlier, pixels=pixels) == content_sha256(item.received, pixels=pixels)
+        return content_sha256(earlier, pixels=pixels) == content_sha256(received, pixels=pixels)
 
     def _mark(self, study_uids: list[str]) -> None:
         mark_arrivals(self._studies, study_uids, self._clock())
@@ -242,24 +282,26 @@ def _mark(studies: Any, study_uids: Iterable[str], now: datetime, more: Document
     studies.bulk_write([UpdateOne({"_id": uid}, change, upsert=True) for uid in study_uids], ordered=False)
 
 
-def _read(part: Buffer, admit: Admit, limits: Limits) -> Received | Refused:
+def _read(part: Incoming, admit: Admit, limits: Limits) -> _Admitted | Refused:
+    if isinstance(part, Refused):
+        return part
+    data, remarks = (part.data, part.remarks) if isinstance(part, Made) else (part, ())
     try:
-        received = read(part, limits=limits)
+        received = read(data, limits=limits)
     except AppError as error:
         return Refused(error)
     try:
-        admit(received.summary)
+        return _Admitted(received, (*remarks, *(admit(received.summary) or ())))
     except AppError as error:
         return _refused(received.summary, error)
-    return received
 
 
-def _groups(reader: Iterator[Received | Refused]) -> Iterator[list[Received | Refused]]:
-    group: list[Received | Refused] = []
+def _groups(reader: Iterator[_Admitted | Refused]) -> Iterator[list[_Admitted | Refused]]:
+    group: list[_Admitted | Refused] = []
     size = 0
     for item in reader:
         group.append(item)
-        size += len(item.data) if isinstance(item, Received) else 0
+        size += len(item.received.data) if isinstance(item, _Admitted) else 0
         if len(group) >= GROUP_INSTANCES or size >= BATCH_BYTES // 4:
             yield group
             group, size = [], 0
@@ -295,13 +337,13 @@ def _move_aside(row: Document) -> list[Blob]:
     return blobs
 
 
-def _stored(summary: InstanceSummary, row: Document, *, created: bool) -> Stored:
-    size_received = row["received"]["size"]
-    return Stored(summary, created, row["stored_syntax"], row["kept_reason"], size_received, row["size"])
+def _stored(admitted: _Admitted, row: Document, *, created: bool) -> Stored:
+    summary, syntax, kept_reason = admitted.received.summary, row["stored_syntax"], row["kept_reason"]
+    return Stored(summary, created, syntax, kept_reason, row["received"]["size"], row["size"], admitted.remarks)
 
 
-def _already(received: Received, row: Document) -> Stored:
-    return _stored(received.summary, row, created=False)
+def _already(admitted: _Admitted, row: Document) -> Stored:
+    return _stored(admitted, row, created=False)
 
 
 def _refused(summary: InstanceSummary, error: AppError) -> Refused:

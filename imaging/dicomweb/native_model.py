@@ -33,7 +33,7 @@ def _attributes(document: Mapping[str, Any]) -> Iterator[str]:
         if "BulkDataURI" in element:
             yield f"<BulkData uri={quoteattr(element['BulkDataURI'])}/>"
         elif "InlineBinary" in element:
-            yield f"<InlineBinary>{escape(element['InlineBinary'])}</InlineBinary>"
+            yield f"<InlineBinary>{element['InlineBinary']}</InlineBinary>"
         for number, value in enumerate(element.get("Value", ()), start=1):
             yield from _value(element["vr"], number, value)
         yield "</DicomAttribute>"
@@ -51,14 +51,14 @@ def _value(vr: str, number: int, value: Any) -> Iterator[str]:
         yield from _name(value)
         yield "</PersonName>"
     else:
-        yield f'<Value number="{number}">{escape(_text(value))}</Value>'
+        yield f'<Value number="{number}">{_escaped(value)}</Value>'
 
 
 def _name(name: Mapping[str, str]) -> Iterator[str]:
     for group in _NAME_GROUPS:
         if name.get(group):
             components = zip(_NAME_COMPONENTS, name[group].split("^"), strict=False)
-            inner = "".join(f"<{tag}>{escape(_text(text))}</{tag}>" for tag, text in components if text)
+            inner = "".join(f"<{tag}>{_escaped(text)}</{tag}>" for tag, text in components if text)
             yield f"<{group}>{inner}</{group}>"
 
 
@@ -68,6 +68,11 @@ def _private_creator(document: Mapping[str, Any], tag: str) -> str:
         return ""
     values = document.get(f"{tag[:4]}00{tag[4:6]}", {}).get("Value", [])
     return str(values[0]) if values else ""
+
+
+def _escaped(value: Any) -> str:
+    # A carriage return as it is would be read as a line feed (XML 1.0 2.11).
+    return escape(_text(value), {"\r": "&#13;"})
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,8 @@
 """STOW-RS over the whole server. Expected answers are those of PS3.18 10.5 and annex I."""
 
-from collections.abc import Iterator
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -127,8 +129,9 @@ def test_the_content_type_may_be_spelled_as_clients_do(here: Site, content_type:
     ("content_type", "status"),
     [
         ("multipart/form-data; boundary=x", 415),
-        ('multipart/related; type="application/dicom+json"; boundary=x', 415),
-        ("application/json", 415),
+        ('multipart/related; type="image/png"; boundary=x', 415),
+        ("image/png", 415),
+        ("application/json", 400),
         ("multipart/related; type=application/dicom", 400),
         ("", 400),
         ("multipart/related; type=application/dicom; boundary=another", 400),
@@ -141,12 +144,41 @@ def test_other_bodies_are_refused(here: Site, content_type: str, status: int) ->
     assert answer.json["resourceType"] == "OperationOutcome"
 
 
-def test_compressed_bodies_are_refused(here: Site) -> None:
-    headers = {**here.hospital, "Content-Encoding": "gzip"}
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)],
+)
+def test_compressed_bodies_are_stored(here: Site, encoding: str, packed: Callable[[bytes], bytes]) -> None:
+    answer = compressed(here, packed(related(ct(1), ct(2))), encoding)
 
-    answer = here.web.post("/dicom-web/studies", data=b"", headers=headers, content_type="application/dicom")
+    assert answer.status_code == 200
+    assert len(answer.json["00081199"]["Value"]) == 2
 
-    assert answer.status_code == 415
+
+def test_an_encoding_that_is_not_known_is_refused(here: Site) -> None:
+    assert compressed(here, b"", "br").status_code == 415
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: data[:-12] + b"!" * 12, lambda data: b"no"])
+def test_a_damaged_compressed_body_is_invalid(here: Site, damage: Callable[[bytes], bytes]) -> None:
+    answer = compressed(here, damage(gzip.compress(related(ct(1)))), "gzip")
+
+    assert answer.status_code in (202, 400)
+
+
+def test_limits_count_what_is_inflated(db: Database[dict[str, Any]], tmp_path: Path) -> None:
+    bomb = gzip.compress(related(bytes(8 << 20)))
+    with site(db, tmp_path, limits__request_bytes="2 MiB", limits__instance_bytes="1 MiB") as small:
+        answer = compressed(small, bomb, "gzip")
+
+    assert len(bomb) < 20_000
+    assert answer.status_code == 413
+
+
+def compressed(here: Site, body: bytes, encoding: str) -> Any:
+    headers = {**here.hospital, "Content-Encoding": encoding}
+    kind = f"multipart/related; type=application/dicom; boundary={BOUNDARY}"
+    return here.web.post("/dicom-web/studies", data=body, headers=headers, content_type=kind)
 
 
 def test_an_empty_body_is_invalid(here: Site) -> None:

@@ -88,11 +88,11 @@ def site(db: Database[dict[str, Any]], directory: Path, **changes: str) -> Itera
 
 
 @contextmanager
-def site_of_a_module(mongo: MongoClient[dict[str, Any]], directory: Path) -> Iterator[Site]:
+def site_of_a_module(mongo: MongoClient[dict[str, Any]], directory: Path, **changes: str) -> Iterator[Site]:
     """Give a server on a database of its own: made once for many tests, which call `forget_images` between them."""
     database = mongo[f"test_{uuid4().hex}"]
     try:
-        with site(database, directory) as made:
+        with site(database, directory, **changes) as made:
             yield made
     finally:
         mongo.drop_database(database)

@@ -66,7 +66,7 @@ def test_private_attributes_name_their_creator():
 def test_markup_and_control_characters_do_no_harm():
     document = {"00104000": {"vr": "LT", "Value": ["<a & b>\x00\x1b\ud800 \r\n]]>"]}}
 
-    assert found(document, ".//Value") == ["<a & b>\ufffd\ufffd\ufffd \n]]>"]
+    assert found(document, ".//Value") == ["<a & b>\ufffd\ufffd\ufffd \r\n]]>"]
 
 
 def test_an_empty_attribute_is_there():
