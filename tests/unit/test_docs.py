@@ -264,7 +264,12 @@ def test_the_instance_on_the_data_model_page_is_the_one_that_is_stored() -> None
     received = read(Path(str(get_testdata_file("CT_small.dcm"))).read_bytes())
 
     row = instance_row(
-        received, encode(received), STANDARD, registered_by="Organization/1", stored_at=datetime.now(UTC)
+        received,
+        encode(received),
+        STANDARD,
+        registered_by="Organization/1",
+        brought_by="",
+        stored_at=datetime.now(UTC),
     )
 
     told = example("envelope")
