@@ -46,6 +46,9 @@ class Writer:
         self, database: Database[Any], *, base_url: str, clock: Callable[[], datetime], table: Table = parameters
     ) -> None:
         self._database = database
+        self._history = database["history"]
+        self._resources = database["resources"]
+        self._outbox = database["outbox"]
         self._base_url = base_url
         self._table = table
         self._clock = clock
@@ -88,23 +91,23 @@ class Writer:
             self._waiting.append(document)
             return resource_of(document["_id"], document)
         key = document["_id"]
-        self._database["history"].insert_one(_past(document), session=session)
+        self._history.insert_one(_past(document), session=session)
         if document["version"] == 1:
-            self._database["resources"].insert_one(dict(document), session=session)
+            self._resources.insert_one(dict(document), session=session)
         else:
-            self._database["resources"].replace_one({"_id": key}, document, session=session)
-        self._database["outbox"].insert_one(_told(document), session=session)
+            self._resources.replace_one({"_id": key}, document, session=session)
+        self._outbox.insert_one(_told(document), session=session)
         return resource_of(key, document)
 
     def _write_all(self, documents: Sequence[Document], session: ClientSession) -> None:
         """Write versions of different resources; each kind of write goes once, whatever their number."""
-        self._database["history"].insert_many(map(_past, documents), session=session)
+        self._history.insert_many(map(_past, documents), session=session)
         current = [
             InsertOne(dict(each)) if each["version"] == 1 else ReplaceOne({"_id": each["_id"]}, each)
             for each in documents
         ]
-        self._database["resources"].bulk_write(current, ordered=False, session=session)
-        self._database["outbox"].insert_many(map(_told, documents), session=session)
+        self._resources.bulk_write(current, ordered=False, session=session)
+        self._outbox.insert_many(map(_told, documents), session=session)
 
     def transaction(self, where: str, attempt: Callable[[ClientSession], T]) -> T:
         """Return what `attempt` does within a transaction. Raises CONFLICT when others never let it through."""

@@ -8,6 +8,7 @@ python -m tests.benchmarks tasks [N]           what the engine of Tasks costs, o
 python -m tests.benchmarks processing [N]      what MPR and MIP of N slices cost beyond decoding and computing
 python -m tests.benchmarks searches [N]        FHIR searches at 10,000 and at N ImagingStudies (default 100,000)
 python -m tests.benchmarks qido [N]            QIDO-RS at 1,000 and at N studies (default 100,000)
+python -m tests.benchmarks writes [N]          what a create costs beside a bare transaction, on N of each
 python -m tests.benchmarks films               what composing a film costs, and how busy an agent keeps its printer
 """
 
@@ -15,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import doors, films, growth, processing, qido, searches, stages, tasks
+from tests.benchmarks import doors, films, growth, processing, qido, searches, stages, tasks, writes
 
 PARTS = {
     "stages": stages.run,
@@ -24,6 +25,7 @@ PARTS = {
     "tasks": tasks.run,
     "processing": processing.run,
     "searches": searches.run,
+    "writes": writes.run,
     "qido": qido.run,
     "films": films.run,
 }

@@ -74,7 +74,7 @@ def _filled(database: Database[Any], size: int) -> Repository:
     for start in range(0, size, A_BATCH):
         documents = []
         for number in range(start, min(size, start + A_BATCH)):
-            documents.append(writer.document(f"ImagingStudy/{number}", _study(number), "POST"))
+            documents.append(writer.document(f"ImagingStudy/{number}", study(number), "POST"))
             if number % 10 == 0:
                 patient = {"resourceType": "Patient", "name": [{"family": f"Family{number // 10}"}]}
                 documents.append(writer.document(f"Patient/{number // 10}", patient, "POST"))
@@ -82,7 +82,7 @@ def _filled(database: Database[Any], size: int) -> Repository:
     return repository
 
 
-def _study(number: int) -> dict[str, Any]:
+def study(number: int) -> dict[str, Any]:
     modality = {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": MODALITIES[number % len(MODALITIES)]}
     # Ten years, whatever the number: the more studies, the more of them in a month.
     started = START + timedelta(minutes=(number * 7_919) % (10 * 365 * 1440))

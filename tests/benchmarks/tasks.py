@@ -56,9 +56,9 @@ def _many(client: MongoClient[Json], uri: str, workers: int, count: int, name: s
         _await(own, [_order(own, "sleep", 2) for _ in running])
         with _held(running):
             made = [_order(own, "add", number, 1) for number in range(count)]
-            before, mongod = _cpu_s(running), _cpu_s(_engine())
+            before, mongod = cpu_s(running), cpu_s(engine())
         _await(own, made)
-        used_s, mongod_s = _cpu_s(running) - before, _cpu_s(_engine()) - mongod
+        used_s, mongod_s = cpu_s(running) - before, cpu_s(engine()) - mongod
     periods = [own.read("Task", each).json()["executionPeriod"] for each in made]
     took_s = (max(_at(each["end"]) for each in periods) - min(_at(each["start"]) for each in periods)).total_seconds()
     twice = sum(own.read("Task", each).version != 3 for each in made)  # ordered, started, completed
@@ -129,7 +129,7 @@ def _held(pids: Sequence[int]) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def _cpu_s(pids: Sequence[int]) -> float:
+def cpu_s(pids: Sequence[int]) -> float:
     """Return the CPU time of processes and of all those that they started and that still run."""
     rows = dict(_processes())
     wanted: set[int] = set()
@@ -141,7 +141,7 @@ def _cpu_s(pids: Sequence[int]) -> float:
     return sum(int(rows[pid][11]) + int(rows[pid][12]) for pid in wanted & rows.keys()) * A_TICK
 
 
-def _engine() -> list[int]:
+def engine() -> list[int]:
     """Return the process id of the mongod that this process started."""
     own = str(os.getpid())
     return [pid for pid, fields in _processes() if fields[1] == own and "mongod" in _command(pid)]

@@ -22,6 +22,16 @@ def test_the_parts_are_those_that_the_text_of_the_command_names() -> None:
     assert set(re.findall(r"-m tests\.benchmarks (\w+)", command.__doc__)) == command.PARTS.keys()
 
 
+def test_writes_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["writes", "40"])
+
+    text = capsys.readouterr().out
+    rows = re.findall(r"^│ (\w+, \d) +│" + r" +([\d.]+) +│" * 7 + "$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["ImagingStudy, 1", "ImagingStudy, 4", "Patient, 1", "Patient, 4"]
+    assert all(float(each) > 0 for row in rows for each in row[1:6])
+    assert "is validated in" in text
+
+
 def test_searches_are_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.benchmarks.searches.SMALL", 60)
 
