@@ -32,12 +32,14 @@ from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
 from fhir_server.rest.batch import BundleLimits
+from fhir_server.rest.exporting import BULK_DATA, EXPORTS
 from fhir_server.rest.held import Held
 from fhir_server.rest.operations import OPERATIONS
 from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.documents import Stamp
+from fhir_server.store.exports import Exports
 from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.lease import Leases
 from fhir_server.store.parameters import SearchParameters
@@ -84,6 +86,7 @@ class Server:
     principals: Principals
     printers: Printers
     answers: Answers
+    exports: Exports
     audit: Audit
     peers: Peers
     collected: Collected
@@ -189,8 +192,8 @@ def assemble(
         tables=with_extra({level: config[f"search.{level}_attributes"] for level in Level}),
     )
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
-    collected = Collected(database)
-    parts = (archive, credentials, peers, collected, printer_store)
+    collected, exports = Collected(database), Exports(database, clock)
+    parts = (archive, credentials, peers, collected, printer_store, exports)
     ensure_schema(database, others=[partial(_ensure_indexes, each) for each in parts], clock=clock)
     base_url = f"{config['web.base_url']}/fhir"
     client_ids = config["fhir.ids"] == "clients"
@@ -255,6 +258,7 @@ def assemble(
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
         answers=Answers(database, clock),
+        exports=exports,
         peers=peers,
         collected=collected,
         search_parameters=search_parameters,
@@ -266,12 +270,14 @@ def assemble(
             security={**SECURITY, "cors": bool(config["web.cors_origins"])},
             client_ids=client_ids,
             operations=[(each.name, each.definition) for each in OPERATIONS],
+            exports=EXPORTS,
+            instantiates=[BULK_DATA],
         ),
     )
     return server
 
 
-def _ensure_indexes(part: Archive | Credentials | Peers | Collected | PrinterStore, _: Database[Any]) -> None:
+def _ensure_indexes(part: Archive | Credentials | Peers | Collected | PrinterStore | Exports, _: Database[Any]) -> None:
     part.ensure_indexes()
 
 
@@ -342,7 +348,7 @@ def create_app_from_config(config: Config) -> Flask:
 
 def create_app(server: Server) -> Flask:
     """Return the Flask application with all doors of `server`."""
-    from fhir_server.web import cors, dicomweb, fhir, health, http, later, operations, preview
+    from fhir_server.web import cors, dicomweb, export, fhir, health, http, later, operations, preview
 
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
 
@@ -355,6 +361,7 @@ def create_app(server: Server) -> Flask:
     cors.install(app, server.config["web.cors_origins"])
     app.register_blueprint(fhir.blueprint(server))
     app.register_blueprint(operations.blueprint(server))
+    app.register_blueprint(export.blueprint(server))
     app.register_blueprint(later.blueprint(server))
     app.register_blueprint(preview.blueprint(server))
     app.register_blueprint(dicomweb.blueprint(server))

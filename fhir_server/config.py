@@ -449,6 +449,21 @@ SETTINGS: tuple[Setting, ...] = (
         "work.claim_s", "900", _number(1, 1_000_000), "s",
         "How long the claim of a processor elsewhere holds after its last update of the Task.",
     ),
+    # --- bulk data
+    Setting(
+        "bulk.exports", "2", _integer(1, 1_000), "exports",
+        "Exports that one subscriber may have under way at a time; another is refused until one ends.",
+    ),
+    Setting(
+        "bulk.file_bytes", "256 MiB", _size(KIB, 1 << 40), "bytes",
+        "Largest file of an export before compression; a single resource may be larger.",
+    ),
+    Setting("bulk.files", "10000", _integer(1, 1_000_000), "files", "Most files of one export."),
+    Setting(
+        "bulk.settle_s", "2", _number(0, 3_600), "s",
+        "How far the clocks of this server's machines may differ: an export waits so long before it begins to read, so "
+        "that it misses nothing.",
+    ),
     # --- connections to others
     Setting(
         "outbound.private_networks", "", _networks, "",

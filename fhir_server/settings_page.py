@@ -16,6 +16,7 @@ _GROUPS = {
     "search": "Search for images",
     "access": "Access",
     "work": "Background work",
+    "bulk": "Bulk data",
     "outbound": "Connections to others",
     "collect": "Collection",
     "hardcopy": "Hard copy",

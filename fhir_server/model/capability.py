@@ -3,8 +3,9 @@
 Source: FHIR R4 capabilitystatement, http 3.1.0.11.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from fhir_server.model.criteria import modifiers
@@ -29,6 +30,8 @@ def capability_statement(
     client_ids: bool = False,
     operations: Iterable[tuple[str, str]] = (),
     formats: Iterable[str] = FORMATS,
+    exports: Mapping[str, str] = MappingProxyType({}),
+    instantiates: Sequence[str] = (),
 ) -> Json:
     """Return the CapabilityStatement of a server that serves these types at this base.
 
@@ -36,17 +39,22 @@ def capability_statement(
     security  the `rest.security` element
     client_ids  an update of an absent id creates it, whatever a type's row says
     operations  (name, canonical URL of the definition), which says for which types they are
+    exports     type of an address that takes `$export`, "" for the whole -> canonical URL of the definition
+    instantiates  canonical URLs of the statements that are fulfilled
     """
     rest: Json = {"mode": "server", "documentation": _SEARCH_NOTE}
     if security:
         rest["security"] = security
     rows = sorted(resources, key=lambda row: row.name)
     rest["resource"] = [
-        _resource(row, [other.name for other in rows], client_ids) | _operations(row, base_url) for row in rows
+        _resource(row, [other.name for other in rows], client_ids)
+        | _operations(row, base_url, exports.get(row.name, ""))
+        for row in rows
     ]
     rest["interaction"] = [{"code": code.value} for code in SystemInteraction]
     if operations:
-        rest["operation"] = [{"name": name, "definition": url} for name, url in operations]
+        whole = [("export", exports[""])] if "" in exports else []
+        rest["operation"] = [{"name": name, "definition": url} for name, url in (*operations, *whole)]
     everywhere = (parameters("Patient")[code] for code in sorted(_EVERYWHERE))
     rest["searchParam"] = [_parameter(each) for each in everywhere]
     owners = sorted(compartments_known())
@@ -60,6 +68,7 @@ def capability_statement(
         "status": "active",
         "date": to_instant(date),
         "kind": "instance",
+        **({"instantiates": [*instantiates]} if instantiates else {}),
         "software": {"name": SOFTWARE, "version": version},
         "implementation": {"description": SOFTWARE, "url": base_url},
         "fhirVersion": FHIR_VERSION,
@@ -113,11 +122,12 @@ def operation_id(resource_type: str, name: str) -> str:
     return f"{resource_type.lower()}-{name}"
 
 
-def _operations(row: ResourceType, base_url: str) -> Json:
+def _operations(row: ResourceType, base_url: str, export: str) -> Json:
     found = [
         {"name": name, "definition": f"{base_url}/OperationDefinition/{operation_id(row.name, name)}"}
         for name in row.operations
     ]
+    found += [{"name": "export", "definition": export}] if export else []
     return {"operation": found} if found else {}
 
 

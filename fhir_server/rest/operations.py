@@ -436,6 +436,17 @@ def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation)
 
     What is no Parameters resource is the value of the parameter `resource`, as the specification allows.
     """
+    found = values_given(resource, query)
+    unknown = sorted(found.keys() - operation.parameters)
+    if unknown:
+        known = ", ".join(sorted(operation.parameters)) or "none"
+        message = f"${operation.name} has no parameter {unknown[0][:64]!r}; it has: {known}"
+        raise AppError(Category.INVALID, message, where=unknown[0][:64])
+    return found
+
+
+def values_given(resource: Any, query: list[tuple[str, str]]) -> dict[str, list[Any]]:
+    """Return the values of parameters, of the address and of what was sent, whatever their names. Raises INVALID."""
     found: dict[str, list[Any]] = {}
     for name, text in query:
         if name not in GENERAL:
@@ -448,11 +459,6 @@ def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation)
             found.setdefault(str(each.get("name", "")), []).append(value)
     elif resource is not None:
         found.setdefault("resource", []).append(resource)
-    unknown = sorted(found.keys() - operation.parameters)
-    if unknown:
-        known = ", ".join(sorted(operation.parameters)) or "none"
-        message = f"${operation.name} has no parameter {unknown[0][:64]!r}; it has: {known}"
-        raise AppError(Category.INVALID, message, where=unknown[0][:64])
     return found
 
 

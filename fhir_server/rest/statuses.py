@@ -29,6 +29,16 @@ STATUS_AT: dict[tuple[Category, str | None], HTTPStatus] = {
 }
 
 
+class TooOften(AppError):
+    """Something that is asked for more often than it is answered; it may be asked again after `retry_s`."""
+
+    def __init__(self, message: str, *, retry_s: int, where: str) -> None:
+        super().__init__(Category.BUSY, message, where=where)
+        self.retry_s = retry_s
+
+
 def status_of(error: AppError) -> HTTPStatus:
     """Return the HTTP status of an error."""
+    if isinstance(error, TooOften):
+        return HTTPStatus.TOO_MANY_REQUESTS
     return STATUS_AT.get((error.category, error.where), STATUS[error.category])

@@ -1,4 +1,4 @@
-"""Requests that are answered later: what was asked, by whom, and what came of it. Kept for a day after it was asked.
+"""Requests that are answered later: what was asked, by whom, and what came of it. Kept for a day after the answer.
 
 A row is the only copy of both; it is written once as a request and once as an answer. What is done in parts has a row
 for each part that is done.
@@ -7,10 +7,11 @@ for each part that is done.
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from bson.binary import Binary
+from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
@@ -28,6 +29,7 @@ class Asked:
     owner    subscriber that asked, "Organization/..."; `client` is its program
     grant    what its token was given for, None where the contracts alone limit it
     status   of HTTP, 0 while there is no answer
+    at       when it was asked, or last worked on, or answered: it is kept for a day from then on
     """
 
     owner: str
@@ -36,6 +38,7 @@ class Asked:
     status: int = 0
     answer: bytes = field(default=b"", repr=False)
     grant: Mapping[str, Any] | None = None
+    at: datetime | None = None
 
 
 class Answers:
@@ -66,11 +69,32 @@ class Answers:
             raise AppError(Category.NOT_FOUND, "there is no such request, or it was a day ago", where="request")
         answer = zlib.decompress(row["answer"]) if "answer" in row else b""
         request = zlib.decompress(row["request"])
-        return Asked(row["owner"], row["client"], request, row.get("status", 0), answer, row.get("grant"))
+        return Asked(row["owner"], row["client"], request, row.get("status", 0), answer, row.get("grant"), row["at"])
+
+    def renew(self, id: str) -> None:
+        """Keep a request for a day from now on."""
+        with translated("request"):
+            self._rows.update_one({"_id": id}, {"$set": {"at": self._clock()}})
+
+    def is_kept(self, id: str) -> bool:
+        """Say whether a request is known still."""
+        with translated("request"):
+            return self._rows.find_one({"_id": id}, {"_id": 1}) is not None
+
+    def polled(self, id: str, window_s: float) -> int:
+        """Count that somebody asks for an answer; return how often that was since the window of time began."""
+        now = self._clock()
+        more = {"from": "$polls.from", "count": {"$add": ["$polls.count", 1]}}
+        is_within = {"$gt": ["$polls.from", now - timedelta(seconds=window_s)]}
+        step = {"$set": {"polls": {"$cond": [is_within, more, {"from": now, "count": 1}]}}}
+        rows = self._rows.with_options(write_concern=WriteConcern(1))
+        with translated("request"):
+            row = rows.find_one_and_update({"_id": id}, [step], {"polls": 1}, return_document=ReturnDocument.AFTER)
+        return int(row["polls"]["count"]) if row else 0
 
     def keeping(self, id: str, status: int, body: bytes) -> Guard:
         """Return what keeps an answer, by itself or within the transaction of what it tells; the first one stays."""
-        answer = {"$set": {"status": status, "answer": _packed(body)}}
+        answer = {"$set": {"status": status, "answer": _packed(body), "at": self._clock()}}
 
         def keep(session: ClientSession | None) -> None:
             found = self._rows.update_one({"_id": id, "status": {"$exists": False}}, answer, session=session)

@@ -15,7 +15,9 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from fhir_server.model.criteria import Table
 from fhir_server.model.dates import Interval
+from fhir_server.model.definitions import parameters
 from fhir_server.store import index
 from fhir_server.store.documents import Json, Resource, resource_of
 from fhir_server.store.filters import Demand, compile_demand
@@ -56,8 +58,11 @@ class Versions:
 class History:
     """The versions of all resources."""
 
-    def __init__(self, database: Database[Any], *, base_url: str, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database[Any], *, base_url: str, clock: Callable[[], datetime], table: Table = parameters
+    ) -> None:
         self._database = database
+        self._table = table
         self._history: Collection[Any] | InSession = database["history"]
         self._base_url = base_url
         self._clock = clock
@@ -116,16 +121,16 @@ class History:
         if not mandatory:
             return list(versions)
         with_content = [each for each in versions if not each.deleted]
+        return self.meeting(with_content, self.demand(with_content[0].type, mandatory)) if with_content else []
+
+    def meeting(self, versions: Sequence[Resource], condition: Json) -> list[Resource]:
+        """Return the versions, all with content, that meet a condition on documents of current versions."""
         names: set[str] = set()
-        for group in _by_size(with_content):
+        for group in _by_size(versions):
             rows = [{"$literal": self._judged(each)} for each in group]
-            pipeline: list[Json] = [
-                {"$documents": rows},
-                {"$match": self.demand(group[0].type, mandatory)},
-                {"$project": {"name": 1}},
-            ]
+            pipeline: list[Json] = [{"$documents": rows}, {"$match": condition}, {"$project": {"name": 1}}]
             names |= {document["name"] for document in self._database.aggregate(pipeline)}
-        return [each for each in with_content if _name(each) in names]
+        return [each for each in versions if _name(each) in names]
 
     def demand(self, kind: str, mandatory: tuple[Demand, ...]) -> dict[str, Any]:
         """Return the filter of what lies within clauses."""
@@ -133,7 +138,7 @@ class History:
         return {"$and": [{"type": kind}, *(compile_demand(kind, demand, now) for demand in mandatory)]}
 
     def _judged(self, version: Resource) -> Json:
-        rows = index.rows(version.json(), base_url=self._base_url)
+        rows = index.rows(version.json(), base_url=self._base_url, table=self._table)
         own = {"_id": version.key, "type": version.type, "lastUpdated": version.last_updated, "name": _name(version)}
         return {**own, **version.stamp.fields(), **rows}
 

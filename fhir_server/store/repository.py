@@ -32,6 +32,7 @@ from fhir_server.store.history import MAX_HISTORY, History, Period, Versions
 from fhir_server.store.search import Page, search
 from fhir_server.store.secrets import secret
 from fhir_server.store.session import InSession
+from fhir_server.store.snapshot import Snapshot
 from fhir_server.store.writing import Writer
 from imaging.errors import AppError, Category
 
@@ -93,7 +94,7 @@ class Repository:
         self._database: Database[Any] = database.with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
         self._resources = self._database["resources"]
         self._writer = Writer(self._database, base_url=base_url, clock=clock, table=table)
-        self._past = History(self._database, base_url=base_url, clock=clock)
+        self._past = History(self._database, base_url=base_url, clock=clock, table=table)
         self._restriction = restriction
         self._clock = clock
         self._hooks = hooks
@@ -381,6 +382,10 @@ class Repository:
                 key=self._cursor_key,
                 rows=partial(index.rows, base_url=self._base_url, table=self._table),
             )
+
+    def as_of(self, moment: datetime) -> Snapshot:
+        """Return the resources as they were at a moment, before which nothing is written any more."""
+        return Snapshot(self._database, self._restriction, self._past, moment, clock=self._clock)
 
     def find_one(self, type: str, param: str, value: str) -> Resource | None:
         """Return the resource that one search criterion finds, None without any. Raises CONFLICT for several."""

@@ -26,7 +26,7 @@ from fhir_server.model.capability import PATCH_FORMATS
 from fhir_server.model.criteria import ID_FORM
 from fhir_server.model.outcome import outcome
 from fhir_server.model.resources import RESOURCES
-from fhir_server.rest.statuses import status_of
+from fhir_server.rest.statuses import TooOften, status_of
 from fhir_server.store.failures import unavailable
 from fhir_server.web.formats import shown
 from fhir_server.web.pace import TooSlow
@@ -139,6 +139,8 @@ def error_response(error: AppError) -> Response:
         response.headers["Allow"] = ", ".join(sorted(g.allow))
     elif status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE and request.method == "PATCH":
         response.headers["Accept-Patch"] = ", ".join(PATCH_FORMATS)  # RFC 5789 2.2
+    elif isinstance(error, TooOften):
+        response.headers["Retry-After"] = str(error.retry_s)
     elif status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response

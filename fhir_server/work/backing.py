@@ -14,6 +14,7 @@ from fhir_server.printers import Printers
 from fhir_server.rest.batch import BundleLimits
 from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
+from fhir_server.store.exports import Exports
 from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.repository import Repository
@@ -71,6 +72,10 @@ class Backing(Protocol):
     @property
     def answers(self) -> Answers:
         """Requests that are answered later."""
+
+    @property
+    def exports(self) -> Exports:
+        """The files of exports."""
 
     @property
     def bundle_limits(self) -> BundleLimits:

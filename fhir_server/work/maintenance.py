@@ -114,4 +114,5 @@ class Maintenance:
         self._swept = time.monotonic()
         swept = self._server.archive.sweep()
         reindexing.place(self._server.own, self._server.search_parameters)
+        self._server.exports.sweep(self._server.answers.is_kept)
         log.debug("swept", extra={"result": str(swept)})

@@ -11,6 +11,8 @@ from fhir_server.access.contracts import Right
 from fhir_server.app import create_app
 from fhir_server.delivery import value
 from fhir_server.model.task import CODES
+from fhir_server.store.answers import Asked
+from fhir_server.store.exports import Page, Part, Place
 from tests.support.doors import Caller, Doors, new_study, opened
 
 REGISTER, RECEIVE, AUDIT = Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, Right.AUDIT
@@ -89,6 +91,14 @@ DOORS = [
     # FHIR: an answer that is fetched later is for who asked
     door("GET", "/fhir/_async/{job}", "register", "receive", "audit", "all"),
     door("DELETE", "/fhir/_async/{job}", "register", "receive", "audit", "all"),
+    # FHIR: exports of what may be read
+    door("GET", "/fhir/$export", "receive", "audit", "all", send="later"),
+    door("POST", "/fhir/$export", "receive", "audit", "all", send="later"),
+    door("GET", "/fhir/Patient/$export", "receive", "audit", "all", send="later"),
+    door("POST", "/fhir/Patient/$export", "receive", "audit", "all", send="later"),
+    door("GET", "/fhir/Group/{group}/$export", "receive", "all", send="later"),
+    door("POST", "/fhir/Group/{group}/$export", "receive", "all", send="later"),
+    door("GET", "/fhir/_async/{export}/1.Patient.ndjson", "receive", "all"),
     # FHIR: writing needs to register
     door("POST", "/fhir/Patient", "register", "all", send="patient"),
     door("PUT", "/fhir/Patient/{patient}", "register", "all", send="patient"),
@@ -143,12 +153,17 @@ class Scene:
 
     def come(self, caller: Caller, entrance: Door):
         names = self.names | (self.disposable() if entrance.method == "DELETE" else {})
-        path = entrance.path.format(**names, job=self.job(caller) if "{job}" in entrance.path else "")
+        made = {"job": self.job, "export": self.export}
+        own = {name: make(caller) for name, make in made.items() if f"{{{name}}}" in entrance.path}
+        path = entrance.path.format(**names, **own)
         if entrance.send == "patient":
             body = {**PATIENT, "id": names["patient"]} if entrance.method == "PUT" else PATIENT
             return caller.call(entrance.method, path, json=body)
         if entrance.send == "bundle":
             return caller.call(entrance.method, path, json={"resourceType": "Bundle", "type": "batch"})
+        if entrance.send == "later":
+            body = {"resourceType": "Parameters"} if entrance.method == "POST" else None
+            return caller.call(entrance.method, path, json=body, headers={"Prefer": "respond-async"})
         if entrance.send == "parameters":
             return caller.call(entrance.method, path, json={"resourceType": "Parameters"})
         if entrance.send == "meta":
@@ -168,6 +183,19 @@ class Scene:
         transaction = {"resourceType": "Bundle", "type": "transaction"}
         asked = caller.post("/fhir", transaction, headers={"Prefer": "respond-async"})
         return asked.headers.get("Content-Location", "unknown").rpartition("/")[2]
+
+    def export(self, caller: Caller) -> str:
+        """The id of an export that the caller's subscriber has, with a file of Patients."""
+        server, id = self.doors.server, str(uuid4())
+        owner = server.principals.authenticate(caller.token).subscriber if caller.token else "Organization/unknown"
+        server.answers.ask(id, Asked(owner, "", b"{}"))
+        server.own.create(
+            {"resourceType": "Task", "status": "completed", "intent": "order", "requester": {"reference": owner}}, id=id
+        )
+        server.exports.begin(id, wait_s=0)
+        server.exports.write(id, 0, Page(Part.OUTPUT, "Patient", 1, [b"{}"], Place()))
+        server.answers.keeping(id, 200, b"{}")(None)
+        return id
 
     def disposable(self) -> dict[str, str]:
         """Names of things that may be deleted, registered by the caller with all rights, who alone may do so."""
@@ -197,11 +225,13 @@ def hard_copy(doors: Doors, study: str, folder: str) -> str:
 def scene(mongo, tmp_path_factory) -> Iterator[Scene]:
     """One server for the whole matrix: what is tested changes nothing that others look at."""
     database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as doors:
+    with opened(database, bulk__exports="100") as doors:
         doors.server.principals.add("all", list(Right))
         names, file = names_of_new_study(doors)
         order = hard_copy(doors, names["study"], str(tmp_path_factory.mktemp("films")))
-        made = {"patient": doors.server.own.create(PATIENT).id, "valueset": doors.server.own.create(VALUE_SET).id}
+        group = {"resourceType": "Group", "type": "person", "actual": True}
+        made = {"group": doors.server.own.create(group).id, "patient": doors.server.own.create(PATIENT).id}
+        made |= {"valueset": doors.server.own.create(VALUE_SET).id}
         yield Scene(doors, {**names, **made, "order": order}, file)
     mongo.drop_database(database.name)
 
@@ -233,7 +263,7 @@ def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
     urls = create_app(scene.doors.server).url_map
     routes = {(method, rule.rule) for rule in urls.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}}
     adapter = urls.bind("images.test")
-    asked = [(each.method, each.path.format(**scene.names, job="1")) for each in DOORS] + [
+    asked = [(each.method, each.path.format(**scene.names, job="1", export="1")) for each in DOORS] + [
         ("GET", path) for path in OPEN
     ]
 
