@@ -51,7 +51,7 @@ def decode_frame(
     else:
         codec = codecs.get(from_uid)
         if reduce_levels and codec.reduced is not None:
-            return codec.reduced(codestream, layout, reduce_levels)
+            return codec.reduced(codestream, layout, reduce_levels, trusted=trusted)
         decoded = codec.decode(codestream, layout, trusted=trusted)
     step = 2**reduce_levels
     return decoded if step == 1 else decoded._replace(pixels=np.ascontiguousarray(decoded.pixels[::step, ::step]))

@@ -25,6 +25,7 @@ ITEM_HEADER: Final = Struct("<HHI")
 SEQUENCE_DELIMITATION: Final = pack("<HHI", SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0)
 MAX_BASIC_OFFSET: Final = 0xFFFFFFFF
 _VERSION: Final = 1
+_ONE: Final = Struct("<Iqq")  # the body of a table of one range: how many, its gap from the start, its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class FrameTable:
             version, frames, ranges = unpack_from("<BII", data)
             unpacker = zlib.decompressobj()
             body = unpacker.decompress(data[9:], 4 * frames + 16 * ranges + 1)
+            if version == _VERSION and frames == ranges == 1 and unpacker.eof:
+                # Most instances have one frame of one piece, and streams of thousands of them have no time.
+                count, start, length = _ONE.unpack(body)
+                if count == 1:
+                    return cls((((start, length),),))
             counts = np.frombuffer(body, "<u4", frames)
             gaps = np.frombuffer(body, "<i8", ranges, 4 * frames)
             lengths = np.frombuffer(body, "<i8", ranges, 4 * frames + 8 * ranges)

@@ -85,7 +85,13 @@ class Door:
 
 def choose(offers: Iterable[Offer]) -> Choice:
     """Return what the request accepts of the offers. Raises UNSUPPORTED (406)."""
-    return negotiate(request.headers.getlist("Accept"), ",".join(request.args.getlist("accept")), offers)
+    return chooser()(offers)
+
+
+def chooser() -> Callable[[Iterable[Offer]], Choice]:
+    """Return `choose` for the request at hand, also for when it is not any more."""
+    headers, parameter = request.headers.getlist("Accept"), ",".join(request.args.getlist("accept"))
+    return lambda offers: negotiate(headers, parameter, offers)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ The files are given in the forms that were negotiated, as in a multipart answer.
 for it, and readers of ZIP archives find it all the same. Sources: PS3.10 section 8, PS3.12 annex V, PS3.18 8.6.1.3.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from uuid import UUID
 
@@ -17,18 +17,21 @@ from imaging.zipped import Entry
 Chosen = tuple[Instance, str]  # an instance and the form it is given in, as the archive calls it
 
 
-def in_forms(archive: Archive, chosen: Sequence[Chosen]) -> Iterator[tuple[Instance, str, Iterable[bytes]]]:
+def in_forms(archive: Archive, chosen: Iterable[Chosen]) -> Iterator[tuple[Instance, str, Iterable[bytes]]]:
     """Yield each instance with its form and the pieces of its file, prepared as the archive does for one form."""
     for form, group in groupby(chosen, key=lambda each: each[1]):
-        for instance, pieces in archive.files([instance for instance, _ in group], form):
+        for instance, pieces in archive.files((instance for instance, _ in group), form):
             yield instance, form, pieces
 
 
-def file_set(archive: Archive, chosen: Sequence[Chosen], tag: str) -> Iterator[Entry]:
-    """Yield the files of the set; `tag` is 128 bits in hex that no other set has, of which its UID is made."""
+def file_set(archive: Archive, chosen: Iterable[Chosen], documents: Iterable[bytes], tag: str) -> Iterator[Entry]:
+    """Yield the files of the set.
+
+    documents   DICOM JSON of each
+    tag         128 bits in hex that no other set has, of which its UID is made
+    """
     directory = dicomdir.Directory(f"2.25.{UUID(tag, version=5).int}")
     series: dict[str, int] = {}
-    documents = archive.documents(instance for instance, _ in chosen)
     for number, ((instance, form, pieces), document) in enumerate(
         zip(in_forms(archive, chosen), documents, strict=True), start=1
     ):

@@ -4,7 +4,7 @@ The parameters of WADO-RS and of WADO-URI end in one `Look`; `Pictures` makes pi
 the viewport shows. Sources: PS3.18 8.3.5 and 9.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -105,17 +105,17 @@ class Pictures:
             message = f"{media_type} holds no ICC profile; ask for iccprofile=no or for another media type"
             raise AppError(Category.INVALID, message, where="iccprofile")
 
-    def files(self, every: Sequence[Shown]) -> Iterator[bytes]:
+    def files(self, every: Iterable[Shown]) -> Iterator[bytes]:
         """Yield each picture as a file."""
         for image, profile, _ in self._pictures(every):
             yield image_files.encode(image, self._media_type, quality=self._look.quality, profile=profile)
 
-    def animation(self, every: Sequence[Shown]) -> bytes:
+    def animation(self, every: Iterable[Shown]) -> bytes:
         """Return all pictures as one animation. Raises TOO_LARGE."""
-        count = sum(len(each.numbers) or 1 for each in every)
-        images, durations, profiles = [], [], []
+        images, durations, profiles, pixels = [], [], [], 0
         for image, profile, duration in self._pictures(every):
-            image_files.check_animated(image.width * image.height * count)
+            pixels += image.width * image.height
+            image_files.check_animated(pixels)
             images.append(image)
             durations.append(duration)
             profiles.append(profile)
@@ -123,10 +123,10 @@ class Pictures:
             images, self._media_type, durations_ms=durations, quality=self._look.quality, profile=profiles[0]
         )
 
-    def _pictures(self, every: Sequence[Shown]) -> Iterator[tuple[Image.Image, bytes | None, int]]:
+    def _pictures(self, every: Iterable[Shown]) -> Iterator[tuple[Image.Image, bytes | None, int]]:
         """Yield pictures with the profile to embed and the milliseconds for which they are shown."""
         for shown in every:
-            (json,) = self._archive.documents([shown.instance])
+            (json,) = self._archive.documents([shown.instance.sop_uid])
             document = orjson.loads(json)
             fetch = partial(_fetched, self._archive, shown.instance)
             own = colour.profile_of(document, fetch) if self._look.icc_profile != colour.NO else None
@@ -179,7 +179,7 @@ class Pictures:
     def _state(self, instance: Instance | None) -> tuple[Instance, Document] | None:
         if instance is None:
             return None
-        (json,) = self._archive.documents([instance])
+        (json,) = self._archive.documents([instance.sop_uid])
         return instance, orjson.loads(json)
 
 

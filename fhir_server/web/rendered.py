@@ -4,8 +4,9 @@ Hides which frame stands for an instance, a series or a study, which images a pr
 an animation. Sources: PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5 and 8.7.4.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import orjson
 from flask import Response, request
@@ -38,6 +39,14 @@ THUMBNAIL = Viewport(128, 128)
 NOT_SUPPORTED = ("charset",)
 
 
+class Images(NamedTuple):
+    """What is there to be shown at an address: its version, how many instances, and one after the other."""
+
+    version: str
+    total: int
+    every: Iterable[Shown]
+
+
 def retrieve_rendered(
     door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None, frames: str | None = None
 ) -> Response:
@@ -47,20 +56,26 @@ def retrieve_rendered(
     is all of its frames (PS3.18 10.4.4). A presentation state is the images that it refers to, as it shows them.
     """
     principal = door.admit(study_uid)
-    every = _shown(door.server.archive, study_uid, series_uid, sop_uid, frames)
-    look = asked(door.server.archive, study_uid)
-    choice = choose(_offers(every, series_uid, sop_uid))
-    shown = every if is_still(choice) else [all_frames(each) for each in every]
-    tag = digest("rendered", choice, *look.words, *map(_words, shown))
+    archive = door.server.archive
+    if series_uid and sop_uid:
+        shown = _of_instance(archive, archive.instance(study_uid, series_uid, sop_uid), frames)
+        images = Images(str([*map(_words, shown)]), len(shown), shown)
+        is_one = len(shown) == 1 and len(shown[0].numbers) <= 1
+    else:
+        images, is_one = _of_many(archive, study_uid, series_uid), False
+    look = asked(archive, study_uid)
+    choice = choose(_offers(is_one=is_one, is_study=series_uid is None))
+    every = images.every if is_still(choice) else map(all_frames, images.every)
+    tag = digest("rendered", choice, *look.words, images.version, series_uid)
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    pictures = Pictures(door.server.archive, look, choice.media_type)
-    door.retrieved(principal, study_uid, len(every))
+    pictures = Pictures(archive, look, choice.media_type)
+    door.retrieved(principal, study_uid, images.total)
     if choice.multipart:
-        parts: Iterator[Part] = ((choice.media_type, {}, (picture,)) for picture in pictures.files(shown))
+        parts: Iterator[Part] = ((choice.media_type, {}, (picture,)) for picture in pictures.files(every))
         response = streamed(multipart(parts, tag), choice.content_type(tag))
     else:
-        response = Response(picture_file(pictures, choice, shown), content_type=choice.media_type)
+        response = Response(picture_file(pictures, choice, every), content_type=choice.media_type)
     return _warned(door, validated(response, tag, REVALIDATE))
 
 
@@ -69,17 +84,18 @@ def retrieve_thumbnail(
 ) -> Response:
     """GET one small image that stands for a study, a series, an instance or a frame."""
     principal = door.admit(study_uid)
-    every = _shown(door.server.archive, study_uid, series_uid, sop_uid, frames)
-    # The middle of the first series shows more of a body than its edge.
-    first = [each for each in every if each.instance.series_uid == every[0].instance.series_uid]
-    shown = first[len(first) // 2]
-    shown = shown._replace(numbers=shown.numbers[:1])
+    archive = door.server.archive
+    if series_uid and sop_uid:
+        shown = _of_instance(archive, archive.instance(study_uid, series_uid, sop_uid), frames)[0]
+        shown = shown._replace(numbers=shown.numbers[:1])
+    else:
+        shown = Shown(_middle(archive, study_uid, series_uid))
     choice = choose(THUMBNAIL_OFFERS)
-    look = asked(door.server.archive, study_uid, viewport=THUMBNAIL)
+    look = asked(archive, study_uid, viewport=THUMBNAIL)
     tag = digest("thumbnail", choice, *look.words, _words(shown))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    pictures = Pictures(door.server.archive, look, choice.media_type)
+    pictures = Pictures(archive, look, choice.media_type)
     door.retrieved(principal, study_uid)
     (picture,) = pictures.files([shown])
     return _warned(door, validated(Response(picture, content_type=choice.media_type), tag, REVALIDATE))
@@ -114,7 +130,7 @@ def is_still(choice: Choice) -> bool:
     return not choice.multipart and choice.media_type not in ANIMATED
 
 
-def picture_file(pictures: Pictures, choice: Choice, shown: Sequence[Shown]) -> bytes:
+def picture_file(pictures: Pictures, choice: Choice, shown: Iterable[Shown]) -> bytes:
     """Return one picture, or an animation where there are several."""
     if not is_still(choice):
         return pictures.animation(shown)
@@ -127,30 +143,48 @@ def all_frames(shown: Shown) -> Shown:
     return shown if shown.numbers else shown._replace(numbers=range(1, shown.instance.number_of_frames + 1))
 
 
-def _offers(every: Sequence[Shown], series_uid: str | None, sop_uid: str | None) -> tuple[Offer, ...]:
-    if len(every) == 1 and sop_uid and len(every[0].numbers) <= 1:
+def _offers(*, is_one: bool, is_study: bool) -> tuple[Offer, ...]:
+    if is_one:
         return SINGLE_OFFERS + MULTIPART_OFFERS
     # The series of a study have nothing in common that one animation could show.
-    return MULTIPART_OFFERS + (ANIMATED_OFFERS if series_uid else ())
+    return MULTIPART_OFFERS + (() if is_study else ANIMATED_OFFERS)
 
 
-def _shown(
-    archive: Archive, study_uid: str, series_uid: str | None, sop_uid: str | None, frames: str | None
-) -> list[Shown]:
-    """Return what is there to be shown at an address. Raises NOT_FOUND."""
-    instances = archive.instances(study_uid, series_uid, sop_uid)
-    if sop_uid and instances[0].sop_class_uid == GRAYSCALE_STATE:
-        return _under_state(archive, instances[0])
-    images = [each for each in instances if each.frames]
-    if not images:
-        raise AppError(Category.NOT_FOUND, "there is no image to render", where="rendered")
-    if frames:
-        return [Shown(images[0], numbers_from_text(frames, images[0]))]
-    return [Shown(each) for each in images]
+def _of_instance(archive: Archive, instance: Instance, frames: str | None) -> list[Shown]:
+    if instance.sop_class_uid == GRAYSCALE_STATE:
+        return _under_state(archive, instance)
+    if not instance.frames:
+        raise _no_image()
+    return [Shown(instance, numbers_from_text(frames, instance) if frames else [])]
+
+
+def _of_many(archive: Archive, study_uid: str, series_uid: str | None) -> Images:
+    found = archive.contents(study_uid, series_uid)
+    if not any(each.frames for each in found.samples):
+        raise _no_image()
+    every = (Shown(each) for each in archive.each(found.sop_uids) if each.frames)
+    return Images(found.version, len(found.members), every)
+
+
+def _middle(archive: Archive, study_uid: str, series_uid: str | None) -> Instance:
+    """Return an image that stands for many: the middle of the first series shows more of a body than its edge."""
+    found = archive.contents(study_uid, series_uid)
+    images = {each.series_uid for each in found.samples if each.frames}
+    first = next((series for series, _ in found.members if series in images), None)
+    uids = [uid for series, uid in found.members if series == first]
+    middle = len(uids) // 2
+    for instance in archive.each(uids[middle:] + uids[:middle]):
+        if instance.frames:
+            return instance
+    raise _no_image()
+
+
+def _no_image() -> AppError:
+    return AppError(Category.NOT_FOUND, "there is no image to render", where="rendered")
 
 
 def _under_state(archive: Archive, state: Instance) -> list[Shown]:
-    (json,) = archive.documents([state])
+    (json,) = archive.documents([state.sop_uid])
     found = []
     for each in references(orjson.loads(json)):
         instance = archive.instance(state.study_uid, each.series_uid, each.sop_uid)

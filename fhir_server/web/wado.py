@@ -5,7 +5,7 @@ the way. What each instance is given in is chosen before the first byte. Sources
 """
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import orjson
 from flask import Response, request
@@ -19,6 +19,7 @@ from fhir_server.web.dicom_answers import (
     Door,
     Part,
     choose,
+    chooser,
     decoding,
     digest,
     json_array,
@@ -42,7 +43,7 @@ from fhir_server.web.dicom_forms import (
 )
 from fhir_server.web.file_set import Chosen, file_set, in_forms
 from imaging.archive import RECEIVED, Archive, Instance
-from imaging.dicomweb import Offer, packed
+from imaging.dicomweb import Choice, Offer, packed
 from imaging.dicomweb.native_model import native_model
 from imaging.dicomweb.negotiation import OCTET_STREAM, ZIP, part_content_type
 from imaging.errors import AppError, Category
@@ -61,34 +62,57 @@ _PIXEL_TAGS = {f"{tag:08X}" for tag in PIXEL_KEYWORDS}
 
 
 def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Response:
-    """GET a study, a series or an instance as DICOM files, one after the other or in a ZIP archive."""
+    """GET a study, a series or an instance as DICOM files, one after the other or in a ZIP archive.
+
+    In which form each instance comes follows from its kind: one of every kind is asked before the first byte.
+    """
     principal = door.admit(study_uid)
     archive = door.server.archive
-    instances = archive.instances(study_uid, series_uid, sop_uid)
-    choices = [choose(file_offers(instance, single=sop_uid is not None)) for instance in instances]
-    chosen = [(instance, file_form(choice, instance)) for instance, choice in zip(instances, choices, strict=True)]
-    choice = choices[0]
-    tag = digest(
-        "files",
-        VERSION,
-        choice.multipart,
-        choice.media_type,
-        *(f"{each.sha256_received} {form}" for each, form in chosen),
-    )
-    caching = IMMUTABLE if sop_uid else REVALIDATE
+    if series_uid and sop_uid:
+        samples: Sequence[Instance] = [archive.instance(study_uid, series_uid, sop_uid)]
+        version, uids, caching = samples[0].sha256_received, [sop_uid], IMMUTABLE
+    else:
+        found = archive.contents(study_uid, series_uid)
+        samples, version, uids, caching = found.samples, found.version, found.sop_uids, REVALIDATE
+    forms = Forms(is_single=sop_uid is not None)
+    choice = forms.choice(samples[0])
+    tag = digest("files", VERSION, choice, series_uid, version, *sorted(map(forms, samples)))
     if unchanged := not_modified(tag, caching):
         return unchanged
-    door.retrieved(principal, study_uid, len(chosen))
+    door.retrieved(principal, study_uid, len(uids))
     with decoding():
+        if not choice.multipart and choice.media_type == DICOM:
+            return file_by_itself(archive, samples[0], forms(samples[0]), tag)
+        chosen = ((instance, forms(instance)) for instance in archive.each(uids))
         if choice.media_type == ZIP:
-            response = streamed(packed(zipped(file_set(archive, chosen, tag))), ZIP)
+            entries = file_set(archive, chosen, archive.documents(uids), tag)
+            response = streamed(packed(zipped(entries)), ZIP)
             response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid or series_uid or study_uid}.zip"'
-        elif choice.multipart:
-            response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
         else:
-            instance, form = chosen[0]
-            response = file_by_itself(archive, instance, form, tag)
+            response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
     return validated(response, tag, caching)
+
+
+class Forms:
+    """In which form the request at hand wants each instance."""
+
+    def __init__(self, *, is_single: bool) -> None:
+        self._choose = chooser()
+        self._is_single = is_single
+        self._first: Choice | None = None
+
+    def choice(self, instance: Instance) -> Choice:
+        """Return what is accepted of the forms of an instance, of the media type that the first had. Raises 406."""
+        offers = file_offers(instance, single=self._is_single)
+        if self._first is not None:
+            alike = (self._first.media_type, self._first.multipart)
+            return self._choose(each for each in offers if (each.media_type, each.multipart) == alike)
+        self._first = self._choose(offers)
+        return self._first
+
+    def __call__(self, instance: Instance) -> str:
+        """Return the form as the archive calls it."""
+        return file_form(self.choice(instance), instance)
 
 
 def file_by_itself(archive: Archive, instance: Instance, form: str, tag: str) -> Response:
@@ -237,7 +261,7 @@ def _frame_parts(
         yield content_type, {"Content-Location": f"{base}/frames/{number}"}, (frame,)
 
 
-def _files(archive: Archive, chosen: Sequence[Chosen]) -> Iterator[Part]:
+def _files(archive: Archive, chosen: Iterable[Chosen]) -> Iterator[Part]:
     for instance, form, buffers in in_forms(archive, chosen):
         yield part_content_type(DICOM, syntax_of(instance, form)), {}, buffers
 

@@ -19,9 +19,10 @@ import orjson
 from pymongo import UpdateOne
 from pymongo.database import Database
 
-from imaging.archive import catalogue, query, upkeep
+from imaging.archive import catalogue, contents, query, upkeep
 from imaging.archive.attributes import STANDARD, Tables, with_extra
 from imaging.archive.catalogue import INSTANCE_FIELDS, Arrival, Brought, Document, Instance, instance_from_row
+from imaging.archive.contents import Contents
 from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
 from imaging.archive.ingest import Admit, Incoming, Ingest, Made, Outcome, Refused, Remark, Stored, mark_studies
 from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, order
@@ -35,8 +36,8 @@ from imaging.errors import AppError, Category
 from imaging.transcode import convert_frame, decode_frame
 
 __all__ = [
-    "RECEIVED", "STORED", "Archive", "Arrival", "Brought", "Finding", "Incoming", "Instance", "Made", "Outcome",
-    "Refused", "Remark", "SeriesFacts", "Stored", "StudyFacts", "Swept", "size_of_file", "with_extra",
+    "RECEIVED", "STORED", "Archive", "Arrival", "Brought", "Contents", "Finding", "Incoming", "Instance", "Made",
+    "Outcome", "Refused", "Remark", "SeriesFacts", "Stored", "StudyFacts", "Swept", "size_of_file", "with_extra",
 ]  # fmt: skip
 
 _LOOKED_UP = 10_000  # UIDs in one question
@@ -165,13 +166,21 @@ class Archive:
             self.instance(study_uid, series_uid, sop_uid)
             uids = {sop_uid: series_uid}
         else:
-            uids = {row["_id"]: row["series"] for row in self._ordered(study_uid, series_uid, {"series": 1})}
+            uids = {uid: series for series, uid in contents.members(self._database, study_uid, series_uid)}
         found = metadata(self._database, self._blobs, uids)
         return (((study_uid, uids[uid], uid), json) for uid, json in found)
 
-    def documents(self, instances: Iterable[Instance]) -> Iterator[bytes]:
-        """Yield the DICOM JSON of each instance, in the order asked, a few hundred at a time; see `metadata`."""
-        return (json for _, json in metadata(self._database, self._blobs, (each.sop_uid for each in instances)))
+    def contents(self, study_uid: str, series_uid: str | None = None) -> Contents:
+        """Return which instances a study or a series holds, in reading order. Raises NOT_FOUND for none."""
+        return contents.contents(self._database, study_uid, series_uid)
+
+    def each(self, sop_uids: Sequence[str]) -> Iterator[Instance]:
+        """Yield instances in the order asked, read as they are taken. Raises NOT_FOUND for one that is gone."""
+        return contents.instances(self._database, sop_uids)
+
+    def documents(self, sop_uids: Sequence[str]) -> Iterator[bytes]:
+        """Yield the DICOM JSON of instances in the order asked, read as it is taken; see `metadata`."""
+        return (json for _, json in metadata(self._database, self._blobs, sop_uids))
 
     def query(self, matching: Matching, allowed: Callable[[str], bool] | None = None) -> list[Document]:
         """Return matching studies, series or instances as DICOM JSON, stably ordered; see `imaging.archive.query`."""

@@ -5,6 +5,7 @@ row does; everything in `series` and `studies` is derived from rows.
 
 * `instances`  `_id` SOP Instance UID
 * `series`, `studies`  `_id` UID; a study's `generation` counts changes, `projected` is the one its ImagingStudy shows,
+  `sampled` the one of which its series have `samples`: an instance of every kind (see `contents`),
   and `arrived_at` is there while nobody has looked at images that came
 * `garbage`  blob keys that may belong to nothing, and the studies of the batch that wrote them (see `upkeep`)
 """
@@ -40,18 +41,11 @@ INLINE_BYTES = 256 * 1024  # what is larger than this goes into a blob of its ow
 _SEARCHED = IndexModel([("$**", ASCENDING)], name="searched", wildcardProjection=dict.fromkeys(keys.FIELDS, 1))
 """Each attribute by itself, also those inside of sequences."""
 
+READING_ORDER = [(name, ASCENDING) for name in ("study", "series_number", "series", "number", "_id")]
+
 INDEXES: dict[str, list[IndexModel]] = {
     "instances": [
-        IndexModel(
-            [
-                ("study", ASCENDING),
-                ("series_number", ASCENDING),
-                ("series", ASCENDING),
-                ("number", ASCENDING),
-                ("_id", ASCENDING),
-            ],
-            name="reading_order",
-        ),
+        IndexModel(READING_ORDER, name="reading_order"),
         IndexModel([("series", ASCENDING)], name="series"),
         IndexModel([("blob", ASCENDING)], name="blob"),
         IndexModel([("received.blob", ASCENDING)], name="received_blob", sparse=True),

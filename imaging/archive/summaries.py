@@ -17,10 +17,10 @@ from pymongo.database import Database
 from imaging.archive import attributes, keys
 from imaging.archive.attributes import Tables
 from imaging.archive.catalogue import Document
+from imaging.archive.contents import KIND_FIELDS, rows_of, samples
 from imaging.blobs import BlobStore
 from imaging.conditions import Condition, conditions_from_document, merge
 from imaging.dataset import InstanceAttributes, InstanceSummary, Patient, SeriesAttributes, StudyAttributes
-from imaging.errors import AppError, Category
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class _Row:
     sop_class_uid: str
     registered_by: str
     stored_at: datetime
+    kind: Document  # the fields that make its kind
 
 
 class Summaries:
@@ -79,7 +80,7 @@ class Summaries:
             by_series.setdefault(row.summary.series_uid, []).append(row)
         series = list(by_series.values())
         self._write_series(study_uid, series)
-        self._write_study(study_uid, rows, len(series))
+        self._write_study(study_uid, rows, len(series), generation)
         first = rows[0].summary
         facts = tuple(_series_facts(group, self._conditions(group)) for group in series)
         registered_by = tuple(dict.fromkeys(row.registered_by for row in sorted(rows, key=lambda row: row.stored_at)))
@@ -87,6 +88,7 @@ class Summaries:
 
     def _rows(self, study_uid: str) -> list[_Row]:
         fields = {"common": 1, "instance": 1, "conditions": 1, "class": 1, "registered_by": 1, "stored_at": 1}
+        fields |= KIND_FIELDS
         commons: dict[bytes, Document] = {}
         rows = []
         for row in self._database.instances.find({"study": study_uid}, fields):
@@ -96,7 +98,8 @@ class Summaries:
             summary = InstanceSummary.from_document({**common, "instance": orjson.loads(row["instance"])})
             conditions = row["conditions"]
             aside = b"".join(self._blobs.read(conditions["blob"])) if isinstance(conditions, dict) else conditions
-            rows.append(_Row(summary, aside, row["class"], row["registered_by"], row["stored_at"]))
+            kind = {name: row.get(name) for name in ("_id", "stored_syntax", "received", "layout", "has_frames")}
+            rows.append(_Row(summary, aside, row["class"], row["registered_by"], row["stored_at"], kind))
         return sorted(rows, key=_order)
 
     def _conditions(self, group: Sequence[_Row]) -> tuple[Condition, ...]:
@@ -114,6 +117,7 @@ class Summaries:
                 "study": study_uid,
                 "number": group[0].summary.series.series_number,
                 "first": group[0].summary.sop_uid,
+                "samples": samples(row.kind for row in group),
                 "attributes": orjson.dumps(found),
                 **keys.searchable(found, self._tables.series),
             }
@@ -122,7 +126,7 @@ class Summaries:
         kept = [group[0].summary.series_uid for group in series]
         self._database.series.delete_many({"study": study_uid, "_id": {"$nin": kept}})
 
-    def _write_study(self, study_uid: str, rows: list[_Row], series: int) -> None:
+    def _write_study(self, study_uid: str, rows: list[_Row], series: int, generation: int) -> None:
         told = self._metadata(rows[0])
         modalities = sorted({row.summary.series.modality for row in rows if row.summary.series.modality})
         classes = sorted({row.sop_class_uid for row in rows})
@@ -131,7 +135,8 @@ class Summaries:
             told, table, modalities=modalities, sop_classes=classes, series=series, instances=len(rows)
         )
         searched = keys.searchable(found, table)
-        change = {"$set": {"attributes": orjson.dumps(found), **searched, "first": rows[0].summary.sop_uid}}
+        told = {"first": rows[0].summary.sop_uid, "sampled": generation}
+        change = {"$set": {"attributes": orjson.dumps(found), **searched, **told}}
         self._database.studies.update_one({"_id": study_uid}, change)
 
     def _metadata(self, row: _Row) -> Document:
@@ -140,18 +145,10 @@ class Summaries:
 
 def metadata(database: Database[Any], blobs: BlobStore, sop_uids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (SOP Instance UID, DICOM JSON) of each, in the order asked. Raises NOT_FOUND for one that is gone."""
-    wanted = list(sop_uids)
-    for start in range(0, len(wanted), 200):
-        some = wanted[start : start + 200]
-        found = {
-            row["_id"]: row["metadata"] for row in database.instances.find({"_id": {"$in": some}}, {"metadata": 1})
-        }
-        for uid in some:
-            if uid not in found:
-                raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=uid)
-            value = found[uid]
-            compressed = b"".join(blobs.read(value["blob"])) if isinstance(value, dict) else value
-            yield uid, zlib.decompress(compressed)
+    for row in rows_of(database, list(sop_uids), {"metadata": 1}):
+        value = row["metadata"]
+        compressed = b"".join(blobs.read(value["blob"])) if isinstance(value, dict) else value
+        yield row["_id"], zlib.decompress(compressed)
 
 
 def order(series_number: int | None, series_uid: str, instance_number: int | None, sop_uid: str) -> tuple[Any, ...]:

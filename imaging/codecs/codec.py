@@ -27,13 +27,20 @@ class Decode(Protocol):
         """Return the decoded frame."""
 
 
+class DecodeReduced(Protocol):
+    """Decodes one frame at 1 / 2**levels of its size; see `Decode`."""
+
+    def __call__(self, codestream: Buffer, layout: PixelLayout, levels: int, *, trusted: bool) -> Decoded:
+        """Return the smaller frame, sides rounded up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """One transfer syntax.
 
     lossless    True or False by the syntax; None where the codestream decides
     encode      frame, layout -> codestream; None when this frame cannot be encoded exactly; absent when we only read
-    reduced     codestream, layout, levels -> a frame of ceil(size / 2**levels); absent when the syntax has no levels
+    reduced     codestream, layout, levels, trusted -> a frame of ceil(size / 2**levels); absent without levels
     """
 
     name: str
@@ -41,7 +48,7 @@ class Codec:
     lossless: bool | None
     decode: Decode
     encode: Callable[[Pixels, PixelLayout], bytes | None] | None = None
-    reduced: Callable[[Buffer, PixelLayout, int], Decoded] | None = None
+    reduced: DecodeReduced | None = None
 
 
 def bytes_like(codestream: Buffer) -> bytes:

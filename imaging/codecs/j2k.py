@@ -55,7 +55,7 @@ def encode(frame: Pixels, layout: PixelLayout) -> bytes | None:
         return None
 
 
-def decode_reduced(codestream: Buffer, layout: PixelLayout, levels: int) -> Decoded:
+def decode_reduced(codestream: Buffer, layout: PixelLayout, levels: int, *, trusted: bool) -> Decoded:
     """Return the frame at 1 / 2**levels of its size, decoding no more than that needs.
 
     Levels beyond those in the codestream are made up for by taking every second pixel.

@@ -20,6 +20,7 @@ MAX_BOUNDARY_CHARS = 200  # RFC 2046 says 70; some clients send more
 MAX_PADDING_BYTES = 256  # white space between a boundary and its line end
 MAX_PREAMBLE_BYTES = 65_536
 PIECE_BYTES = 256 << 10  # in which a body is sent
+_SECOND_PIECE_BYTES = 16 << 10
 _SMALL_BYTES = 4_096  # blocks and chunks up to this are cheaper to copy than to keep track of
 
 Body = Spooled
@@ -102,19 +103,23 @@ def multipart_related(parts: Iterable[tuple[Mapping[str, str], Iterable[bytes]]]
 
 
 def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in fewer pieces: small chunks are joined, large ones go out as they are."""
+    """Yield the same bytes in fewer pieces: small chunks are joined, large ones go out as they are.
+
+    The first piece is the first chunk, and each may be four times as large as the one before: who waits sees something.
+    """
     held: list[bytes] = []
-    size = 0
+    size, enough = 0, 1
     for chunk in chunks:
-        if len(chunk) < PIECE_BYTES:
+        if len(chunk) < enough:
             held.append(chunk)
             size += len(chunk)
-            if size < PIECE_BYTES:
+            if size < enough:
                 continue
             chunk = b""
         if held:
             yield b"".join(held)
             held, size = [], 0
+        enough = min(PIECE_BYTES, max(_SECOND_PIECE_BYTES, 4 * enough))
         if chunk:
             yield chunk
     if held:

@@ -9,6 +9,7 @@ python -m tests.benchmarks processing [N]      what MPR and MIP of N slices cost
 python -m tests.benchmarks searches [N]        FHIR searches at 10,000 and at N ImagingStudies (default 100,000)
 python -m tests.benchmarks qido [N]            QIDO-RS at 1,000 and at N studies (default 100,000)
 python -m tests.benchmarks writes [N]          what a create costs beside a bare transaction, on N of each
+python -m tests.benchmarks retrieval [N]       a study of N instances (default 5,000), many clients, pictures
 python -m tests.benchmarks films               what composing a film costs, and how busy an agent keeps its printer
 """
 
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import doors, films, growth, processing, qido, searches, stages, tasks, writes
+from tests.benchmarks import doors, films, growth, processing, qido, retrieval, searches, stages, tasks, writes
 
 PARTS = {
     "stages": stages.run,
@@ -28,6 +29,7 @@ PARTS = {
     "writes": writes.run,
     "qido": qido.run,
     "films": films.run,
+    "retrieval": retrieval.run,
 }
 
 

@@ -1,0 +1,98 @@
+"""What a study or a series holds, told by an index and by the summaries: cheap however large it is.
+
+A request that streams thousands of instances has to know before the first byte which there are, in which order, and
+of which kinds, since what can be given of an instance depends on its kind alone. Rows are read while others go out.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo.database import Database
+
+from imaging.archive.catalogue import INSTANCE_FIELDS, READING_ORDER, Document, Instance, instance_from_row
+from imaging.errors import AppError, Category
+
+KIND_FIELDS: Document = {
+    "stored_syntax": 1, "received.syntax": 1, "layout.keyword": 1, "layout.encapsulated": 1, "layout.bits_allocated": 1,
+    "has_frames": {"$ne": ["$frames", None]},
+}  # fmt: skip
+_FIRST, _MOST = 8, 200  # rows in one question: few at first, so that nothing waits for many
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The instances of a study or of one of its series.
+
+    version   changes with every change of the study's instances
+    members   (Series, SOP Instance UID) in reading order
+    samples   one instance of every kind there is
+    """
+
+    version: str
+    members: tuple[tuple[str, str], ...]
+    samples: tuple[Instance, ...]
+
+    @property
+    def sop_uids(self) -> list[str]:
+        """SOP Instance UIDs in reading order."""
+        return [uid for _, uid in self.members]
+
+
+def contents(database: Database[Any], study_uid: str, series_uid: str | None = None) -> Contents:
+    """Return what is there. Raises NOT_FOUND for nothing."""
+    # Before the rows: what is newer than its version is only looked at again.
+    study = database.studies.find_one({"_id": study_uid}, {"generation": 1, "marked_at": 1, "sampled": 1}) or {}
+    found = members(database, study_uid, series_uid)
+    wanted = {"study": study_uid, **({"_id": series_uid} if series_uid else {})}
+    uids: set[str] = set()
+    if study and study["generation"] == study.get("sampled"):
+        uids = {uid for row in database.series.find(wanted, {"samples": 1}) for uid in row["samples"]}
+    if not uids.intersection(uid for _, uid in found):  # images have just come or gone
+        uids = set(_samples_of_rows(database, study_uid, series_uid))
+    version = f"{study_uid} {study.get('generation', 0)} {study.get('marked_at', '')}"
+    here = [uid for _, uid in found if uid in uids]
+    return Contents(version, tuple(found), tuple(instances(database, here)))
+
+
+def members(database: Database[Any], study_uid: str, series_uid: str | None = None) -> list[tuple[str, str]]:
+    """Return (Series, SOP Instance UID) in reading order, from the index alone. Raises NOT_FOUND for none."""
+    wanted = {"study": study_uid, **({"series": series_uid} if series_uid else {})}
+    rows = database.instances.find(wanted, {"series": 1}, sort=READING_ORDER, hint="reading_order", batch_size=10_000)
+    found = [(row["series"], row["_id"]) for row in rows]
+    if not found:
+        raise AppError(Category.NOT_FOUND, "no instances", where=series_uid or study_uid)
+    return found
+
+
+def instances(database: Database[Any], sop_uids: Sequence[str]) -> Iterator[Instance]:
+    """Yield the instances in the order asked, read as they are taken. Raises NOT_FOUND for one that is gone."""
+    return (instance_from_row(row) for row in rows_of(database, sop_uids, INSTANCE_FIELDS))
+
+
+def rows_of(database: Database[Any], sop_uids: Sequence[str], fields: Document) -> Iterator[Document]:
+    """Yield rows in the order asked, a growing number at a time. Raises NOT_FOUND for one that is gone."""
+    start, size = 0, _FIRST
+    while start < len(sop_uids):
+        some = sop_uids[start : start + size]
+        found = {row["_id"]: row for row in database.instances.find({"_id": {"$in": list(some)}}, fields)}
+        for uid in some:
+            if uid not in found:
+                raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=uid)
+            yield found[uid]
+        start, size = start + size, min(2 * size, _MOST)
+
+
+def samples(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return one SOP Instance UID for every kind among rows that have `KIND_FIELDS`."""
+    found: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        layout = row.get("layout") or {}
+        pixels = (layout.get("keyword"), layout.get("encapsulated"), layout.get("bits_allocated"), row["has_frames"])
+        found.setdefault((row["stored_syntax"], row["received"]["syntax"], *pixels), row["_id"])
+    return list(found.values())
+
+
+def _samples_of_rows(database: Database[Any], study_uid: str, series_uid: str | None) -> list[str]:
+    wanted = {"study": study_uid, **({"series": series_uid} if series_uid else {})}
+    return samples(database.instances.find(wanted, KIND_FIELDS))
