@@ -452,9 +452,10 @@ def values_given(resource: Any, query: list[tuple[str, str]]) -> dict[str, list[
         if name not in GENERAL:
             found.setdefault(name, []).append(text)
     if isinstance(resource, dict) and resource.get("resourceType") == "Parameters":
-        for each in resource.get("parameter", ()):
-            if not isinstance(each, dict):
-                raise AppError(Category.INVALID, "a parameter is a JSON object", where="Parameters.parameter")
+        rows = resource.get("parameter", [])
+        if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
+            raise AppError(Category.INVALID, "parameters are a list of JSON objects", where="Parameters.parameter")
+        for each in rows:
             value = each.get("resource", next((item for name, item in each.items() if name.startswith("value")), None))
             found.setdefault(str(each.get("name", "")), []).append(value)
     elif resource is not None:

@@ -218,7 +218,7 @@ class _Search:
             return self._computed(computed, condition, beyond, count, fields)
         whole = {"$and": [condition, *beyond]} if beyond else condition
         found = self._collection.find(whole, fields).sort(list(self._order)).limit(count).max_time_ms(MAX_TIME_MS)
-        return list(found.batch_size(count))
+        return found.batch_size(count).to_list()
 
     def _computed(
         self, keys: Filter, condition: Filter, beyond: list[Filter], count: int, fields: dict[str, int]

@@ -32,8 +32,8 @@ START = datetime(2010, 1, 1, tzinfo=UTC)
 SEARCHES: dict[str, list[tuple[str, str]]] = {
     "patient": [("patient", "Patient/77")],
     "identifier": [("identifier", "urn:dicom:uid|urn:oid:1.2.777")],
-    "modality, a month, newest first, with endpoints": [
-        *(("modality", "CT"), ("started", "ge2012-03"), ("started", "lt2012-04"), ("_sort", "-started")),
+    "modality, half a year, newest first, with endpoints": [
+        *(("modality", "CT"), ("started", "ge2012-01"), ("started", "lt2012-07"), ("_sort", "-started")),
         ("_include", "ImagingStudy:endpoint"),
     ],
     "modality, newest first": [("modality", "MR"), ("_sort", "-started")],

@@ -6,7 +6,7 @@
 import os
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import orjson
@@ -17,8 +17,9 @@ from pymongo import MongoClient
 
 from fhir_server.access.contracts import Right
 from fhir_server.model import json
-from fhir_server.model.definitions import resource_types
+from fhir_server.model.definitions import parameters, resource_types
 from fhir_server.model.xml import to_xml
+from fhir_server.rest.operations import OPERATIONS
 from tests.support.doors import Caller, Doors, opened
 from tests.support.least import least
 from tests.support.resources import resources
@@ -180,6 +181,66 @@ def bundles(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+MODIFIERS = st.sampled_from(
+    [
+        "", "", "", ":exact", ":contains", ":text", ":not", ":missing", ":above", ":below", ":in", ":not-in",
+        ":identifier",
+        ":of-type", ":Patient", ":iterate", ":$ne", ":", ".name", ".identifier:exact", ":Patient.name", ".nothing",
+    ]
+)  # fmt: skip
+VALUES = (
+    st.sampled_from(["eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap", "x", ""]).flatmap(
+        lambda prefix: (TEXTS | st.dates().map(str) | st.floats().map(str) | st.integers().map(str)).map(prefix.__add__)
+    )
+    | st.tuples(TEXTS, TEXTS, TEXTS).map("|".join)
+    | st.lists(TEXTS, max_size=3).map(",".join)
+    | st.tuples(TEXTS, TEXTS).map("$".join)
+    | st.sampled_from(
+        [
+            "5.4|http://unitsofmeasure.org|mg", "5|http://unitsofmeasure.org|[", "1e400||kg", "52|13|5|km", "91|0|1",
+            "9999-12-31T23:59:60Z", "0000", "2020-02-30", "http://hl7.org/fhir/ValueSet/link-type", "(a+)+$", "\\",
+            "a\\,b",
+            "family eq \"x\" and (birthdate gt 2020 or not (gender eq male))", "((((((((((((((", "Patient/1/_history/9",
+        ]
+    )
+)  # fmt: skip
+OF_ALL = [
+    "_id",
+    "_lastUpdated",
+    "_tag",
+    "_profile",
+    "_security",
+    "_source",
+    "_filter",
+    "_has",
+    "_list",
+    "_sort",
+    "_text",
+]
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> tuple[str, list[tuple[str, str]]]:
+    """A type and criteria by parameters that it has, with modifiers and values that may fit or not."""
+    kind = draw(KIND)
+    names = st.sampled_from([*sorted(parameters(kind)), *OF_ALL, "_has:Observation:subject:code", "_include"])
+    return kind, draw(st.lists(st.tuples(st.builds(str.__add__, names, MODIFIERS), VALUES), min_size=1, max_size=3))
+
+
+@st.composite
+def invocations(draw: st.DrawFn) -> tuple[str, str, Any]:
+    """An operation at an address, and what is sent to it."""
+    operation = draw(st.sampled_from(OPERATIONS))
+    kind = draw(st.sampled_from(sorted(operation.types)) if operation.types else KIND)
+    place = draw(st.sampled_from([kind, f"{kind}/known", f"{kind}/{quote(draw(ID))}"]))
+    rows: list[Any] = []
+    for name in draw(st.lists(st.sampled_from([*sorted(operation.parameters), "x"]), max_size=3)):
+        value = draw(st.sampled_from(["valueString", "valueUri", "valueCode", "valueInteger", "valueMeta", "resource"]))
+        rows.append({"name": name, value: draw(NASTY | st.just(least(kind)))})
+    sent = {"resourceType": "Parameters", "parameter": rows} if draw(st.booleans()) else least(kind)
+    return draw(st.sampled_from(["GET", "POST"])), f"/fhir/{place}/${operation.name}", draw(damaged(sent))
+
+
 def check(response: Any) -> None:
     """No fault; and every refusal is an OperationOutcome."""
     assert response.status_code < 500 or response.status_code == 501, response.text
@@ -206,6 +267,33 @@ def test_whatever_is_written_is_done_or_refused_without_a_trace(doors, everythin
 
     check(response)
     assert response.status_code < 400 or stored(doors) == before
+
+
+@LONG
+@given(searches(), st.sampled_from(["get", "post", "compartment", "batch"]), st.booleans())
+def test_whatever_is_searched_is_found_or_refused(everything, search, way, lenient):
+    kind, criteria = search
+    headers = {"Prefer": "handling=lenient"} if lenient else {}
+    if way == "post":
+        response = everything.call("POST", f"/fhir/{kind}/_search", data=dict(criteria), headers=headers)
+    elif way == "batch":
+        request = {"method": "GET", "url": f"{kind}?{urlencode(criteria)}"}
+        whole = {"resourceType": "Bundle", "type": "batch", "entry": [{"request": request}]}
+        response = everything.post("/fhir", whole, headers=headers)
+        assert response.json["entry"][0]["response"]["status"][:3] != "500", response.text
+    else:
+        path = f"/fhir/Patient/known/{kind}" if way == "compartment" else f"/fhir/{kind}"
+        response = everything.get(path, query_string=criteria, headers=headers)
+
+    check(response)
+
+
+@LONG
+@given(invocations())
+def test_whatever_operation_is_asked_for_is_done_or_refused(everything, invocation):
+    method, path, sent = invocation
+
+    check(everything.call(method, path, json=sent if method == "POST" else None))
 
 
 @LONG
