@@ -132,6 +132,61 @@ def test_a_bad_address_is_refused_soon(both: Caller, address: str):
     assert time.monotonic() - begun < SOON_S
 
 
+REPEATED = {
+    # Texts that make a pattern with repetitions within repetitions look for hours, by the type of the value.
+    "valueBase64Binary": ["A" * 200_001, " " * 200_000 + "!", "AAAA " * 40_000 + "!"],
+    "valueCode": ["a " * 100_000, "a  a" * 50_000],
+    "valueId": ["a" * 200_000],
+    "valueOid": ["urn:oid:1" + ".10" * 60_000 + "x"],
+    "valueUuid": ["urn:uuid:" + "0" * 200_000],
+    "valueUri": ["a" * 200_000 + " x"],
+    "valueUrl": ["http://" + "a." * 100_000 + " "],
+    "valueCanonical": ["http://x|" * 20_000 + "\t"],
+    "valueDate": ["2020-" * 40_000],
+    "valueDateTime": ["2020-01-01T00:00:00." + "0" * 200_000, "2020-01-01T" + "00:" * 60_000],
+    "valueInstant": ["2020-01-01T00:00:00." + "1" * 200_000 + "X"],
+    "valueTime": ["00:00:00." + "9" * 200_000 + "Z"],
+    "valueString": ["a" * 200_000 + "\x01"],
+    "valueMarkdown": ["\n" * 200_000 + "\x01"],
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_value_that_a_pattern_could_be_lost_in_is_refused_soon(doors: Doors, both: Caller, name: str):
+    before = doors.server.database["history"].count_documents({})
+
+    for text in REPEATED[name]:
+        begun = time.monotonic()
+        patient = {"resourceType": "Patient", "extension": [{"url": "http://x", name: text}]}
+        response = both.post("/fhir/Patient", patient)
+
+        assert response.status_code == 400, response.text[:500]
+        assert response.json["issue"][0]["expression"] == ["Patient.extension[0]." + name]
+        assert len(response.data) < 10_000
+        assert time.monotonic() - begun < SOON_S
+
+    assert doors.server.database["history"].count_documents({}) == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "name:contains=(a%2B)%2B%24",
+        "name:contains=" + "a*" * 500,
+        "identifier:text=(.*)*x",
+        '_filter=name co "(a%2B)%2B"',
+    ],
+)
+def test_a_pattern_that_is_searched_for_is_only_a_text(both: Caller, query: str):
+    both.post("/fhir/Patient", {"resourceType": "Patient", "name": [{"family": "a" * 500 + "!"}]})
+    begun = time.monotonic()
+
+    found = both.get(f"/fhir/Patient?{query}")
+
+    assert (found.status_code, found.json["total"]) == (200, 0)
+    assert time.monotonic() - begun < SOON_S
+
+
 def test_operators_in_values_are_only_values(both: Caller):
     name = {"family": "$where", "given": ["$gt", "a.b", "{$ne: 1}"]}
     extension = {"url": "$set", "valueString": "$unset"}

@@ -507,6 +507,35 @@ def test_transactions_that_meet_are_all_done_one_after_another(both):
     assert {version(both, key) for key in keys} == {'W/"9"'}
 
 
+# ---- compartments
+
+
+@pytest.mark.parametrize("kind", ["batch", "transaction"])
+def test_a_compartment_is_searched_by_an_entry(both, kind):
+    key = f"Patient/{made(both, patient())['id']}"
+    about, other = made(both, observation(key)), made(both, observation(key, status="amended"))
+    made(both, observation("Patient/somebody"))
+
+    answers = done(
+        both,
+        kind,
+        entry("GET", f"{key}/Observation"),
+        entry("GET", f"{key}/Observation?status=amended"),
+        entry("GET", f"{FHIR}/{key}/*?_type=Observation&_sort=_lastUpdated"),
+        entry("GET", f"{key}/ImagingStudy?_summary=count"),
+    )
+
+    found = [[one["resource"]["id"] for one in each["resource"].get("entry", ())] for each in answers]
+    assert found == [[other["id"], about["id"]], [other["id"]], [about["id"], other["id"]], []]
+    assert answers[3]["resource"]["total"] == 0
+
+
+def test_a_compartment_that_there_is_none_of_is_404(both):
+    [answer] = done(both, "batch", entry("GET", "Organization/1/ImagingStudy"))
+
+    assert statuses([answer]) == ["404"]
+
+
 # ---- operations
 
 
