@@ -15,7 +15,7 @@ Nothing here knows where pictures come from or who ordered them.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -28,6 +28,7 @@ from imaging.parameters import Parameter, build, describe
 MOST_TICKET = 40_000  # characters
 MOST_KEY = 64
 MOST_ATTACHED = 16 << 20  # bytes
+MOST_BEGUN = 128 << 20  # bytes of pictures that are loaded before a job is printed
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
@@ -93,6 +94,19 @@ class Job:
     def pages(self, first: int = 1) -> Iterator[Page]:
         """Yield the composed pages from number `first` on, one in memory at a time."""
         return pages(self.sheets, self.pictures, first=first)
+
+
+def begun(job: Job, most_bytes: int = MOST_BEGUN) -> Job:
+    """Return a job with the pictures of its first page loaded, in order, until they take more than `most_bytes`."""
+    there: list[Callable[[], Picture]] = []
+    size = 0
+    for load in job.pictures[: len(job.sheets.image_boxes())]:
+        if size > most_bytes:
+            break
+        picture = load()
+        size += picture.greys.nbytes
+        there.append(lambda picture=picture: picture)  # type: ignore[misc]
+    return replace(job, pictures=[*there, *job.pictures[len(there) :]])
 
 
 class Reporting(StrEnum):

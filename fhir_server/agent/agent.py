@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from fhir_server.hardcopy.press import abandon, press
 from fhir_server.model import json
 from fhir_server.model.task import PROGRESS, WAITING, Json, Status, is_over, status_of
 from imaging.errors import AppError, Category
-from imaging.printer import Attachment, Capabilities, Job, Outcome, Printer, Progress
+from imaging.printer import Attachment, Capabilities, Job, Outcome, Printer, Progress, begun
 from imaging.printer import State as PrinterState
 from imaging.printer import Status as PrinterStatus
 
@@ -46,7 +47,7 @@ _FINAL = frozenset(
 class Pace:
     """How the agent works.
 
-    ahead         orders that are fetched before the printer is free for them
+    ahead         orders that are fetched before the printer is free for them; the next one is decoded, too
     in_flight     jobs that the printer has at a time
     poll_s        between two looks for orders; doubles up to `longest_s` while the server is away
     ask_s         between two questions what became of a job
@@ -83,6 +84,7 @@ class Agent:
         self._to_print, self._to_fetch, self._to_report = (threading.Event() for _ in range(3))
         self._claiming = threading.Lock()
         self._beaten: dict[str, float] = {}  # id -> monotonic s of the last sign of life
+        self._prepared: tuple[str, Job | None] = "", None  # the next order, while another one is printed
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; return when what is being done at that moment is done."""
@@ -123,11 +125,14 @@ class Agent:
         for held in self._state.orders():
             self._fetch(held)
         self._capabilities()
+        self._prepare()
         for task in self._server.orders():
             if self._stopping.is_set() or self._lying() >= self._pace.ahead:
                 break
             if not self._state.holds(task["id"]):
                 self._take(task)
+                self._prepare()
+        self._prepare()
         return self._pace.poll_s
 
     def _take(self, task: Json) -> None:
@@ -167,6 +172,23 @@ class Agent:
         held.fetched(self._base)
         self._to_print.set()
 
+    def _prepare(self) -> None:
+        """Make the job of the next order, so that the printer need not wait for it; of one, as it takes memory."""
+        following = next(iter(self._ready()), None)
+        if following is None or self._prepared[0] == following.id:
+            return
+        self._prepared = following.id, None  # tried once: what is wrong with it is said when its turn comes
+        with suppress(AppError):
+            self._prepared = following.id, begun(self._job(following))
+
+    def _ready(self) -> list[Held]:
+        """Return the orders that can be given to the printer, the next one first."""
+        ready = [
+            each for each in self._state.orders()
+            if each.is_fetched and each.outcome is None and not each.ticket() and not each.is_unwanted
+        ]  # fmt: skip
+        return sorted(ready, key=lambda each: order_of(each.task).priority != "HIGH")
+
     def _lying(self) -> int:
         """Return how many orders lie here that were not given to the printer."""
         return sum(held.outcome is None and not held.ticket() for held in self._state.orders())
@@ -189,9 +211,7 @@ class Agent:
         if self._is_suspended:
             return self._pace.ask_s
         flying = sum(bool(each.ticket()) for each in open_ones if each.folder.exists() and each.outcome is None)
-        waiting = [each for each in open_ones if each.folder.exists() and not each.ticket()]
-        ready = [each for each in waiting if each.is_fetched and each.outcome is None]
-        for held in sorted(ready, key=lambda each: order_of(each.task).priority != "HIGH"):
+        for held in self._ready():
             if self._stopping.is_set() or flying >= self._pace.in_flight:
                 break
             self._advance(held)
@@ -205,7 +225,7 @@ class Agent:
             self._give_up(held)
             return
         try:
-            outcome = press(self._printer, lambda: self._job(held), held, hear=lambda _: self._to_report.set())
+            outcome = press(self._printer, lambda: self._prepared_job(held), held, hear=lambda _: self._to_report.set())
         except AppError as error:
             if error.category is Category.BUSY:
                 log.info("the printer is waited for", extra={"task": held.id, "reason": error.message})
@@ -237,6 +257,13 @@ class Agent:
         if outcome.progress not in (Progress.PRINTING, Progress.PENDING):
             held.end(outcome)
             self._to_report.set()
+
+    def _prepared_job(self, held: Held) -> Job:
+        identifier, job = self._prepared
+        if identifier != held.id or job is None:
+            return self._job(held)
+        self._prepared = held.id, None
+        return job
 
     def _job(self, held: Held) -> Job:
         task = held.task

@@ -8,7 +8,7 @@ import pytest
 from imaging.errors import AppError, Category
 from imaging.film import Fit, Medium, Picture, Sheets
 from imaging.film.gsdf import Densities
-from imaging.printer import Attachment, Capabilities, Job
+from imaging.printer import Attachment, Capabilities, Job, begun
 
 FILM = Capabilities(
     film_sizes=("14INX17IN", "A4"),
@@ -93,3 +93,27 @@ def test_pages_begin_where_a_job_goes_on():
     pages = three.pages(first=3)
 
     assert [(page.number, page.of) for page in pages] == [(3, 3)]
+
+
+def test_a_job_that_is_begun_has_its_first_page_at_hand_and_loads_the_rest_when_its_turn_comes():
+    loaded: list[int] = []
+    grey = [Picture(np.full((4, 4), n / 10, dtype=np.float32)) for n in range(10)]
+    loads = [lambda n=n: loaded.append(n) or grey[n] for n in range(10)]
+    sheets = Sheets(dots_per_inch=72, display_format="STANDARD\\2,2")
+
+    made = begun(Job("order-1", sheets, loads))
+    at_first = list(loaded)
+    found = [load() for load in made.pictures]
+
+    assert at_first == [0, 1, 2, 3]
+    assert loaded == list(range(10))
+    assert all(one is other for one, other in zip(found, grey, strict=True))
+
+
+def test_pictures_that_take_more_than_is_allowed_are_not_loaded_before_their_turn():
+    loaded: list[int] = []
+    loads = [lambda n=n: loaded.append(n) or BLANK for n in range(10)]
+
+    begun(Job("order-1", Sheets(dots_per_inch=72, display_format="STANDARD\\2,2"), loads), most_bytes=100)
+
+    assert loaded == [0, 1]  # of 64 bytes each
