@@ -519,11 +519,24 @@ SETTINGS: tuple[Setting, ...] = (
         "About how much is fetched from one source in a day (UTC); 0: any amount.",
     ),
     # --- DICOM without the web
-    Setting("dimse.host", "127.0.0.1", _host, "", "Address that `dimse` listens on. DICOM is not encrypted here."),
+    Setting("dimse.host", "127.0.0.1", _host, "", "Address that `dimse` listens on."),
     Setting("dimse.port", "11112", _integer(0, 65_535), "", "Port that `dimse` listens on, 0 for a free one."),
     Setting("dimse.title", "FHIRPRINT", _text, "", "Application entity title of the printer that modalities see."),
     Setting("dimse.associations", "10", _integer(1, 1_000), "", "Modalities that may print at a time."),
     Setting("dimse.idle_s", "60", _number(1, 3_600), "s", "Longest silence of a modality before it is cut off."),
+    Setting(
+        "dimse.tls_certificate", "", _optional_path, "",
+        "PEM file of the certificate that `dimse` shows, with those between it and its authority; with it, `dimse` "
+        "listens over TLS alone. Empty: DICOM is not encrypted.",
+    ),
+    Setting(
+        "dimse.tls_key", "", _optional_path, "",
+        "PEM file of the key to that certificate, without a password; empty: it is in the same file.",
+    ),
+    Setting(
+        "dimse.tls_clients", "", _optional_path, "",
+        "PEM file of the authorities whose certificates modalities have to show; empty: they are asked for none.",
+    ),
     # --- logs
     Setting(
         "log.level", "info", _choice("debug", "info", "warning", "error"), "",

@@ -4,13 +4,17 @@ import logging
 import signal
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from fhir_server import logs
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
-from imaging.errors import AppError
+from imaging.errors import AppError, Category
+
+if TYPE_CHECKING:
+    from imaging.dimse.tls import Identity
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +29,7 @@ def dimse(config: Config) -> None:
     """Be a DICOM film printer for modalities, whose films are stored and ordered as hard copies.
 
     Only modalities that `fhir-imaging modality add` registered may print. Works beside a running server, which prints.
-    What comes is not encrypted: keep it within a network that is trusted.
+    Without the setting `dimse.tls_certificate` what comes is not encrypted: keep it within a network that is trusted.
 
     \b
     Example:
@@ -48,10 +52,11 @@ def dimse(config: Config) -> None:
         scp = PrintScp(
             Backing(desk.admit, desk.accept, desk.outcome, desk.status), title=config["dimse.title"],
             address=(config["dimse.host"], config["dimse.port"]), most_associations=config["dimse.associations"],
-            idle_s=config["dimse.idle_s"],
+            idle_s=config["dimse.idle_s"], tls=_identity(config),
         )  # fmt: skip
         port = scp.start()
-        click.echo(f"Modalities print on {config['dimse.title']} at {config['dimse.host']}:{port}. Ctrl-C stops.")
+        how = " over TLS" if config["dimse.tls_certificate"] else ""
+        click.echo(f"Modalities print on {config['dimse.title']} at {config['dimse.host']}:{port}{how}. Ctrl-C stops.")
         try:
             while not stopping.wait(_REPORT_S):
                 # The outermost door of this loop: what could not be asked now is asked again.
@@ -62,6 +67,17 @@ def dimse(config: Config) -> None:
                     log.warning("print jobs could not be looked at", extra={"reason": str(error)})
         finally:
             scp.stop()
+
+
+def _identity(config: Config) -> "Identity | None":
+    """Return what the listener shows and whom it believes, None for no TLS. Raises INVALID for half of it."""
+    from imaging.dimse.tls import Identity
+
+    certificate, key, clients = (config[f"dimse.{name}"] for name in ("tls_certificate", "tls_key", "tls_clients"))
+    if certificate is None and (key or clients):
+        message = "a key and clients' authorities are for TLS, which needs a certificate"
+        raise AppError(Category.INVALID, message, where="dimse.tls_certificate")
+    return Identity(certificate, key, clients) if certificate else None
 
 
 @click.group()

@@ -52,6 +52,7 @@ Printing on film printers, and being one for modalities. This page is written fr
 
 The kind [`dicom`](printers.md#dicom) of printers. Tested on DCMTK's `dcmprscp`, whose stored prints are compared pixel
 by pixel, and on a printer with many a weakness: `tests/conformance/test_film_printing.py`.
+Over TLS: `tests/conformance/test_print_tls.py`.
 """
 
 _RULES_OF_SCU = f"""
@@ -65,7 +66,9 @@ _RULES_OF_SCU = f"""
 _SCP_HEAD = """## As a provider (SCP)
 
 What a modality sees of `imaging/dimse/print_scp.py`. Tested with DCMTK's `dcmpsprt` and `dcmprscu`, with our own SCU,
-and with modalities of bad manners: `tests/conformance/test_print_scp.py`, `tests/unit/test_print_session.py`.
+and with modalities of bad manners: `tests/conformance/test_print_scp.py`, `tests/unit/test_print_session.py`. Through a
+whole server onto `dcmprscp`, pixel by pixel: `tests/system/test_film_desk.py`. Over TLS:
+`tests/conformance/test_print_tls.py`.
 """
 
 _RULES_OF_SCP = f"""
@@ -77,6 +80,20 @@ _RULES_OF_SCP = f"""
 * At most {print_session.MOST_FILM_BOXES} film boxes in a session, {print_scp.MOST_MESSAGE >> 20} MiB in a message,
   {print_session.MOST_BYTES >> 20} MiB of pixels waiting in an association.
 * Pixels: 8 bits, or 9 to 16 bits in 16; MONOCHROME1, MONOCHROME2; RGB by pixel or by plane.
+"""
+
+
+_TLS = """
+## Security
+
+Both sides speak DICOM over TLS 1.2 or 1.3 where configured, with cipher suites of the BCP 195 profile (PS3.15 B.9).
+
+* As a user: `tls` of the printer. Its certificate has to be signed by an authority that is believed, and to name the
+  `host`; otherwise nothing is sent. Our own certificate is shown where one is configured.
+* As a provider: `dimse.tls_certificate`. With `dimse.tls_clients`, modalities that show no certificate of these
+  authorities get no association. Titles and addresses are checked besides.
+* Certificates are read at each association as a user, and at the start as a provider: after a new one, start
+  `fhir-imaging dimse` again.
 """
 
 
@@ -97,7 +114,7 @@ def conformance_page() -> str:
         *_classes(_SCP),
         _RULES_OF_SCP.rstrip(),
         *attributes,
-        "",
+        _TLS,
     ]
     return "\n".join(lines)
 

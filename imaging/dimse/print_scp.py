@@ -25,6 +25,7 @@ from imaging.dimse import MOST_PDU, answer_at_once, bound
 from imaging.dimse import print_terms as terms
 from imaging.dimse.exchange import Exchange
 from imaging.dimse.print_session import Film, PrintSession, Services, job_attributes, printer_attributes
+from imaging.dimse.tls import Identity, listening
 from imaging.errors import AppError, Category
 from imaging.printer import Outcome, Progress, State, Status
 
@@ -80,8 +81,10 @@ class PrintScp:
 
     def __init__(
         self, backing: Backing, *, title: str, address: tuple[str, int], most_associations: int = 10,
-        idle_s: float = 60.0, printer_name: str = "",
+        idle_s: float = 60.0, printer_name: str = "", tls: Identity | None = None,
     ) -> None:  # fmt: skip
+        """Prepare; with `tls`, it listens over that alone. Raises INVALID for files that it cannot use."""
+        self._tls = listening(tls, patience_s=idle_s) if tls else None
         self._backing = backing
         self._address = address
         self._printer_name = printer_name or title
@@ -111,7 +114,9 @@ class PrintScp:
             (evt.EVT_N_DELETE, self._delete),
         ]
         try:
-            self._server = self._entity.start_server(self._address, block=False, evt_handlers=handlers)
+            self._server = self._entity.start_server(
+                self._address, block=False, evt_handlers=handlers, ssl_context=self._tls
+            )  # fmt: skip
         except OSError as error:
             message = f"port {self._address[1]} cannot be opened: {error.strerror}"
             raise AppError(Category.BUSY, message, where="print-scp") from error

@@ -23,6 +23,7 @@ from pynetdicom.presentation import PresentationContext
 from imaging.dimse import MOST_PDU, answer_at_once, bound
 from imaging.dimse import print_terms as terms
 from imaging.dimse.exchange import Exchange
+from imaging.dimse.tls import Identity, calling
 from imaging.errors import AppError, Category
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +31,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Where a printer is, and how long it may take. Application entity titles of 1 to 16 characters."""
+    """Where a printer is, and how long it may take. Application entity titles of 1 to 16 characters.
+
+    tls   who we are and whom we believe over TLS; None connects without
+    """
 
     host: str
     port: int
@@ -39,6 +43,7 @@ class Peer:
     connect_s: float
     answer_s: float
     implicit_only: bool = False
+    tls: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +198,14 @@ def associate(
         heard(Event(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), request.EventTypeID, ds))
         return terms.SUCCESS, None
 
+    context = calling(peer.tls) if peer.tls else None
     association = entity.associate(
         peer.host, peer.port, ae_title=peer.called, max_pdu=MOST_PDU,
-        evt_handlers=[(evt.EVT_N_EVENT_REPORT, handle)],
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, handle)], tls_args=(context, peer.host) if context else None,
     )  # fmt: skip
     if not association.is_established:
+        if context and context.trouble:
+            raise AppError(Category.FORBIDDEN, f"the printer cannot be trusted: {context.trouble}", where="printer")
         raise _refused(association)
     answer_at_once(association)
     bound(association)

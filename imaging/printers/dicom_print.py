@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 from pydicom.uid import generate_uid
@@ -12,6 +13,7 @@ from imaging.dimse import print_terms as terms
 from imaging.dimse.print_job import MOST_PAGES, By, Layout, Manner, Scale, Sending, Ticket, follow, status_of
 from imaging.dimse.print_requests import Lut
 from imaging.dimse.print_scu import Peer, associate
+from imaging.dimse.tls import Identity
 from imaging.errors import AppError, Category
 from imaging.film.layout import FILM_SIZES, INCH, Medium
 from imaging.parameters import Says
@@ -77,6 +79,14 @@ class DicomPrinter(Printer):
     print_jobs: Annotated[bool, Says("whether to follow print jobs, where the printer has them")] = True
     may_substitute: Annotated[bool, Says("whether it may put something else in place of what is ordered")] = False
     implicit_only: Annotated[bool, Says("whether it understands Implicit VR Little Endian only")] = False
+    tls: Annotated[bool, Says("whether it is reached over TLS; its certificate names its `host`")] = False
+    ca_file: Annotated[
+        str, Says("over TLS, PEM file of the authorities that signed its certificate; the system's without", high=4_000)
+    ] = ""
+    tls_certificate: Annotated[
+        str, Says("over TLS, PEM file of our own certificate, where it asks for one", high=4_000)
+    ] = ""
+    tls_key: Annotated[str, Says("PEM file of the key to it, unless that is in the same", high=4_000)] = ""
     wait_s: Annotated[float, Says("how long print jobs are waited for after the last page", "s", 0, 3_600)] = 30.0
     connect_s: Annotated[float, Says("how long to wait for an association", "s", 1, 300)] = 10.0
     answer_s: Annotated[float, Says("how long to wait for an answer", "s", 1, 3_600)] = 120.0
@@ -88,6 +98,7 @@ class DicomPrinter(Printer):
             (set(self.film_sizes) <= set(FILM_SIZES), f"unknown; there are {sizes}", "film_sizes"),
             (self.grey or self.colour, "grey or colour expected", "grey"),
             (len(self.densities) in (0, 2), "two densities, or none, expected", "densities"),
+            (self.tls or not (self.ca_file or self.tls_certificate), "only over TLS; say `tls` as well", "tls"),
             (len(self._matrices()) == len(self.matrix), "film sizes with pixels as `14INX17IN 4256x5174`", "matrix"),
         )
         for holds, message, where in checks:
@@ -179,8 +190,9 @@ class DicomPrinter(Printer):
     @property
     def _peer(self) -> Peer:
         return Peer(
-            self.host, self.port, self.called_ae, self.calling_ae, self.connect_s, self.answer_s, self.implicit_only
-        )
+            self.host, self.port, self.called_ae, self.calling_ae, self.connect_s, self.answer_s, self.implicit_only,
+            Identity(_file(self.tls_certificate), _file(self.tls_key), _file(self.ca_file)) if self.tls else None,
+        )  # fmt: skip
 
     def _manner(self, job: Job) -> Manner:
         across, down = self._matrices().get(job.sheets.film_size, (0, 0))
@@ -209,3 +221,7 @@ class DicomPrinter(Printer):
             sides = zip(FILM_SIZES[size], pixels, strict=True)
             lost.extend((side - count / self.dots_per_inch * INCH) / 2 for side, count in sides)
         return round(max(lost), 3)
+
+
+def _file(path: str) -> Path | None:
+    return Path(path) if path else None

@@ -26,7 +26,7 @@ Directory = {folder}/database
 Directory = {folder}/lut
 [NETWORK]
 aetitle = {title}
-[[COMMUNICATION]]
+{tls}[[COMMUNICATION]]
 [PRINTER]
 Aetitle = FHIRPRINT
 Description = we
@@ -42,20 +42,37 @@ SupportsPresentationLUT = true
 SupportsTrim = true
 SupportsImageSize = true
 Annotation = 2\\ANNOTATION\\1
+{uses_tls}"""
+# What either of DCMTK's programs needs for TLS; the files are those of `tests.support.certificates`.
+TLS_GENERAL = """[TLS]
+TLSDirectory = {tls}
+CACertificateDirectory = {tls}/authorities
+UsePEMFormat = true
+"""
+TLS_PEER = """UseTLS = true
+TLSProfile = BCP195
+PeerAuthentication = REQUIRE
+Certificate = certificate.pem
+PrivateKey = key.pem
 """
 
 
 @dataclass(frozen=True)
 class DcmtkModality:
-    """One that prints on a print SCP at a port of this machine. `folder` is its own."""
+    """One that prints on a print SCP at a port of this machine. `folder` is its own; `tls` that of its certificate."""
 
     folder: Path
     port: int
+    tls: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("spool", "database", "lut"):
             (self.folder / name).mkdir(parents=True)
-        self._configuration.write_text(_CONFIGURATION.format(folder=self.folder, port=self.port, title=TITLE))
+        tls = TLS_GENERAL.format(tls=self.tls) if self.tls else ""
+        configuration = _CONFIGURATION.format(
+            folder=self.folder, port=self.port, title=TITLE, tls=tls, uses_tls=TLS_PEER if self.tls else ""
+        )
+        self._configuration.write_text(configuration)
 
     @property
     def _configuration(self) -> Path:

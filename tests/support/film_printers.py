@@ -22,6 +22,7 @@ from pynetdicom.dsutils import encode
 
 from imaging.dimse import answer_at_once
 from imaging.dimse import print_terms as terms
+from tests.support.film_modality import TLS_GENERAL, TLS_PEER
 
 HAS_DCMPRSCP = shutil.which("dcmprscp") is not None
 NEEDS_DCMPRSCP = "needs the package dcmtk (dcmprscp)"
@@ -39,7 +40,7 @@ Directory = {folder}/database
 Directory = {folder}/lut
 [NETWORK]
 aetitle = DCMPSTATE
-[[COMMUNICATION]]
+{tls}[[COMMUNICATION]]
 [PRINTER]
 Aetitle = {title}
 Description = film printer of the tests
@@ -63,7 +64,7 @@ SupportsDecimateCrop = true
 SupportsImageSize = true
 SupportsPresentationLUT = true
 SupportsTrim = true
-"""
+{uses_tls}"""
 
 
 def free_port() -> int:
@@ -111,12 +112,16 @@ class DcmtkPrinter:
 
 
 @contextmanager
-def dcmtk_printer(folder: Path) -> Iterator[DcmtkPrinter]:
+def dcmtk_printer(folder: Path, tls: Path | None = None) -> Iterator[DcmtkPrinter]:
+    """Run dcmprscp; `tls` is the folder of its certificate."""
     port = free_port()
     for name in ("spool", "database", "lut"):
         (folder / name).mkdir(parents=True)
     configuration = folder / "dcmpstat.cfg"
-    configuration.write_text(_CONFIGURATION.format(folder=folder, title=TITLE, port=port))
+    general, uses_tls = (TLS_GENERAL.format(tls=tls), TLS_PEER) if tls else ("", "")
+    configuration.write_text(
+        _CONFIGURATION.format(folder=folder, title=TITLE, port=port, tls=general, uses_tls=uses_tls)
+    )
     program = ["dcmprscp", "-c", str(configuration), "-p", "PRINTER", "-q"]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

@@ -1,14 +1,18 @@
 """Modalities print through a running server: what they put on film is stored, ordered, printed, and told back."""
 
+import re
+import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 from PIL import Image
 from pydicom import dcmread
 
@@ -18,6 +22,7 @@ from imaging.film import Medium, Picture, Sheets
 from imaging.printer import Job, Progress
 from imaging.printers import printers
 from tests.support.agents import Site
+from tests.support.certificates import identity
 from tests.support.film_modality import HAS_DCMTK, NEEDS_DCMTK, DcmtkModality
 from tests.support.film_modality import TITLE as MODALITY_TITLE
 from tests.support.film_printers import HAS_DCMPRSCP, NEEDS_DCMPRSCP, DcmtkPrinter, dcmtk_printer
@@ -64,12 +69,21 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def port(at: Site) -> Iterator[int]:
+    with listening(at) as (found, said):
+        assert "TLS" not in said
+        yield found
+
+
+@contextmanager
+def listening(at: Site, **settings: object) -> Iterator[tuple[int, str]]:
+    """Run `fhir-imaging dimse` with settings; the block gets its port and what it said."""
     command = [*COMMAND, "dimse", "--port", "0", "--data-dir", str(at.served.data_dir)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    given = {f"FHIR_IMAGING_DIMSE_{name.upper()}": str(value) for name, value in settings.items()}
+    process = subprocess.Popen(command, env=ENVIRONMENT | given, stdout=subprocess.PIPE, text=True)
     try:
         said = process.stdout.readline()
         assert "Modalities print on" in said
-        yield int(said.split(":")[1].split(".")[0])
+        yield int(re.search(r":(\d+)", said)[1]), said
     finally:
         process.terminate()
         process.wait(30)
@@ -198,6 +212,39 @@ def found_on(page: np.ndarray, image: np.ndarray) -> tuple[int, int, int]:
             if np.array_equal(page[top : top + height, column : column + width], expected):
                 return factor, top, column
     raise AssertionError("the image is not on the page")
+
+
+@pytest.mark.skipif(not (HAS_DCMTK and shutil.which("openssl")), reason=f"{NEEDS_DCMTK}, and openssl")
+def test_over_tls_only_who_shows_a_certificate_is_answered(at: Site, tmp_path: Path) -> None:
+    ours = identity(tmp_path / "ours", trustme.CA())
+    files = {"tls_certificate": "certificate.pem", "tls_key": "key.pem", "tls_clients": "ca.pem"}
+    who = ["-aet", "CT1", "-aec", "FHIRPRINT", "+cf", ours / "ca.pem", "-to", "20"]
+    shown = ["+tls", ours / "key.pem", ours / "certificate.pem"]
+
+    with listening(at, **{name: ours / file for name, file in files.items()}) as (port, said):
+        done = [
+            subprocess.run(
+                ["echoscu", *how, *who, "127.0.0.1", str(port)],
+                capture_output=True, timeout=60, check=False,
+            ).returncode
+            for how in (shown, ["+tla"])
+        ]  # fmt: skip
+
+    assert "over TLS" in said
+    assert done[0] == 0
+    assert done[1] != 0
+
+
+def test_half_of_what_tls_needs_is_refused(at: Site, tmp_path: Path) -> None:
+    environment = ENVIRONMENT | {"FHIR_IMAGING_DIMSE_TLS_CLIENTS": str(tmp_path / "ca.pem")}
+
+    done = subprocess.run(
+        [*COMMAND, "dimse", "--port", "0", "--data-dir", str(at.served.data_dir)],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert done.returncode != 0
+    assert "needs a certificate" in done.stderr
 
 
 def test_the_register_lists_and_forgets(at: Site) -> None:
