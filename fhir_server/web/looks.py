@@ -85,11 +85,15 @@ def icc_profile_from(text: str) -> str:
 
 
 class Shown(NamedTuple):
-    """An instance, its frames to show (none: the representative one), and the state they are shown under."""
+    """An instance, its frames to show (none: the representative one), and the state they are shown under.
+
+    json   the DICOM JSON of the instance, where it is known already
+    """
 
     instance: Instance
     numbers: Sequence[int] = ()
     state: Instance | None = None
+    json: bytes | None = None
 
 
 class Pictures:
@@ -126,8 +130,7 @@ class Pictures:
     def _pictures(self, every: Iterable[Shown]) -> Iterator[tuple[Image.Image, bytes | None, int]]:
         """Yield pictures with the profile to embed and the milliseconds for which they are shown."""
         for shown in every:
-            (json,) = self._archive.documents([shown.instance.sop_uid])
-            document = orjson.loads(json)
+            document = orjson.loads(shown.json or next(self._archive.documents([shown.instance.sop_uid])))
             fetch = partial(_fetched, self._archive, shown.instance)
             own = colour.profile_of(document, fetch) if self._look.icc_profile != colour.NO else None
             state = self._state(shown.state or self._look.state)

@@ -58,7 +58,7 @@ def retrieve_rendered(
     principal = door.admit(study_uid)
     archive = door.server.archive
     if series_uid and sop_uid:
-        shown = _of_instance(archive, archive.instance(study_uid, series_uid, sop_uid), frames)
+        shown = _of_instance(archive, *archive.described(study_uid, series_uid, sop_uid), frames)
         images = Images(str([*map(_words, shown)]), len(shown), shown)
         is_one = len(shown) == 1 and len(shown[0].numbers) <= 1
     else:
@@ -86,7 +86,7 @@ def retrieve_thumbnail(
     principal = door.admit(study_uid)
     archive = door.server.archive
     if series_uid and sop_uid:
-        shown = _of_instance(archive, archive.instance(study_uid, series_uid, sop_uid), frames)[0]
+        shown = _of_instance(archive, *archive.described(study_uid, series_uid, sop_uid), frames)[0]
         shown = shown._replace(numbers=shown.numbers[:1])
     else:
         shown = Shown(_middle(archive, study_uid, series_uid))
@@ -150,12 +150,12 @@ def _offers(*, is_one: bool, is_study: bool) -> tuple[Offer, ...]:
     return MULTIPART_OFFERS + (() if is_study else ANIMATED_OFFERS)
 
 
-def _of_instance(archive: Archive, instance: Instance, frames: str | None) -> list[Shown]:
+def _of_instance(archive: Archive, instance: Instance, json: bytes, frames: str | None) -> list[Shown]:
     if instance.sop_class_uid == GRAYSCALE_STATE:
-        return _under_state(archive, instance)
+        return _under_state(archive, instance, json)
     if not instance.frames:
         raise _no_image()
-    return [Shown(instance, numbers_from_text(frames, instance) if frames else [])]
+    return [Shown(instance, numbers_from_text(frames, instance) if frames else [], json=json)]
 
 
 def _of_many(archive: Archive, study_uid: str, series_uid: str | None) -> Images:
@@ -183,8 +183,7 @@ def _no_image() -> AppError:
     return AppError(Category.NOT_FOUND, "there is no image to render", where="rendered")
 
 
-def _under_state(archive: Archive, state: Instance) -> list[Shown]:
-    (json,) = archive.documents([state.sop_uid])
+def _under_state(archive: Archive, state: Instance, json: bytes) -> list[Shown]:
     found = []
     for each in references(orjson.loads(json)):
         instance = archive.instance(state.study_uid, each.series_uid, each.sop_uid)

@@ -25,7 +25,7 @@ from imaging.archive.catalogue import INSTANCE_FIELDS, Arrival, Brought, Documen
 from imaging.archive.contents import Contents
 from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
 from imaging.archive.ingest import Admit, Incoming, Ingest, Made, Outcome, Refused, Remark, Stored, mark_studies
-from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, order
+from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, metadata_from_row, order
 from imaging.archive.upkeep import Finding, Swept
 from imaging.blobs import BlobStore, Buffer
 from imaging.codecs import Decoded, codecs
@@ -119,10 +119,12 @@ class Archive:
 
     def instance(self, study_uid: str, series_uid: str, sop_uid: str) -> Instance:
         """Return one instance. Raises NOT_FOUND, also when it is of another series or study."""
-        row = self._database.instances.find_one({"_id": sop_uid}, INSTANCE_FIELDS)
-        if row is None or row["study"] != study_uid or row["series"] != series_uid:
-            raise AppError(Category.NOT_FOUND, "no such instance", where=sop_uid)
-        return instance_from_row(row)
+        return instance_from_row(self._row(study_uid, series_uid, sop_uid, INSTANCE_FIELDS))
+
+    def described(self, study_uid: str, series_uid: str, sop_uid: str) -> tuple[Instance, bytes]:
+        """Return one instance and its DICOM JSON, in one question; see `instance` and `metadata`."""
+        row = self._row(study_uid, series_uid, sop_uid, {**INSTANCE_FIELDS, "metadata": 1})
+        return instance_from_row(row), metadata_from_row(row, self._blobs)
 
     def instances(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> list[Instance]:
         """Return the instances of a study, series or just one, in reading order. Raises NOT_FOUND for none."""
@@ -370,6 +372,12 @@ class Archive:
             progress(done, max(done, total))
 
     # ---- inside
+
+    def _row(self, study_uid: str, series_uid: str, sop_uid: str, fields: Document) -> Document:
+        row = self._database.instances.find_one({"_id": sop_uid}, fields)
+        if row is None or row["study"] != study_uid or row["series"] != series_uid:
+            raise AppError(Category.NOT_FOUND, "no such instance", where=sop_uid)
+        return row
 
     def _ordered(self, study_uid: str, series_uid: str | None, fields: Document) -> list[Document]:
         wanted = {"study": study_uid, "series": series_uid} if series_uid else {"study": study_uid}

@@ -5,7 +5,7 @@ returns the facts that a projection needs. It is called for one study at a time 
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -146,9 +146,13 @@ class Summaries:
 def metadata(database: Database[Any], blobs: BlobStore, sop_uids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (SOP Instance UID, DICOM JSON) of each, in the order asked. Raises NOT_FOUND for one that is gone."""
     for row in rows_of(database, list(sop_uids), {"metadata": 1}):
-        value = row["metadata"]
-        compressed = b"".join(blobs.read(value["blob"])) if isinstance(value, dict) else value
-        yield row["_id"], zlib.decompress(compressed)
+        yield row["_id"], metadata_from_row(row, blobs)
+
+
+def metadata_from_row(row: Mapping[str, Any], blobs: BlobStore) -> bytes:
+    """Return the DICOM JSON that a row holds, or refers to where it is large."""
+    value = row["metadata"]
+    return zlib.decompress(b"".join(blobs.read(value["blob"])) if isinstance(value, dict) else value)
 
 
 def order(series_number: int | None, series_uid: str, instance_number: int | None, sop_uid: str) -> tuple[Any, ...]:

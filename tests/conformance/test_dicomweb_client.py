@@ -3,10 +3,11 @@
 import io
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import imagecodecs
 import numpy as np
 import pytest
 import requests
@@ -15,7 +16,9 @@ from dicomweb_client.session_utils import create_session
 from PIL import Image
 from pydicom import Dataset, dcmread
 
-from tests.support.dicomweb import BOUNDARY, EXPLICIT_LE, ct, decoded, related
+from imaging.dicomweb import iter_parts, parse_content_type
+from tests.support.dicomweb import BOUNDARY, EXPLICIT_LE, HTJ2K_RPCL, ct, decoded, related
+from tests.support.orthanc import Orthanc, needs_orthanc
 from tests.support.serving import Served, fhir_imaging, serving
 
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
@@ -135,6 +138,12 @@ def test_it_retrieves_rendered_images(client: DICOMwebClient) -> None:
     assert Image.open(io.BytesIO(png)).size == (32, 32)
 
 
+def test_it_retrieves_an_animation(client: DICOMwebClient) -> None:
+    gif = client.retrieve_instance_rendered(STUDY, "1.2.3.2", "1.2.3.2.1", media_types=("image/gif",))
+
+    assert Image.open(io.BytesIO(gif)).format == "GIF"
+
+
 def test_it_deletes_a_study_that_it_registered(client: DICOMwebClient) -> None:
     client.store_instances([dcmread(io.BytesIO(ct(study="1.2.9")))])
 
@@ -191,6 +200,69 @@ def test_the_refusal_of_a_large_body_is_heard(served: Served) -> None:
     )
 
     assert answer.status_code == 401
+
+
+# ---- OHIF: what its DICOMweb data source asks, in its order
+
+
+def test_the_requests_of_ohif_lead_to_pixels(served: Served, token: str, client: DICOMwebClient) -> None:
+    def ask(path: str, accept: str) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}", "Accept": accept, "Origin": "http://viewer.example"}
+        answer = requests.get(f"{served.base_url}/dicom-web{path}", headers=headers, timeout=20)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    json = "application/dicom+json, */*"
+    (study,) = ask(
+        f"/studies?limit=101&offset=0&fuzzymatching=false&includefield=00081030%2C00080060&StudyInstanceUID={STUDY}",
+        json,
+    ).json()
+    fields = "00080021%2C00080031%2C0008103E%2C00200011"
+    series = ask(f"/studies/{study['0020000D']['Value'][0]}/series?includefield={fields}", json).json()
+    instances = [
+        each
+        for found in series
+        for each in ask(f"/studies/{STUDY}/series/{found['0020000E']['Value'][0]}/metadata", json).json()
+    ]
+    first = next(each for each in instances if each["00080018"]["Value"][0] == FIRST[2])
+    size = first["00280010"]["Value"][0], first["00280011"]["Value"][0]
+    frame = ask(
+        "/studies/{}/series/{}/instances/{}/frames/1".format(*FIRST),
+        "multipart/related; type=application/octet-stream; transfer-syntax=*",
+    )
+
+    assert (len(series), len(instances), size) == (2, 4, (32, 32))
+    ((headers, codestream),) = parts_in(frame)
+    # The viewer takes the decoder that the part's transfer syntax names.
+    assert headers["content-type"] == f"application/octet-stream; transfer-syntax={HTJ2K_RPCL}"
+    assert np.array_equal(imagecodecs.jpeg2k_decode(codestream), pixels())
+
+
+def parts_in(answer: requests.Response) -> list[tuple[Mapping[str, str], bytes]]:
+    boundary = parse_content_type(answer.headers["Content-Type"]).parameters["boundary"]
+    return [(part.headers, bytes(part.body)) for part in iter_parts(io.BytesIO(answer.content).read, boundary)]
+
+
+# ---- Orthanc's DICOMweb client
+
+
+@needs_orthanc
+def test_orthanc_finds_and_pulls_a_study(served: Served, token: str, client: DICOMwebClient, tmp_path: Path) -> None:
+    server = {"Url": f"{served.base_url}/dicom-web", "HttpHeaders": {"Authorization": f"Bearer {token}"}}
+    orthanc = Orthanc(tmp_path, {"us": server})
+    try:
+        found = orthanc.get("/dicom-web/servers/us/qido", {"Uri": "/studies", "Arguments": {"PatientID": "PAT-1"}})
+        orthanc.get("/dicom-web/servers/us/retrieve", {"Resources": [{"Study": STUDY}], "Synchronous": True})
+        pulled = {ds.SOPInstanceUID: ds for ds in (dcmread(io.BytesIO(data)) for data in orthanc.files())}
+    finally:
+        orthanc.stop()
+
+    assert STUDY.encode() in found
+    assert set(pulled) == {"1.2.3.1.1", "1.2.3.1.2", "1.2.3.1.3", "1.2.3.2.1"}
+    assert np.array_equal(decoded(pulled["1.2.3.1.1"]), pixels())
+
+
+# ---- bare sockets
 
 
 def connected(served: Served) -> socket.socket:

@@ -22,7 +22,8 @@ needs_orthanc = pytest.mark.skipif(
 class Orthanc:
     """A running Orthanc; `kill` and `start` as often as wanted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, servers: dict[str, Any] | None = None) -> None:
+        """Start it; `servers` are DICOMweb servers that it knows, by name, as its settings have them."""
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self._path, self._log = folder / "orthanc.json", folder / "orthanc.log"
@@ -31,7 +32,7 @@ class Orthanc:
             "Name": "peer", "StorageDirectory": str(folder / "storage"), "IndexDirectory": str(folder / "storage"),
             "HttpPort": self.port, "DicomServerEnabled": False, "RemoteAccessAllowed": False,
             "AuthenticationEnabled": True, "RegisteredUsers": {name: password}, "Plugins": [str(ORTHANC_PLUGINS)],
-            "DicomWeb": {"Enable": True}, "OverwriteInstances": False,
+            "DicomWeb": {"Enable": True, "Servers": servers or {}}, "OverwriteInstances": False,
         }  # fmt: skip
         self._path.write_text(json.dumps(settings))
         self.start()
@@ -61,10 +62,12 @@ class Orthanc:
         self._process.terminate()
         self._process.wait(60)
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, body: Any = None) -> bytes:
+        """GET, or POST a body as JSON."""
         secret = base64.b64encode(USER.encode()).decode()
+        data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Basic {secret}"}
+            f"http://127.0.0.1:{self.port}{path}", data, headers={"Authorization": f"Basic {secret}"}
         )
         with urllib.request.urlopen(request, timeout=20) as response:
             return bytes(response.read())
