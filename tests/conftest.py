@@ -32,3 +32,11 @@ def db(mongo: MongoClient[dict[str, Any]]) -> Iterator[Database[dict[str, Any]]]
     name = f"test_{uuid4().hex}"
     yield mongo[name]
     mongo.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def module_db(mongo: MongoClient[dict[str, Any]]) -> Iterator[Database[dict[str, Any]]]:
+    """An empty database that the tests of one file share."""
+    name = f"test_{uuid4().hex}"
+    yield mongo[name]
+    mongo.drop_database(name)

@@ -75,6 +75,7 @@ class Access(Enum):
     SEND = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})
     NOTIFY = _Kind("R", _REST, {"system": "urn:fhir-imaging:code:event", "code": "notify"})
     EXPORT = _Kind("R", {"system": _DCM, "code": "110106"}, {"system": _DCM, "code": "110106"})  # printed
+    SIGN_IN = _Kind("E", {"system": _DCM, "code": "110114"}, {"system": _DCM, "code": "110122"})  # Login
     DELETE_IMAGES = _Kind("D", {"system": _DCM, "code": "110105"}, _interaction("delete"))  # study deleted
 
 
@@ -153,6 +154,13 @@ class Audit:
         """Record what the server sends for a principal to a receiver, or has sent; `failure` says why not all of it."""
         outcome = MINOR_FAILURE if failure else SUCCESS
         self._write(principal, access, outcome, failure, list(_studies(studies)), to)
+
+    def signed_in(self, login: str, organization: str, failure: str = "") -> None:
+        """Record that somebody signed in, or failed to: then neither login nor organisation need be anybody's."""
+        if failure and not self._anonymous.take():
+            return
+        who = Principal(organization, login, "", frozenset()) if organization else None
+        self._write(who, Access.SIGN_IN, SERIOUS_FAILURE if failure else SUCCESS, failure, [])
 
     def refused(
         self, principal: Principal | None, access: Access, error: AppError, *, resources: Iterable[str] = ()

@@ -45,6 +45,10 @@ class Principal:
     rights: frozenset[Right]
     grant: Grant | None = None
 
+    def holding(self, grant: Grant) -> "Principal":
+        """Return the same principal, narrowed to a grant."""
+        return replace(self, grant=grant)
+
     def may(self, right: Right) -> bool:
         """Say whether a contract in force gives this right."""
         return right in self.rights
@@ -100,6 +104,10 @@ class Principals:
             self._cache[key] = principal, until
         return principal
 
+    def is_active(self, organization: str) -> bool:
+        """Say whether a subscriber, "Organization/...", is registered and not suspended."""
+        return self._is_active(organization)
+
     def acting_for(self, organization: str, granted: Mapping[str, Any] | None = None) -> Principal:
         """Return the principal as which this server works for a subscriber, "Organization/...", with its rights now.
 
@@ -136,7 +144,7 @@ class Principals:
             raise _invalid("the contract would end before it starts")
         organization = self._find(name) or self._register(name)
         reference = organization.key
-        if not self._credentials.clients(reference):
+        if not self._own_clients(reference):
             client_id = f"{_slug(name)}-{organization.id[:8]}"
             self._credentials.add_client(Client(client_id, reference, name, suspended=False))
         earlier = self._contracts(reference)
@@ -163,7 +171,7 @@ class Principals:
     def mint(self, name: str) -> str:
         """Return a new bearer token for a subscriber's client. Raises NOT_FOUND."""
         now, organization = self._clock(), self._named(name)
-        clients = self._credentials.clients(organization.key)
+        clients = self._own_clients(organization.key)
         if not clients:
             raise AppError(Category.NOT_FOUND, f"{name[:LONGEST_NAME]!r} has no client; repeat `subscriber add`")
         return self._credentials.mint(clients[0].client_id, now=now, expires=now + self._token_life)
@@ -218,6 +226,9 @@ class Principals:
         rights, change = rights_in_force(self._contracts(subscriber), subscriber, now)
         until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
         return Principal(subscriber, client.client_id, client.name, _as_far_as(grant, rights), grant), until
+
+    def _own_clients(self, organization: str) -> list[Client]:
+        return [client for client in self._credentials.clients(organization) if not client.is_app]
 
     def _is_active(self, reference: str) -> bool:
         try:

@@ -23,7 +23,7 @@ import click
 
 from fhir_server import config as settings
 from fhir_server import logs
-from fhir_server.cli import agent, collect, dimse, endpoints, orders, printers
+from fhir_server.cli import agent, apps, collect, dimse, endpoints, orders, people, printers
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
@@ -297,6 +297,8 @@ def suspend_subscriber(config: Config, name: str) -> None:
     click.echo(f"{name} is suspended")
 
 
+cli.add_command(apps.app)
+cli.add_command(people.person)
 cli.add_command(endpoints.endpoint)
 cli.add_command(printers.printer)
 cli.add_command(agent.print_agent)

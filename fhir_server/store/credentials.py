@@ -41,6 +41,7 @@ class Client:
     organization: str  # reference, "Organization/..."
     name: str
     suspended: bool
+    is_app: bool = False  # obtains its tokens by OAuth; the operator's command makes none for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,13 @@ class Credentials:
     def add_client(self, client: Client) -> None:
         """Register a client, or replace the one of the same id."""
         document = {"organization": client.organization, "name": client.name, "suspended": client.suspended}
+        document |= {"app": True} if client.is_app else {}
         self._clients.replace_one({"_id": client.client_id}, document, upsert=True)
+
+    def remove_client(self, client_id: str) -> None:
+        """Forget a client; its tokens are nobody's from then on."""
+        self._clients.delete_one({"_id": client_id})
+        self._tokens.delete_many({"client": client_id})
 
     def clients(self, organization: str | None = None) -> list[Client]:
         """Return the clients of one subscriber, or all of them, by id."""
@@ -137,4 +144,5 @@ def digest(token: str) -> str:
 
 
 def _client(document: dict[str, Any]) -> Client:
-    return Client(document["_id"], document["organization"], document["name"], bool(document["suspended"]))
+    suspended, is_app = bool(document["suspended"]), bool(document.get("app"))
+    return Client(document["_id"], document["organization"], document["name"], suspended, is_app)

@@ -1,9 +1,11 @@
-"""Cross-origin requests: which web pages of other origins may call the doors. Off unless the operator names origins.
+"""Cross-origin requests: which web pages of other origins may call the doors: those of registered apps, and of origins
+that the operator names.
 
 No cookies are involved: a page needs a token like everybody else. Source: WHATWG Fetch, CORS protocol; FHIR R4 http
 3.1.0.1.2.
 """
 
+from collections.abc import Callable
 from http import HTTPStatus
 
 from flask import Flask, Response, request
@@ -17,13 +19,15 @@ EXPOSED = "Content-Location, ETag, Last-Modified, Link, Location, Retry-After, W
 KEPT_S = 600  # a browser may believe the answer for so long
 
 
-def install(app: Flask, origins: frozenset[str]) -> None:
-    """Let pages of these origins call; `*` stands for every origin."""
-    if not origins:
-        return
+def install(app: Flask, origins: frozenset[str], is_of_app: Callable[[str], bool]) -> None:
+    """Let pages of these origins call; `*` stands for every origin.
+
+    is_of_app   says whether an origin is that of an app that was registered: its pages may call too
+    """
 
     def is_allowed() -> bool:
-        return "*" in origins or request.headers.get("Origin", "") in origins
+        origin = request.headers.get("Origin", "")
+        return bool(origin) and ("*" in origins or origin in origins or is_of_app(origin))
 
     def preflight() -> Response | None:
         """Answer a browser that asks first. It sends no token, and learns only what is said here."""
@@ -36,8 +40,10 @@ def install(app: Flask, origins: frozenset[str]) -> None:
         return response
 
     def allow(response: Response) -> Response:
+        if "Access-Control-Allow-Origin" in response.headers:
+            return response  # for everybody
         response.vary.add("Origin")
-        if "Origin" in request.headers and is_allowed():
+        if is_allowed():
             allowed = "*" if "*" in origins else request.headers["Origin"]
             response.headers["Access-Control-Allow-Origin"] = allowed
             response.headers["Access-Control-Expose-Headers"] = EXPOSED

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from fhir_server.access.apps import LAUNCHED, App
 from fhir_server.access.contracts import Right
 from fhir_server.app import create_app
 from fhir_server.delivery import value
@@ -135,13 +136,30 @@ DOORS = [
     door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/1", "receive", "all"),
     door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/1/rendered", "receive", "all"),
     door("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/1/thumbnail", "receive", "all"),
+    door(
+        *("GET", "/dicom-web/wado?requestType=WADO&studyUID={study}&seriesUID={series}&objectUID={instance}"),
+        *("receive", "all"),
+    ),
     # Deleting is for the subscriber that registered the images.
     door("DELETE", "/dicom-web/studies/{study}", "all"),
     door("DELETE", "/dicom-web/studies/{study}/series/{series}", "all"),
     door("DELETE", "/dicom-web/studies/{study}/series/{series}/instances/{instance}", "all"),
     door("DELETE", "/fhir/ImagingStudy/{study}", "all"),
+    # An app is launched about what the EHR may read itself.
+    door("POST", "/auth/launch", "receive", "all", send="launch"),
 ]
-OPEN = ["/fhir/metadata", "/fhir/openapi.json", "/health/live", "/health/ready"]
+OPEN = [
+    *("/fhir/metadata", "/fhir/openapi.json", "/health/live", "/health/ready"),
+    *("/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration"),
+    *("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"),
+    *("/auth/jwks", "/auth/sign-in", "/auth/pages.css"),
+]
+# Where apps prove themselves otherwise and people have sessions: test_authorization and test_authorization_abuse.
+SIGNING_IN = {
+    *(("GET", each) for each in ("/auth/", "/auth/authorize")),
+    *(("POST", f"/auth/{each}") for each in ("authorize", "patient", "decision", "token", "introspect", "revoke")),
+    *(("POST", f"/auth/{each}") for each in ("sign-in", "sign-out", "sessions", "start")),
+}
 RIGHTS = {"register": [REGISTER], "receive": [RECEIVE], "audit": [AUDIT], "all": list(Right)}
 
 
@@ -174,6 +192,9 @@ class Scene:
         if entrance.send == "stow":
             body = b"--X\r\nContent-Type: application/dicom\r\n\r\n" + self.file + b"\r\n--X--\r\n"
             return caller.call(entrance.method, path, data=body, headers=STOW)
+        if entrance.send == "launch":
+            launch = {"client_id": launchable(self.doors, caller), "patient": names["patient"]}
+            return caller.call(entrance.method, path, json=launch)
         if entrance.send == "form":
             return caller.call(entrance.method, path, data={"_count": "1"})
         return caller.call(entrance.method, path)
@@ -207,6 +228,15 @@ def names_of_new_study(doors: Doors) -> tuple[dict[str, str], bytes]:
     (stored,) = doors.ingest(file, name="all")
     doors.server.studies.project(study_uid)
     return {"study": study_uid, "series": stored.summary.series_uid, "instance": stored.summary.sop_uid}, file
+
+
+def launchable(doors: Doors, caller: Caller) -> str:
+    """The client id of an app of the caller's subscriber."""
+    if caller.token is None:
+        return ""
+    organization = doors.server.principals.authenticate(caller.token).subscriber
+    given = App("", organization, "app", "none", LAUNCHED, "patient/*.rs", redirect_uris=("https://app.example.org/",))
+    return doors.server.sign_on.apps.add(given)[0].client_id
 
 
 def hard_copy(doors: Doors, study: str, folder: str) -> str:
@@ -270,7 +300,7 @@ def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
     bare = [(method, path.partition("?")[0]) for method, path in asked]
     covered = {(method, adapter.match(path, method, return_rule=True)[0].rule) for method, path in bare}
 
-    assert routes - covered == set()
+    assert routes - covered - SIGNING_IN == set()
 
 
 @pytest.mark.parametrize("path", OPEN)

@@ -20,7 +20,6 @@ def headers_of(response: Any) -> dict[str, str]:
 def test_without_the_setting_no_page_of_another_origin_may_call(both, doors):
     assert headers_of(both.get("/fhir/Patient", headers={"Origin": PAGE})) == {}
     assert doors.stranger.call("OPTIONS", "/fhir/Patient", headers=ASKS).status_code == 405
-    assert doors.stranger.get("/fhir/metadata").json["rest"][0]["security"]["cors"] is False
 
 
 def test_pages_of_the_origins_that_are_named_may_call(db):

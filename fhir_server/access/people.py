@@ -1,0 +1,167 @@
+"""People: who may sign in, with which role, and how a password is checked.
+
+Passwords are kept as Argon2id hashes (RFC 9106). A hash needs much memory on purpose, so only a few are made at once,
+and who comes when all places are taken is told to try again: a storm of sign-ins leaves the rest of the server its
+processors. After some failures a login is held, for longer each time; while it is held the password is not looked at.
+An unknown login costs as much time as a wrong password.
+"""
+
+import secrets
+import string
+import threading
+import unicodedata
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+from fhir_server.access.grants import Role
+from fhir_server.model.resources import RESOURCES
+from fhir_server.store.people import People as Register
+from fhir_server.store.people import Person
+from imaging.errors import AppError, Category
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ROLES", "People", "Person"]
+
+ROLES = tuple(Role)
+# What can represent a person. Source: SMART App Launch 2.2, scopes for requesting identity data.
+FHIR_USERS = frozenset({"Patient", "Practitioner", "PractitionerRole", "RelatedPerson", "Person"})
+
+SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 256  # characters; NIST SP 800-63B 5.1.1.2 asks for at least 8
+FAILURES_ALLOWED = 5
+FIRST_HOLD = timedelta(seconds=30)
+LONGEST_HOLD = timedelta(hours=1)
+AT_ONCE = 2  # hashes, each of which takes 64 MiB
+PATIENCE_S = 5.0
+_LOGIN = frozenset(string.ascii_lowercase + string.digits + "._@-+")
+_NOBODY = "the login or the password is wrong"
+
+
+class People:
+    """Signs people in, and keeps the register of them."""
+
+    def __init__(self, register: Register, clock: Callable[[], datetime]) -> None:
+        self._register = register
+        self._clock = clock
+        self._hasher = PasswordHasher()  # Argon2id, 64 MiB, 3 passes: RFC 9106, second recommendation
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._decoy = ""
+
+    def add(self, login: str, *, organization: str, name: str, role: str, fhir_user: str, password: str) -> Person:
+        """Register a person. Raises INVALID, CONFLICT when the login is taken."""
+        login = login.strip().lower()
+        if not 1 <= len(login) <= 100 or not set(login) <= _LOGIN:
+            raise _invalid("a login has 1 to 100 of the characters a-z 0-9 . _ @ - +", "login")
+        if role not in ROLES:
+            raise _invalid(f"a role is one of {', '.join(ROLES)}", "role")
+        kind, _, identifier = fhir_user.partition("/")
+        if kind not in FHIR_USERS or kind not in RESOURCES or not identifier:
+            raise _invalid(f"a person is represented by a {', '.join(sorted(FHIR_USERS))}", "fhirUser")
+        if role == "patient" and kind != "Patient":
+            raise _invalid("a patient is represented by a Patient resource", "fhirUser")
+        person = Person(login, organization, name.strip() or login, role, fhir_user, self._hash(password), _new_stamp())
+        if not self._register.add(person):
+            raise AppError(Category.CONFLICT, "there is a person of this login", where="login")
+        return person
+
+    def all(self) -> list[Person]:
+        """Return everybody, by login."""
+        return self._register.all()
+
+    def find(self, login: str) -> Person | None:
+        """Return the person of this login if there is one and it may sign in."""
+        person = self._register.find(login)
+        return None if person is None or person.is_disabled else person
+
+    def set_password(self, login: str, password: str) -> Person:
+        """Give a person another password; every session of the person ends, and a hold too. Raises NOT_FOUND."""
+        values = {"password_hash": self._hash(password), "stamp": _new_stamp(), "failures": 0, "held_until": None}
+        return self._changed(login, **values)
+
+    def disable(self, login: str, *, is_disabled: bool = True) -> Person:
+        """Shut a person out, or let one in again; sessions end either way. Raises NOT_FOUND."""
+        return self._changed(login, is_disabled=is_disabled, stamp=_new_stamp(), failures=0, held_until=None)
+
+    def sign_in(self, login: str, password: str) -> Person:
+        """Return the person whom login and password prove. Raises UNAUTHENTICATED, BUSY when too many try at once."""
+        if len(login) > 100 or len(password) > LONGEST_PASSWORD:
+            raise AppError(Category.UNAUTHENTICATED, _NOBODY, where="sign-in")
+        person, now = self._register.find(login.strip().lower()), self._clock()
+        if person and person.held_until and now < person.held_until:
+            wait = int((person.held_until - now).total_seconds()) + 1
+            message = f"signing in failed too often; try again in {wait} seconds"
+            raise AppError(Category.UNAUTHENTICATED, message, where="sign-in")
+        is_right = self._matches(person.password_hash if person else self._decoy_hash(), password)
+        if person is None or person.is_disabled or not is_right:
+            if person:
+                self._note_failure(person.login, now)
+            raise AppError(Category.UNAUTHENTICATED, _NOBODY, where="sign-in")
+        if person.failures:
+            return self._changed(person.login, failures=0, held_until=None)
+        return person
+
+    def _note_failure(self, login: str, now: datetime) -> None:
+        beyond = self._register.count_failure(login) - FAILURES_ALLOWED
+        if beyond >= 0:
+            hold = min(FIRST_HOLD * 2 ** min(beyond, 10), LONGEST_HOLD)
+            self._register.change(login, held_until=now + hold)
+
+    def _changed(self, login: str, **values: object) -> Person:
+        person = self._register.change(login.strip().lower(), **values)
+        if person is None:
+            raise AppError(Category.NOT_FOUND, "there is no person of this login", where="login")
+        return person
+
+    def _hash(self, password: str) -> str:
+        plain = _plain(password)
+        if not SHORTEST_PASSWORD <= len(plain) <= LONGEST_PASSWORD:
+            message = f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
+            raise _invalid(message, "password")
+        with self._place():
+            return self._hasher.hash(plain)
+
+    def _matches(self, known: str, password: str) -> bool:
+        with self._place():
+            try:
+                return self._hasher.verify(known, _plain(password))
+            except (Argon2Error, InvalidHashError):
+                return False
+
+    def _decoy_hash(self) -> str:
+        if not self._decoy:
+            self._decoy = self._hash(secrets.token_urlsafe())
+        return self._decoy
+
+    @contextmanager
+    def _place(self) -> "Iterator[None]":
+        if not self._places.acquire(timeout=PATIENCE_S):
+            raise AppError(Category.BUSY, "too many people sign in at this moment; try again", where="sign-in")
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+def new_password() -> str:
+    """Return a password that nobody guesses, 96 bits, in groups that can be read out."""
+    letters = "abcdefghjkmnpqrstuvwxyz23456789"
+    return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(4))
+
+
+def _plain(password: str) -> str:
+    # The same password typed on another keyboard has to be the same: NIST SP 800-63B 5.1.1.2, RFC 8265 4.2.
+    return unicodedata.normalize("NFC", password)
+
+
+def _new_stamp() -> str:
+    return secrets.token_urlsafe(16)
+
+
+def _invalid(message: str, where: str) -> AppError:
+    return AppError(Category.INVALID, message, where=where)

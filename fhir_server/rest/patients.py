@@ -1,0 +1,53 @@
+"""Patients as people pick them: by words, in the order of their names, through the repository of who looks."""
+
+import re
+from typing import Any
+
+from fhir_server.model.criteria import ID_FORM
+from fhir_server.model.query import parse
+from fhir_server.store.documents import Resource
+from fhir_server.store.repository import Repository
+from imaging.errors import AppError, Category
+
+MOST_SHOWN = 20
+_REFERENCE = re.compile(r"Patient/(.+)")
+
+
+def find(repository: Repository, words: str) -> list[dict[str, str]]:
+    """Return id, name and date of birth of the patients that words mean, at most `MOST_SHOWN`.
+
+    words   "Patient/..." for one of them, the beginning of a name or a whole number otherwise, "" for the newest
+    """
+    named = _REFERENCE.fullmatch(words)
+    if named:
+        return [_row(each) for each in _one(repository, named[1])]
+    words = words.strip()
+    searches: list[list[tuple[str, str]]] = [[("identifier", _escaped(words))], [("name", _escaped(words))]]
+    found: dict[str, Resource] = {}
+    for search in searches if words else [[]]:
+        query = parse("Patient", [*search, ("_count", str(MOST_SHOWN))])
+        found |= {each.key: each for each in repository.search(query).matches}
+    return [_row(each) for each in list(found.values())[:MOST_SHOWN]]
+
+
+def _one(repository: Repository, identifier: str) -> list[Resource]:
+    if not ID_FORM.fullmatch(identifier):
+        return []
+    try:
+        return [repository.read("Patient", identifier)]
+    except AppError as error:
+        if error.category in (Category.NOT_FOUND, Category.GONE, Category.FORBIDDEN):
+            return []
+        raise
+
+
+def _row(patient: Resource) -> dict[str, str]:
+    resource: dict[str, Any] = patient.json()
+    names = resource.get("name", [{}])
+    name = names[0] if names else {}
+    shown = name.get("text") or " ".join([*name.get("given", []), name.get("family", "")]).strip()
+    return {"id": patient.id, "name": shown or f"Patient {patient.id}", "born": resource.get("birthDate", "")}
+
+
+def _escaped(words: str) -> str:
+    return re.sub(r"([\\,$|])", r"\\\1", words)

@@ -1,0 +1,115 @@
+"""How the authorization server is put together: its stores and what depends on them. Part of the composition root."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo.database import Database
+
+from fhir_server.access.apps import Apps
+from fhir_server.access.authorization import Authorization, Lives
+from fhir_server.access.grants import Grant, Role
+from fhir_server.access.people import People, Person
+from fhir_server.access.principals import Principal, Principals
+from fhir_server.access.scopes import Scopes
+from fhir_server.access.sessions import SignIn
+from fhir_server.config import Config
+from fhir_server.outbound.jwks import KeySets
+from fhir_server.outbound.remote import Rules
+from fhir_server.store.apps import Apps as AppRegister
+from fhir_server.store.credentials import Credentials
+from fhir_server.store.people import People as PeopleRegister
+from fhir_server.store.repository import Repository
+from fhir_server.store.secrets import secret
+from fhir_server.store.sessions import Sessions
+from fhir_server.store.signing_keys import SigningKeys
+from fhir_server.store.tickets import Tickets
+
+# As what a person looks for a patient before any app has a token.
+_TO_PICK = Scopes.parse("user/Patient.rs")
+_A_MOMENT = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SignOn:
+    """What lets people and apps in."""
+
+    apps: Apps
+    people: People
+    sign_in: SignIn
+    authorization: Authorization
+    principals: Principals
+    own: Repository
+    clock: Callable[[], datetime]
+
+    def add_person(
+        self, login: str, *, organization: str, name: str, role: str, fhir_user: str, password: str
+    ) -> Person:
+        """Register a person, represented by a new Practitioner where no resource is named. Raises INVALID, CONFLICT.
+
+        Raises NOT_FOUND when the resource that is named is not here.
+        """
+        if fhir_user:
+            kind, _, identifier = fhir_user.partition("/")
+            self.own.read(kind, identifier)
+        elif role != Role.PATIENT:
+            practitioner = {"resourceType": "Practitioner", "active": True, "name": [{"text": name.strip() or login}]}
+            fhir_user = self.own.create(practitioner).key
+        return self.people.add(
+            login, organization=organization, name=name, role=role, fhir_user=fhir_user, password=password
+        )
+
+    def principal_of(self, person: Person) -> Principal:
+        """Return the principal as which a person looks at patients. Raises FORBIDDEN for a suspended subscriber."""
+        patient = person.fhir_user if person.role == Role.PATIENT else ""
+        grant = Grant(
+            "sign-in",
+            _TO_PICK,
+            self.clock() + _A_MOMENT,
+            patient=patient,
+            user=person.fhir_user,
+            role=Role(person.role),
+        )
+        return self.principals.acting_for(person.organization).holding(grant)
+
+
+def stores(database: Database[Any]) -> list[Any]:
+    """Return the stores whose indexes are made when the server is."""
+    return [each(database) for each in (AppRegister, PeopleRegister, Sessions, Tickets)]
+
+
+def sign_on(
+    config: Config,
+    database: Database[Any],
+    principals: Principals,
+    own: Repository,
+    *,
+    rules: Callable[[], Rules],
+    clock: Callable[[], datetime],
+) -> SignOn:
+    """Return what lets people and apps in, on a database."""
+    base_url = config["web.base_url"]
+    people = People(PeopleRegister(database), clock)
+    apps = Apps(AppRegister(database), Credentials(database), principals.is_active)
+    sign_in = SignIn(people, Sessions(database), life=timedelta(hours=config["smart.session_hours"]), clock=clock)
+    lives = Lives(
+        token=timedelta(seconds=config["smart.token_s"]),
+        backend_token=timedelta(seconds=config["smart.backend_token_s"]),
+        refresh=timedelta(days=config["smart.refresh_days"]),
+    )
+    authorization = Authorization(
+        principals,
+        apps,
+        people,
+        Tickets(database),
+        SigningKeys(database, rotated_after=timedelta(days=config["smart.key_days"]), clock=clock),
+        key_sets=KeySets(rules),
+        subject_key=secret(database, "subjects"),
+        issuer=base_url,
+        fhir_url=f"{base_url}/fhir",
+        lives=lives,
+        is_session=sign_in.is_going_on,
+        clock=clock,
+    )
+    return SignOn(apps, people, sign_in, authorization, principals, own, clock)

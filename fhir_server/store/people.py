@@ -1,0 +1,86 @@
+"""People who sign in, on MongoDB.
+
+* `people`  `_id` login, in lower case; the subscriber that the person belongs to, role, FHIR resource that represents
+            the person, hash of the password, how often signing in failed since it last worked, until when it is held
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, IndexModel, ReturnDocument, WriteConcern
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
+
+INDEXES = [IndexModel([("organization", ASCENDING)], name="organization")]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who may sign in.
+
+    organization   the subscriber, "Organization/..."
+    role           of `access.grants.Role`
+    fhir_user      reference of the resource that represents the person, such as "Practitioner/7"
+    stamp          changes with the password; a session of an earlier stamp is over
+    """
+
+    login: str
+    organization: str
+    name: str
+    role: str
+    fhir_user: str
+    password_hash: str
+    stamp: str
+    is_disabled: bool = False
+    failures: int = 0
+    held_until: datetime | None = None
+
+
+class People:
+    """The register of people."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        # A password that was changed or a person who was shut out must never be rolled back.
+        self._people = database.get_collection("people", write_concern=WriteConcern(w="majority", j=True))
+
+    def ensure_indexes(self) -> None:
+        """Create the indexes; those that exist are left alone."""
+        self._people.create_indexes(INDEXES)
+
+    def add(self, person: Person) -> bool:
+        """Register a person; say whether the login was free."""
+        document = asdict(person)
+        try:
+            self._people.insert_one({"_id": document.pop("login"), **document})
+        except DuplicateKeyError:
+            return False
+        return True
+
+    def find(self, login: str) -> Person | None:
+        """Return the person of this login, None when there is none."""
+        return _person(self._people.find_one({"_id": login}))
+
+    def all(self) -> list[Person]:
+        """Return everybody, by login."""
+        return [person for each in self._people.find().sort("_id") if (person := _person(each))]
+
+    def change(self, login: str, **values: Any) -> Person | None:
+        """Set what is known of a person; return the person, None when there is none."""
+        changed = self._people.find_one_and_update(
+            {"_id": login}, {"$set": values}, return_document=ReturnDocument.AFTER
+        )
+        return _person(changed)
+
+    def count_failure(self, login: str) -> int:
+        """Count one more failure to sign in; return how many there were since it last worked."""
+        changed = self._people.find_one_and_update(
+            {"_id": login}, {"$inc": {"failures": 1}}, return_document=ReturnDocument.AFTER
+        )
+        return int(changed["failures"]) if changed else 0
+
+
+def _person(document: dict[str, Any] | None) -> Person | None:
+    if document is None:
+        return None
+    return Person(login=document["_id"], **{name: value for name, value in document.items() if name != "_id"})

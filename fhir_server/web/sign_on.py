@@ -1,0 +1,71 @@
+"""The doors of the authorization server, installed in an application."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from flask import Blueprint, Flask, Response, send_file
+
+from fhir_server.access.people import Person
+from fhir_server.access.principals import Principal
+from fhir_server.rest import patients
+from fhir_server.sign_on import SignOn
+from fhir_server.store.repository import Repository
+from fhir_server.web import authorize, oauth, people, signing_in, smart
+from imaging.errors import AppError, Category
+
+_STATIC = Path(__file__).parent / "static"
+
+
+class Backing(Protocol):
+    """What these doors need of the server."""
+
+    @property
+    def config(self) -> Any: ...  # noqa: D102
+    @property
+    def sign_on(self) -> SignOn: ...  # noqa: D102
+    @property
+    def audit(self) -> Any: ...  # noqa: D102
+
+    def secret(self, name: str) -> bytes: ...  # noqa: D102
+    @property
+    def repository_for(self) -> Any: ...  # noqa: D102
+
+
+def install(app: Flask, server: Backing) -> None:
+    """Add the addresses of the authorization server to an application."""
+    found = server.sign_on
+    issuer = found.authorization.issuer
+    signing_in.install(app, found.sign_in, secret=server.secret("sessions"), is_https=issuer.startswith("https://"))
+    oauth_server = oauth.oauth_server(app, found.authorization, found.principals, f"{issuer}/auth/token")
+
+    def seen(person: Person, words: str) -> list[dict[str, str]]:
+        return patients.find(server.repository_for(found.principal_of(person)), words)
+
+    def reads(principal: Principal, reference: str) -> None:
+        kind, _, identifier = reference.partition("/")
+        repository: Repository = server.repository_for(principal)
+        try:
+            repository.read(kind, identifier)
+        except AppError as error:
+            if error.category in (Category.NOT_FOUND, Category.GONE):
+                message = f"the launch names a {kind} that is not here, or that you may not read"
+                raise AppError(Category.INVALID, message, where="launch") from error
+            raise
+
+    is_open = server.config["smart.registration"] == "subscribers"
+    app.register_blueprint(_pages())
+    app.register_blueprint(people.blueprint(found.authorization, found.sign_in, seen, server.audit.signed_in))
+    app.register_blueprint(authorize.blueprint(found.authorization, oauth_server, seen))
+    app.register_blueprint(
+        smart.blueprint(found.authorization, oauth_server, reads=reads, is_registration_open=is_open)
+    )
+
+
+def _pages() -> Blueprint:
+    routes = Blueprint("pages", __name__)
+
+    def style() -> Response:
+        return send_file(_STATIC / "pages.css", mimetype="text/css", max_age=3600)
+
+    routes.add_url_rule("/auth/pages.css", "style", style)
+    return routes

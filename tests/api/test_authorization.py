@@ -1,0 +1,424 @@
+"""SMART App Launch: from discovery to tokens, through the pages that a person sees."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey, KeySet, RSAKey
+from pymongo.database import Database
+
+from fhir_server.access.contracts import Right
+from tests.support.browser import PASSWORD, Browser, TestApp, answer, proof, registered
+from tests.support.doors import BASE_URL, FHIR, Caller, Doors, opened
+
+SCOPE = "launch openid fhirUser offline_access online_access patient/*.rs user/*.rs launch/patient"
+
+
+@pytest.fixture(scope="module")
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db, smart__registration="subscribers") as made:
+        rights = [Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES]
+        made.server.principals.add("radiology", rights)
+        made.server.principals.add("elsewhere", rights)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def ehr(doors: Doors) -> Caller:
+    return Caller(doors.flask, doors.server.principals.mint("radiology"), doors.clock)
+
+
+@pytest.fixture(scope="module")
+def patient(ehr: Caller) -> str:
+    made = ehr.post("/fhir/Patient", {"resourceType": "Patient", "name": [{"family": "Roe", "given": ["Ann"]}]})
+    return str(made.json["id"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def people(doors: Doors, patient: str) -> None:
+    organization = doors.server.principals.named("radiology")
+    shared = {"organization": organization, "password": PASSWORD}
+    doors.server.sign_on.add_person("jones", name="Dr. Jones", role="practitioner", fhir_user="", **shared)
+    doors.server.sign_on.add_person("ann", name="Ann", role="patient", fhir_user=f"Patient/{patient}", **shared)
+
+
+@pytest.fixture
+def browser(doors: Doors) -> Browser:
+    doors.clock.forward(seconds=1)
+    return Browser(doors.flask.application.test_client())
+
+
+@pytest.fixture(scope="module")
+def app(doors: Doors) -> TestApp:
+    return registered(doors, "radiology", SCOPE, launch_uri="https://app.example.org/launch")
+
+
+class TestDiscovery:
+    def test_configuration_names_the_addresses_and_what_is_supported(self, doors: Doors) -> None:
+        found = doors.stranger.get("/fhir/.well-known/smart-configuration", headers={"Accept": "text/html"})
+
+        assert found.mimetype == "application/json"
+        assert found.headers["Access-Control-Allow-Origin"] == "*"
+        assert found.json["token_endpoint"] == f"{BASE_URL}/auth/token"
+        assert found.json["code_challenge_methods_supported"] == ["S256"]
+        assert {"launch-ehr", "launch-standalone", "smart-imaging-access"} <= set(found.json["capabilities"])
+
+    def test_statement_has_the_oauth_uris(self, doors: Doors) -> None:
+        statement = doors.stranger.get("/fhir/metadata").json
+
+        extension = statement["rest"][0]["security"]["extension"][0]
+        assert extension["url"].endswith("oauth-uris")
+        assert {"url": "token", "valueUri": f"{BASE_URL}/auth/token"} in extension["extension"]
+        assert statement["rest"][0]["security"]["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
+
+    def test_page_of_an_app_may_call_from_its_origin_and_no_other(self, doors: Doors, app: TestApp) -> None:
+        assert app.app.origins == ("https://app.example.org",)
+
+        mine = doors.stranger.get("/fhir/metadata", headers={"Origin": "https://app.example.org"})
+        other = doors.stranger.get("/fhir/metadata", headers={"Origin": "https://evil.example.org"})
+
+        assert mine.headers["Access-Control-Allow-Origin"] == "https://app.example.org"
+        assert "Access-Control-Allow-Origin" not in other.headers
+
+
+class TestStandaloneLaunch:
+    def test_practitioner_signs_in_picks_a_patient_and_agrees(
+        self, browser: Browser, app: TestApp, patient: str, doors: Doors
+    ) -> None:
+        page = browser.open(app.request("openid fhirUser launch/patient patient/*.rs", nonce="n-1"))
+        page = browser.submit(page, login="jones", password=PASSWORD)
+        assert "Which patient?" in page.text
+        page = browser.submit(page, "/auth/patient", patient=patient)
+        assert "Growth charts" in page.text
+        assert "Ann Roe" in page.text
+        left = answer(browser.submit(page, "/auth/decision", decision="allow"))
+        assert left["state"] == "a-state-of-the-app"
+        assert left["iss"] == BASE_URL
+        token = app.redeem(left["code"])
+
+        assert token.headers["Cache-Control"] == "no-store"
+        assert token.headers["Pragma"] == "no-cache"
+        assert token.json["token_type"] == "Bearer"
+        assert token.json["patient"] == patient
+        assert set(token.json["scope"].split()) == {"openid", "fhirUser", "launch/patient", "patient/*.rs"}
+        reader = Caller(doors.flask, token.json["access_token"], doors.clock)
+        assert reader.get(f"/fhir/Patient/{patient}").status_code == 200
+        assert_id_token(doors, token.json["id_token"], app, nonce="n-1")
+
+    def test_patient_is_asked_about_nobody_else(self, browser: Browser, app: TestApp, patient: str) -> None:
+        token = app.through(browser, "patient/*.rs", login="ann")
+
+        assert token.json["patient"] == patient
+
+    def test_scopes_that_were_unticked_are_not_granted(self, browser: Browser, app: TestApp) -> None:
+        browser.sign_in("jones")
+        page = browser.open(app.request("openid user/Patient.rs user/ImagingStudy.rs"))
+        left = answer(browser.submit(page, "/auth/decision", decision="allow", agreed=["user/ImagingStudy.rs"]))
+
+        assert app.redeem(left["code"]).json["scope"] == "user/ImagingStudy.rs"
+
+    def test_who_does_not_agree_gives_nothing(self, browser: Browser, app: TestApp) -> None:
+        browser.sign_in("jones")
+        left = answer(browser.submit(browser.open(app.request("user/*.rs")), "/auth/decision", decision="deny"))
+
+        assert left["error"] == "access_denied"
+        assert left["iss"] == BASE_URL
+        assert "code" not in left
+
+    def test_request_may_be_posted(self, browser: Browser, app: TestApp) -> None:
+        address, _, query = app.request("user/*.rs").partition("?")
+        page = browser._settled(
+            browser.flask.post(address, data=query, content_type="application/x-www-form-urlencoded", base_url=BASE_URL)
+        )
+
+        assert "Sign in" in page.text
+
+
+class TestLaunchFromAnEhr:
+    def test_launch_brings_its_context(self, browser: Browser, app: TestApp, ehr: Caller, patient: str) -> None:
+        made = ehr.post(
+            "/auth/launch",
+            {
+                "client_id": app.client_id,
+                "patient": patient,
+                "fhirContext": [{"reference": "ImagingStudy/1.2.3", "type": "ImagingStudy"}],
+                "need_patient_banner": False,
+                "intent": "review",
+            },
+        )
+        assert made.status_code == 400, "the study is not here"
+        made = ehr.post(
+            "/auth/launch",
+            {"client_id": app.client_id, "patient": patient, "need_patient_banner": False, "intent": "review"},
+        )
+        assert made.json["url"].startswith("https://app.example.org/launch?iss=")
+
+        token = app.through(browser, "launch patient/*.rs", login="jones", launch=made.json["launch"])
+
+        assert token.json["patient"] == patient
+        assert token.json["need_patient_banner"] is False
+        assert token.json["intent"] == "review"
+
+    def test_launch_is_good_once(self, browser: Browser, app: TestApp, ehr: Caller, patient: str) -> None:
+        value = ehr.post("/auth/launch", {"client_id": app.client_id, "patient": patient}).json["launch"]
+        app.through(browser, "launch patient/*.rs", login="jones", launch=value)
+
+        again = browser.open(app.request("launch patient/*.rs", launch=value))
+
+        assert answer(again)["error"] == "invalid_request"
+
+    def test_launch_of_another_app_is_refused(
+        self, browser: Browser, app: TestApp, doors: Doors, ehr: Caller, patient: str
+    ) -> None:
+        other = registered(doors, "radiology", SCOPE)
+        value = ehr.post("/auth/launch", {"client_id": other.client_id, "patient": patient}).json["launch"]
+        browser.sign_in("jones")
+
+        assert answer(browser.open(app.request("launch patient/*.rs", launch=value)))["error"] == "invalid_request"
+
+    def test_person_starts_an_app_from_the_page(self, browser: Browser, app: TestApp, patient: str) -> None:
+        page = browser.sign_in("jones")
+        left = browser.submit(page, "/auth/start", app=app.client_id, patient=patient)
+
+        assert left.location.startswith("https://app.example.org/launch?iss=")
+
+
+class TestRefresh:
+    @pytest.fixture
+    def token(self, browser: Browser, app: TestApp) -> dict[str, Any]:
+        return dict(app.through(browser, "offline_access patient/*.rs openid", login="ann").json)
+
+    def test_each_refresh_token_is_good_once_and_a_second_use_ends_all(
+        self, app: TestApp, token: dict[str, Any], doors: Doors
+    ) -> None:
+        second = app.refresh(token["refresh_token"])
+        assert second.status_code == 200
+        assert second.json["patient"] == token["patient"]
+        assert second.json["scope"] == token["scope"]
+
+        stolen = app.refresh(token["refresh_token"])
+
+        assert stolen.json["error"] == "invalid_grant"
+        assert app.refresh(second.json["refresh_token"]).json["error"] == "invalid_grant"
+        doors.clock.forward(seconds=2)
+        for each in (token, second.json):
+            caller = Caller(doors.flask, each["access_token"], doors.clock)
+            assert caller.get(f"/fhir/Patient/{token['patient']}").status_code == 401
+
+    def test_less_may_be_asked_and_never_more(self, app: TestApp, token: dict[str, Any]) -> None:
+        less = app.refresh(token["refresh_token"], scope="patient/ImagingStudy.rs")
+        assert less.json["scope"] == "patient/ImagingStudy.rs"
+
+        more = app.refresh(less.json["refresh_token"], scope="patient/*.cruds")
+
+        assert more.json["error"] == "invalid_scope"
+
+    def test_another_client_cannot_use_it(self, doors: Doors, app: TestApp, token: dict[str, Any]) -> None:
+        other = registered(doors, "radiology", SCOPE)
+
+        assert other.refresh(token["refresh_token"]).json["error"] == "invalid_grant"
+
+    def test_online_access_ends_with_the_session(self, browser: Browser, app: TestApp) -> None:
+        token = app.through(browser, "online_access patient/*.rs", login="ann").json
+        second = app.refresh(token["refresh_token"]).json
+        browser.submit(browser.open("/auth/"), "/auth/sign-out")
+
+        assert app.refresh(second["refresh_token"]).json["error"] == "invalid_grant"
+
+    def test_person_who_was_shut_out_gets_no_more(self, doors: Doors, app: TestApp, token: dict[str, Any]) -> None:
+        doors.server.sign_on.people.disable("ann")
+        try:
+            assert app.refresh(token["refresh_token"]).json["error"] == "invalid_grant"
+        finally:
+            doors.server.sign_on.people.disable("ann", is_disabled=False)
+
+    def test_without_asking_for_it_there_is_none(self, browser: Browser, app: TestApp) -> None:
+        assert "refresh_token" not in app.through(browser, "patient/*.rs", login="ann").json
+
+
+class TestClients:
+    def test_confidential_client_needs_its_secret(self, browser: Browser, doors: Doors) -> None:
+        app = registered(doors, "radiology", SCOPE, method="client_secret_basic")
+        code = answer(agree(browser, app, "user/*.rs"))["code"]
+        app.secret, right = "wrong", app.secret
+        refused = app.redeem(code)
+        app.secret = right
+
+        assert (refused.status_code, refused.json["error"]) == (401, "invalid_client")
+        assert app.redeem(code).status_code == 200
+
+    @pytest.mark.parametrize("kind", ["RS384", "ES384"])
+    def test_confidential_client_proves_itself_with_a_key(self, browser: Browser, doors: Doors, kind: str) -> None:
+        key = (
+            RSAKey.generate_key(2048, auto_kid=True) if kind == "RS384" else ECKey.generate_key("P-384", auto_kid=True)
+        )
+        app = registered(doors, "radiology", SCOPE, method="private_key_jwt", key=key)
+
+        token = app.redeem(answer(agree(browser, app, "user/*.rs"))["code"])
+
+        assert token.json["scope"] == "user/*.rs"
+
+    def test_program_by_itself_gets_a_short_token_of_what_was_agreed(self, doors: Doors, patient: str) -> None:
+        app = registered(doors, "radiology", "system/Patient.rs", method="private_key_jwt", backend=True)
+        token = app.token(grant_type="client_credentials", scope="system/*.rs")
+
+        assert token.json["scope"] == "system/Patient.rs"
+        assert token.json["expires_in"] == 300
+        assert "refresh_token" not in token.json
+        caller = Caller(doors.flask, token.json["access_token"], doors.clock)
+        assert caller.get(f"/fhir/Patient/{patient}").status_code == 200
+        doors.clock.forward(seconds=301)
+        assert caller.get(f"/fhir/Patient/{patient}").status_code == 401
+
+    def test_program_gets_nothing_beyond_what_was_agreed(self, doors: Doors) -> None:
+        app = registered(doors, "radiology", "system/Patient.rs", method="private_key_jwt", backend=True)
+
+        assert app.token(grant_type="client_credentials", scope="user/*.rs").json["error"] == "invalid_scope"
+        assert app.token(grant_type="authorization_code", code="x").json["error"] == "invalid_grant"
+
+
+class TestIntrospectionAndRevocation:
+    def test_client_of_the_same_subscriber_learns_what_a_token_is_good_for(
+        self, browser: Browser, doors: Doors, app: TestApp, patient: str
+    ) -> None:
+        token = app.through(browser, "offline_access patient/*.rs", login="ann").json
+        asking = registered(doors, "radiology", "system/*.rs", method="private_key_jwt", backend=True)
+        foreign = registered(doors, "elsewhere", "system/*.rs", method="private_key_jwt", backend=True)
+
+        known = ask(asking, "introspect", token["access_token"])
+
+        assert known["active"] is True
+        assert (known["patient"], known["scope"], known["client_id"]) == (patient, token["scope"], app.client_id)
+        assert known["iss"] == BASE_URL
+        assert ask(asking, "introspect", token["refresh_token"])["active"] is True
+        assert ask(foreign, "introspect", token["access_token"]) == {"active": False}
+        assert ask(asking, "introspect", "nonsense") == {"active": False}
+
+    def test_revoked_token_is_over_and_so_is_its_family(self, browser: Browser, doors: Doors, app: TestApp) -> None:
+        token = app.through(browser, "offline_access patient/*.rs", login="ann").json
+        other = registered(doors, "radiology", SCOPE)
+        revoke = {"token": token["refresh_token"]}
+        doors.flask.post("/auth/revoke", data={"client_id": other.client_id, **revoke})
+        caller = Caller(doors.flask, token["access_token"], doors.clock)
+        assert caller.get(f"/fhir/Patient/{token['patient']}").status_code == 200, "another client ends nothing"
+
+        done = doors.flask.post("/auth/revoke", data={"client_id": app.client_id, **revoke})
+
+        assert done.status_code == 200
+        assert caller.get(f"/fhir/Patient/{token['patient']}").status_code == 401
+        assert app.refresh(token["refresh_token"]).json["error"] == "invalid_grant"
+
+
+class TestRegistration:
+    METADATA: ClassVar[dict[str, Any]] = {
+        "client_name": "Bone age",
+        "redirect_uris": ["https://bones.example.org/"],
+        "token_endpoint_auth_method": "none",
+        "grant_types": ["authorization_code", "refresh_token"],
+        "scope": "openid patient/*.rs",
+    }
+
+    def test_app_registers_changes_and_ends_itself(self, ehr: Caller, doors: Doors) -> None:
+        made = ehr.post("/auth/register", self.METADATA)
+        assert made.status_code == 201
+        address = made.json["registration_client_uri"].removeprefix(BASE_URL)
+        own = Caller(doors.flask, made.json["registration_access_token"], doors.clock)
+
+        assert own.get(address).json["client_name"] == "Bone age"
+        assert own.put(address, {**self.METADATA, "client_name": "Bones"}).json["client_name"] == "Bones"
+        assert ehr.get(address).status_code == 401
+        assert own.delete(address).status_code == 204
+        assert own.get(address).status_code == 401
+
+    def test_stranger_registers_nothing(self, doors: Doors) -> None:
+        assert doors.stranger.post("/auth/register", self.METADATA).status_code == 401
+
+    @pytest.mark.parametrize(
+        ("changes", "code"),
+        [
+            ({"redirect_uris": ["http://app.example.org/"]}, "invalid_redirect_uri"),
+            ({"redirect_uris": ["https://*.example.org/"]}, "invalid_redirect_uri"),
+            ({"redirect_uris": ["https://app.example.org/#x"]}, "invalid_redirect_uri"),
+            ({"redirect_uris": ["javascript:alert(1)"]}, "invalid_redirect_uri"),
+            ({"redirect_uris": []}, "invalid_redirect_uri"),
+            ({"grant_types": ["password"]}, "invalid_client_metadata"),
+            ({"grant_types": ["client_credentials"], "redirect_uris": []}, "invalid_client_metadata"),
+            ({"token_endpoint_auth_method": "private_key_jwt"}, "invalid_client_metadata"),
+            ({"jwks_uri": "http://app.example.org/jwks"}, "invalid_client_metadata"),
+            ({"client_name": 7}, "invalid_client_metadata"),
+        ],
+    )
+    def test_what_cannot_be_registered_is_named(self, ehr: Caller, changes: dict[str, Any], code: str) -> None:
+        refused = ehr.post("/auth/register", {**self.METADATA, **changes})
+
+        assert (refused.status_code, refused.json["error"]) == (400, code)
+
+    def test_private_key_is_refused(self, ehr: Caller) -> None:
+        key = ECKey.generate_key("P-384", auto_kid=True).as_dict(private=True)
+        given = {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [key]}}
+
+        assert "private key" in ehr.post("/auth/register", {**self.METADATA, **given}).json["error_description"]
+
+
+class TestPeople:
+    def test_session_ends_everywhere_when_the_password_changes(self, doors: Doors, browser: Browser) -> None:
+        assert "Your account" in browser.sign_in("jones").text
+        doors.server.sign_on.people.set_password("jones", PASSWORD)
+
+        assert "Sign in" in browser.open("/auth/").text
+
+    def test_session_elsewhere_can_be_ended(self, doors: Doors, browser: Browser) -> None:
+        other = Browser(doors.flask.application.test_client())
+        other.sign_in("jones")
+        page = browser.sign_in("jones")
+        browser.submit(page, "/auth/sessions")
+
+        assert "Sign in" in other.open("/auth/").text
+        assert "Your account" in browser.open("/auth/").text
+
+    def test_after_five_failures_even_the_right_password_waits(self, doors: Doors, browser: Browser) -> None:
+        for _ in range(5):
+            assert browser.sign_in("ann", "not the password").status_code == 401
+        held = browser.sign_in("ann")
+        assert "too often" in held.text
+        doors.clock.forward(seconds=31)
+
+        assert "Your account" in browser.sign_in("ann").text
+
+    def test_unknown_login_reads_like_a_wrong_password(self, browser: Browser) -> None:
+        wrong, unknown = browser.sign_in("jones", "not the password"), browser.sign_in("nobody-at-all", "x")
+
+        assert wrong.status_code == unknown.status_code == 401
+        assert "the login or the password is wrong" in wrong.text
+        assert "the login or the password is wrong" in unknown.text
+
+    def test_pages_allow_no_scripts_and_no_frames(self, browser: Browser) -> None:
+        page = browser.open("/auth/sign-in")
+
+        policy = page.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "script-src" not in policy
+
+
+def agree(browser: Browser, app: TestApp, scope: str) -> Any:
+    browser.sign_in("jones")
+    return browser.submit(browser.open(app.request(scope)), "/auth/decision", decision="allow")
+
+
+def ask(app: TestApp, address: str, token: str) -> dict[str, Any]:
+    form = {**proof(app.assertion()), "token": token}
+    return dict(app.doors.flask.post(f"/auth/{address}", data=form).json)
+
+
+def assert_id_token(doors: Doors, token: str, app: TestApp, *, nonce: str) -> None:
+    """Verify it as an app would: with the published keys. Source: OpenID Connect Core 1.0, 3.1.3.7."""
+    published = doors.stranger.get("/auth/jwks").json
+    assert all(set(key) <= {"kty", "kid", "n", "e", "use", "alg"} for key in published["keys"])
+    claims = jwt.decode(token, KeySet.import_key_set(published), algorithms=["RS256"]).claims
+    assert (claims["iss"], claims["aud"], claims["nonce"]) == (BASE_URL, app.client_id, nonce)
+    assert claims["fhirUser"].startswith(f"{FHIR}/Practitioner/")
+    assert claims["exp"] > claims["iat"]
+    assert "jones" not in json.dumps(claims)
