@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from flask import Blueprint, Response, request
 
+from fhir_server.rest.calls import Operation
 from fhir_server.rest.interactions import Interactions
-from fhir_server.rest.operations import OPERATIONS, Invocation, Operation
+from fhir_server.rest.operations import OPERATIONS, Invocation
 from fhir_server.web import fhir
 from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, shown
 from fhir_server.web.http import principal_of, tries

@@ -1,0 +1,63 @@
+"""What an operation of the FHIR door is, and one as it is asked for. Source: FHIR R4 operations 3.1.1."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fhir_server.access.audit import Access
+from fhir_server.model import json
+from fhir_server.rest.interactions import Backing
+from fhir_server.store.repository import Repository
+from imaging.errors import AppError, Category
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operation as it is asked for. `values` has every value of each parameter, in order."""
+
+    server: Backing
+    repository: Repository
+    type: str
+    id: str
+    values: Mapping[str, list[Any]]
+
+    def one(self, name: str, default: Any = None) -> Any:
+        """Return the value of a parameter that is given once at most. Raises INVALID for several."""
+        found = self.values.get(name, [])
+        if len(found) > 1:
+            raise AppError(Category.INVALID, f"the parameter {name} is given more than once", where=name)
+        return found[0] if found else default
+
+    def number(self, name: str, default: int) -> int:
+        """Return a whole number, 0 or more. Raises INVALID."""
+        text = str(self.one(name, default))
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise AppError(Category.INVALID, f"{name} has to be a whole number", where=name)
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation: its name, the addresses that take it, and what it does."""
+
+    name: str
+    definition: str  # canonical URL of the OperationDefinition
+    perform: Callable[[Call], bytes]
+    parameters: frozenset[str]
+    types: frozenset[str] = frozenset()  # none: every type
+    on_type: bool = False
+    on_instance: bool = False
+    changes: bool = False  # by POST only
+    takes_resource: bool = False  # of a type by POST only
+    access: Access = Access.READ
+
+    def methods(self, *, has_id: bool) -> tuple[str, ...]:
+        """Return the methods that an address of the operation takes, of a type or with the id of a resource."""
+        return ("POST",) if self.changes or (self.takes_resource and not has_id) else ("GET", "POST")
+
+
+def answer(told: list[Json]) -> bytes:
+    """Return what an operation tells as a Parameters resource."""
+    return json.dumps({"resourceType": "Parameters", "parameter": told})
