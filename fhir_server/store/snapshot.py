@@ -69,6 +69,15 @@ class Wanted:
         """Whether an index other than that of the keys may find them sooner."""
         return bool(self.criteria or self.since or (self.owners is not None and len(self.owners) <= FEW_OWNERS))
 
+    @property
+    def index(self) -> str:
+        """The index that finds them, "" where the database chooses one."""
+        if self.criteria:
+            return ""
+        if self.owners and len(self.owners) <= FEW_OWNERS:
+            return "compartment"
+        return "updated" if self.since and self.owners is None else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
@@ -212,8 +221,10 @@ class Snapshot:
                 documents = self._resources.find(condition, BODY_FIELDS).sort("_id", 1).hint([("_id", 1)])
                 yield from self._verified(kind, asked, documents)
                 return
-            # Found by whatever index suits, sorted without their bodies.
+            # Found by the index that suits, sorted without their bodies.
             found = self._resources.find(condition, {"_id": 1}).sort("_id", 1).allow_disk_use(True)
+            if index := wanted.index:
+                found = found.hint(index)
             for some in _batches(found, BLOCK):
                 named = {"$and": [{"_id": {"$in": [each["_id"] for each in some]}}, self._until()]}
                 bodies = self._resources.find(named, {**BODY_FIELDS, "type": 1}).sort("_id", 1)
