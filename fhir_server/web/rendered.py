@@ -11,6 +11,8 @@ from typing import NamedTuple
 import orjson
 from flask import Response, request
 
+from fhir_server.access.principals import Principal
+from fhir_server.web import documents
 from fhir_server.web.dicom_answers import (
     REVALIDATE,
     Door,
@@ -52,13 +54,17 @@ def retrieve_rendered(
 ) -> Response:
     """GET images for people to look at: one by itself, several as multipart or as an animation.
 
-    An instance by itself is its representative frame, or all of its frames where the media type moves; in multipart it
-    is all of its frames (PS3.18 10.4.4). A presentation state is the images that it refers to, as it shows them.
+    A report is text, and an encapsulated document what it is. An instance by itself is its representative frame, or all
+    of its frames where the media type moves; in multipart it is all of its frames (PS3.18 10.4.4). A presentation state
+    is the images that it refers to, as it shows them.
     """
     principal = door.admit(study_uid)
     archive = door.server.archive
     if series_uid and sop_uid:
-        shown = _of_instance(archive, *archive.described(study_uid, series_uid, sop_uid), frames)
+        instance, json = archive.described(study_uid, series_uid, sop_uid)
+        if not instance.frames and not frames and instance.sop_class_uid != GRAYSCALE_STATE:
+            return _document(door, principal, instance, orjson.loads(json))
+        shown = _of_instance(archive, instance, json, frames)
         images = Images(str([*map(_words, shown)]), len(shown), shown)
         is_one = len(shown) == 1 and len(shown[0].numbers) <= 1
     else:
@@ -158,6 +164,13 @@ def _of_instance(archive: Archive, instance: Instance, json: bytes, frames: str 
     return [Shown(instance, numbers_from_text(frames, instance) if frames else [], json=json)]
 
 
+def _document(door: Door, principal: Principal, instance: Instance, document: documents.Document) -> Response:
+    offers = documents.offers_of(document)
+    if not offers:
+        raise _no_image()
+    return documents.rendered(door, principal, instance, document, choose(offers))
+
+
 def _of_many(archive: Archive, study_uid: str, series_uid: str | None) -> Images:
     found = archive.contents(study_uid, series_uid)
     if not any(each.frames for each in found.samples):
@@ -180,7 +193,7 @@ def _middle(archive: Archive, study_uid: str, series_uid: str | None) -> Instanc
 
 
 def _no_image() -> AppError:
-    return AppError(Category.NOT_FOUND, "there is no image to render", where="rendered")
+    return AppError(Category.NOT_FOUND, "there is nothing to render", where="rendered")
 
 
 def _under_state(archive: Archive, state: Instance, json: bytes) -> list[Shown]:

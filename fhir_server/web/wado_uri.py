@@ -6,9 +6,12 @@ Its parameters are turned into those of WADO-RS, so that both give the same. Sou
 import re
 from dataclasses import replace
 
+import orjson
 from flask import Response, request
 
 from fhir_server.access.audit import Access
+from fhir_server.access.principals import Principal
+from fhir_server.web import documents
 from fhir_server.web.dicom_answers import IMMUTABLE, REVALIDATE, Door, digest, not_modified, validated
 from fhir_server.web.dicom_forms import file_form, file_offers
 from fhir_server.web.looks import Look, Pictures, Shown, annotation_from
@@ -31,7 +34,7 @@ PICTURES_ONLY = (
 
 
 def retrieve(door: Door) -> Response:
-    """GET one object, unless asked otherwise an image as JPEG, and all else as a DICOM file."""
+    """GET one object, unless asked otherwise an image as JPEG, a report as HTML, and all else as a DICOM file."""
     if request.args.get("requestType") != "WADO":
         raise AppError(Category.INVALID, "requestType=WADO expected", where="requestType")
     study_uid, series_uid, sop_uid = (_uid(name) for name in ("studyUID", "seriesUID", "objectUID"))
@@ -39,19 +42,31 @@ def retrieve(door: Door) -> Response:
     if request.args.get("anonymize"):
         message = "this server gives images as they are; leave the parameter out, or order their de-identification"
         raise AppError(Category.FORBIDDEN, message, where="anonymize")
-    instance = door.server.archive.instance(study_uid, series_uid, sop_uid)
-    choice = _choice(instance)
+    instance, json = door.server.archive.described(study_uid, series_uid, sop_uid)
+    document = orjson.loads(json)
+    texts = () if instance.frames else documents.offers_of(document)
+    choice = _choice(instance, texts)
     if choice.media_type == DICOM:
-        form = file_form(choice, instance)
-        tag = digest("file", VERSION, instance.sha256_received, form)
-        if unchanged := not_modified(tag, IMMUTABLE):
-            return unchanged
-        door.retrieved(principal, study_uid, access=Access.RETRIEVE_URI)
-        return file_by_itself(door.server.archive, instance, form, tag)
+        return _file(door, principal, instance, choice)
     if "transferSyntax" in request.args:
         message = f"transferSyntax is for contentType={DICOM}"
         raise AppError(Category.INVALID, message, where="transferSyntax")
-    look = replace(_look(instance), state=named_state(door.server.archive, study_uid))
+    if texts:
+        return documents.rendered(door, principal, instance, document, choice, Access.RETRIEVE_URI)
+    return _picture(door, principal, instance, choice)
+
+
+def _file(door: Door, principal: Principal, instance: Instance, choice: Choice) -> Response:
+    form = file_form(choice, instance)
+    tag = digest("file", VERSION, instance.sha256_received, form)
+    if unchanged := not_modified(tag, IMMUTABLE):
+        return unchanged
+    door.retrieved(principal, instance.study_uid, access=Access.RETRIEVE_URI)
+    return file_by_itself(door.server.archive, instance, form, tag)
+
+
+def _picture(door: Door, principal: Principal, instance: Instance, choice: Choice) -> Response:
+    look = replace(_look(instance), state=named_state(door.server.archive, instance.study_uid))
     look.check()
     frame = request.args.get("frameNumber")
     shown = Shown(instance, numbers_from_text(frame, instance)[:1] if frame else [])
@@ -60,7 +75,7 @@ def retrieve(door: Door) -> Response:
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     pictures = Pictures(door.server.archive, look, choice.media_type)
-    door.retrieved(principal, study_uid, access=Access.RETRIEVE_URI)
+    door.retrieved(principal, instance.study_uid, access=Access.RETRIEVE_URI)
     response = Response(picture_file(pictures, choice, [shown]), content_type=choice.media_type)
     return validated(response, tag, REVALIDATE)
 
@@ -72,12 +87,12 @@ def _uid(name: str) -> str:
     return text
 
 
-def _choice(instance: Instance) -> Choice:
+def _choice(instance: Instance, texts: tuple[Offer, ...]) -> Choice:
     """Return what is given: by `contentType`, else by the Accept headers, else by what the object is."""
     files = tuple(each for each in file_offers(instance, single=True) if not each.multipart and each.media_type != ZIP)
     pictures = SINGLE_OFFERS if instance.frames else ()
     is_still_image = instance.number_of_frames == 1 or "frameNumber" in request.args
-    offers: tuple[Offer, ...] = (*pictures, *files) if is_still_image else (*files, *pictures)
+    offers: tuple[Offer, ...] = (*pictures, *files) if is_still_image else (*texts, *files, *pictures)
     wanted = request.args.get("contentType")
     choice = negotiate([wanted] if wanted else request.headers.getlist("Accept"), None, offers)
     if choice.media_type != DICOM:

@@ -556,7 +556,7 @@ def test_ignored_parameters_are_said_to_be_ignored(here: Site) -> None:
 
 
 def test_what_is_no_image_cannot_be_rendered(here: Site) -> None:
-    data = sample("test-SR.dcm")
+    data = sample("rtplan.dcm")
     here.store(data)
 
     assert here.get(f"{address_of(data)}/rendered").status_code == 404

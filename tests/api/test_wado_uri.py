@@ -46,12 +46,17 @@ def test_an_image_of_one_frame_is_a_jpeg(here: Site) -> None:
     assert answer.get_data() == here.get(f"{SLICE}/rendered", "image/jpeg").get_data()
 
 
-def test_an_image_of_several_frames_and_a_document_are_dicom_files(here: Site) -> None:
+def test_an_image_of_several_frames_is_a_dicom_file(here: Site) -> None:
+    assert ask(here, CINE).content_type == f"application/dicom; transfer-syntax={EXPLICIT_LE}"
+
+
+def test_a_report_is_a_page(here: Site) -> None:
     report = dcmread(io.BytesIO(sample("test-SR.dcm")))
     uids = f"studyUID={report.StudyInstanceUID}&seriesUID={report.SeriesInstanceUID}&objectUID={report.SOPInstanceUID}"
 
-    assert ask(here, CINE).content_type == f"application/dicom; transfer-syntax={EXPLICIT_LE}"
-    assert ask(here, uids).content_type.startswith("application/dicom")
+    assert ask(here, uids).mimetype == "text/html"
+    assert ask(here, f"{uids}&contentType=text/plain").mimetype == "text/plain"
+    assert ask(here, f"{uids}&contentType=application/dicom").mimetype == "application/dicom"
     assert ask(here, f"{uids}&contentType=image/jpeg").status_code == 406
 
 
