@@ -7,7 +7,7 @@ any fork, by whoever calls `open_database`.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -19,11 +19,13 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from fhir_server import engine, logs
+from fhir_server.access.agreements import Agreements
 from fhir_server.access.audit import Audit
 from fhir_server.access.discovery import security
 from fhir_server.access.policy import restriction
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config, networks
+from fhir_server.deletion import Deletion
 from fhir_server.endpoints import Endpoints
 from fhir_server.model.capability import capability_statement, with_parameters
 from fhir_server.model.criteria import Limits as SearchLimits
@@ -243,7 +245,9 @@ def assemble(
         patient_system=config["archive.patient_system"],
         patient_key=secret(database, "patient-ids"),
     )
-    studies = Studies(archive, own, repository_for, Leases(database, clock), audit, place)
+    keep_for, undelete_for = timedelta(days=config["archive.keep_days"]), timedelta(hours=config["archive.undelete_h"])
+    rules = Agreements(own, clock, cache_s=config["access.cache_s"]), Deletion(keep_for, undelete_for, clock)
+    studies = Studies(archive, own, repository_for, Leases(database, clock), audit, place, *rules)
     principals = Principals(
         credentials, own, cache_s=config["access.cache_s"], token_days=config["access.token_days"], clock=clock
     )

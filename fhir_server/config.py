@@ -372,6 +372,15 @@ SETTINGS: tuple[Setting, ...] = (
         "without it FHIR shows their date only.",
     ),
     Setting(
+        "archive.keep_days", "0", _number(0, 100_000), "days",
+        "How long images are kept at least from when they were stored; until then nobody can delete them. A contract "
+        "may ask for more.",
+    ),
+    Setting(
+        "archive.undelete_h", "168", _number(0, 100_000), "h",
+        "How long deleted images can be taken back; they use space until then. 0: not at all.",
+    ),
+    Setting(
         "archive.patient_system", "", _text, "",
         "Identifier system (URI) of Patient IDs that come without issuer; without it each subscriber has its own.",
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydicom.datadict import dictionary_description, dictionary_VR
 
+from fhir_server.storage_checks import CHECKS
 from fhir_server.web import qido, rendered, stow, wado
 from fhir_server.web.dicom_forms import NATIVE, Pixels, written_syntaxes
 from imaging.archive import query
@@ -108,6 +109,14 @@ def _failure_reasons() -> str:
     return _table(("Failure Reason (0008,1197)", "category of the error"), rows)
 
 
+def _checks() -> str:
+    rows = (
+        (f"`{name}`", check.title, f"`0x{check.failure_reason:04X}`", f"`0x{check.warning_reason:04X}`")
+        for name, check in CHECKS.items()
+    )
+    return _table(("check", "what has to be", "Failure Reason", "Warning Reason"), rows)
+
+
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = ["|".join(f" {cell} " if cell else " " for cell in row) for row in (header, *rows)]
     lines.insert(1, "|".join("---" for _ in header))
@@ -125,6 +134,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "series-keys": _keys(Level.SERIES),
     "instance-keys": _keys(Level.INSTANCES),
     "failure-reasons": _failure_reasons,
+    "checks": _checks,
 }
 
 

@@ -10,20 +10,23 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from fhir_server import projection
+from fhir_server.access.agreements import Agreements
 from fhir_server.access.audit import Access, Audit
 from fhir_server.access.policy import require, require_images, restriction
 from fhir_server.access.principals import Principal, Right
 from fhir_server.admission import Admission
+from fhir_server.deletion import Deletion
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.query import Query
 from fhir_server.ownership import shows_images
 from fhir_server.projection import Resource
 from fhir_server.projector import Place, Projector, read_or_none
+from fhir_server.storage_checks import remarks
 from fhir_server.store.filters import ALLOW, Act
 from fhir_server.store.lease import Leases
 from fhir_server.store.repository import Repository
-from imaging.archive import Archive, Incoming, Instance, Outcome, Stored
-from imaging.dataset import InstanceSummary
+from imaging.archive import Archive, Incoming, Instance, Outcome, Remark, Stored
+from imaging.dataset import InstanceSummary, Patient
 from imaging.errors import AppError, Category
 
 __all__ = ["Place", "Studies"]
@@ -48,8 +51,12 @@ class Studies:
         leases: Leases,
         audit: Audit,
         place: Place,
+        agreements: Agreements,
+        deletion: Deletion,
     ) -> None:
         """Join the two. `own` is the server's own repository: unrestricted and internal."""
+        self._agreements = agreements
+        self._deletion = deletion
         self._archive = archive
         self._own = own
         self._repository_for = repository_for
@@ -86,10 +93,21 @@ class Studies:
         check: Callable[[InstanceSummary], None],
         brought_by: str,
     ) -> Iterator[Outcome]:
-        def admit(summary: InstanceSummary) -> None:
+        agreement = self._agreements.of(principal.subscriber)
+        patients: dict[str, Patient] = {}
+
+        def patient_of(uid: str) -> Patient | None:
+            if uid not in patients and (found := self._archive.patient_of(uid)):
+                patients[uid] = found
+            return patients.get(uid)
+
+        def admit(summary: InstanceSummary) -> list[Remark]:
             if study_uid and summary.study_uid != study_uid:
                 raise AppError(Category.CONFLICT, "the instance is of another study than the address", where=study_uid)
             check(summary)
+            said = [*remarks(summary, agreement, patient_of)]
+            patients.setdefault(summary.study_uid, summary.patient)
+            return said
 
         touched: dict[str, int] = {}
         origin = {"registered_by": principal.subscriber, "brought_by": brought_by}
@@ -218,7 +236,8 @@ class Studies:
     ) -> int:
         """Delete the images of a study, a series or one instance, and what shows them; return how many there were.
 
-        Only the subscriber that registered every one of them may. Raises FORBIDDEN, and NOT_FOUND for none.
+        Only the subscriber that registered every one of them may; for a while it can take them back. Raises FORBIDDEN,
+        NOT_FOUND for none, and CONFLICT for what has to be kept.
         """
         require_images(principal, Right.REGISTER_IMAGES, Act.DELETE, "delete images")
         found = self._archive.instances(study_uid, series_uid, sop_uid)
@@ -227,10 +246,47 @@ class Studies:
             raise AppError(Category.FORBIDDEN, message, where=study_uid)
         if restriction(principal).access("ImagingStudy", Act.DELETE) is not ALLOW:
             self.authorise(study_uid, principal, Act.DELETE)
-        deleted = self._archive.delete(study_uid, series_uid, sop_uid)
+        named = (study_uid, series_uid, sop_uid)
+        self._deletion.check(self._agreements.of(principal.subscriber), self._archive.stored_at(*named), study_uid)
+        if self._deletion.undelete_for:
+            by = principal.subscriber
+            deleted = self._archive.put_aside(*named, keep_for=self._deletion.undelete_for, deleted_by=by)
+        else:
+            deleted = self._archive.delete(*named)
         self._audit.record(principal, Access.DELETE_IMAGES, studies={study_uid: deleted})
         self.project(study_uid)
         return deleted
+
+    def undelete(
+        self, study_uid: str, principal: Principal, *, series_uid: str | None = None, sop_uid: str | None = None
+    ) -> int:
+        """Take back images that were deleted; return how many came back.
+
+        Only the subscriber that registered every one of them may. Raises FORBIDDEN; NOT_FOUND where nothing can be
+        taken back, CONFLICT where all of it has been stored again meanwhile.
+        """
+        require_images(principal, Right.REGISTER_IMAGES, Act.CREATE, "take back images")
+        named = (study_uid, series_uid, sop_uid)
+        owners = self._archive.put_aside_by(*named)
+        if not owners:
+            raise AppError(Category.NOT_FOUND, "nothing was deleted here that could be taken back", where=study_uid)
+        if owners != {principal.subscriber}:
+            message = "only the subscriber that registered all of these images may take them back"
+            raise AppError(Category.FORBIDDEN, message, where=study_uid)
+        back = self.take_back(*named)
+        self._audit.record(principal, Access.STORE, studies={study_uid: back})
+        return back
+
+    def take_back(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> int:
+        """Take back images on the operator's word; see `undelete`."""
+        back, taken = self._archive.take_back(study_uid, series_uid, sop_uid)
+        if not back and taken:
+            message = "all of these images have been stored again meanwhile; those stay"
+            raise AppError(Category.CONFLICT, message, where=study_uid)
+        if not back:
+            raise AppError(Category.NOT_FOUND, "nothing was deleted here that could be taken back", where=study_uid)
+        self.project(study_uid)
+        return back
 
     def discard(self, instances: Iterable[Instance], principal: Principal) -> int:
         """Delete images that an order of the subscriber said not to keep; return how many there were.

@@ -14,6 +14,7 @@ import orjson
 
 from imaging.archive import Incoming, Made, Refused, Remark
 from imaging.bulk_media import OCTET_STREAM
+from imaging.coercion import COERCED, SYSTEM
 from imaging.compose import BulkValue, compose, parts_wanted
 from imaging.dataset import check_uid
 from imaging.dataset_from_model import Model, text_of, uris
@@ -22,8 +23,6 @@ from imaging.dicomweb.native_reader import document
 from imaging.errors import AppError, Category
 from imaging.layout import Buffer
 
-COERCED: Final = 0xB000
-"""Warning Reason: data elements were changed (PS3.18 table I.2-1)."""
 JSON_TYPES: Final = frozenset({"application/dicom+json", "application/json"})
 XML_TYPES: Final = frozenset({"application/dicom+xml", "application/xml"})
 MAX_METADATA_BYTES: Final = 64 << 20
@@ -65,13 +64,12 @@ class Assembly:
     """Takes the parts of a request, in any order, and gives instances.
 
     root_type   media type of a first part that names none
-    at, system  when and by whom attributes are changed, where some have to be
+    at          when attributes are changed, where some have to be
     """
 
-    def __init__(self, root_type: str, *, at: datetime, system: str, most_instances: int) -> None:
+    def __init__(self, root_type: str, *, at: datetime, most_instances: int) -> None:
         self._root_type = root_type
         self._at = at
-        self._system = system
         self._most_instances = most_instances
         self._instances = 0
         self._wanting: dict[str, list[_Waiting]] = {}
@@ -147,7 +145,7 @@ class Assembly:
                 return
             model = waiting.model or waiting.load()
             bulk = {uri: self._bulk[uri].value() for uri in waiting.wanted}
-            made = compose(model, bulk, at=self._at, system=self._system)
+            made = compose(model, bulk, at=self._at, system=SYSTEM)
             yield Made(made.data, _remarks(made.original))
         except AppError as error:
             yield Refused(error, waiting.sop_class_uid, waiting.sop_uid)

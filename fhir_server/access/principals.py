@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from fhir_server.access.agreements import LONGEST_ISSUER, Agreement, agreement_contract, is_agreement
 from fhir_server.access.contracts import Right, contract, rights_in_force
 from fhir_server.access.grants import AT_MOST, Grant, grant_from_document
 from fhir_server.model.criteria import Clause, Reference, Token
@@ -150,12 +151,20 @@ class Principals:
         earlier = self._contracts(reference)
         # The new one first, so that a client at work notices nothing; a crash leaves what `subscriber list` shows.
         self._own.create(contract(reference, wanted, issued=now, start=start or now, end=end))
-        for each in earlier:
-            if each["status"] == "executed":
-                self._own.update({**each, "status": "terminated"}, if_match=None)
+        self._terminate(each for each in earlier if not is_agreement(each))
         self._set_active(organization, active=True)
         self._credentials.suspend(reference, suspended=False)
         return self._subscriber(self._named(name))
+
+    def agree(self, name: str, agreement: Agreement) -> None:
+        """Agree with a subscriber on the images that it registers, in place of what was agreed. Raises NOT_FOUND."""
+        if len(agreement.issuer) > LONGEST_ISSUER or not agreement.issuer.isascii() or "\\" in agreement.issuer:
+            raise _invalid(f"an issuer has up to {LONGEST_ISSUER} ASCII characters and no backslash")
+        reference = self._named(name).key
+        earlier = [each for each in self._contracts(reference) if is_agreement(each)]
+        if agreement != Agreement():
+            self._own.create(agreement_contract(reference, agreement, issued=self._clock()))
+        self._terminate(earlier)
 
     def subscribers(self) -> list[Subscriber]:
         """Return every subscriber, by name."""
@@ -238,6 +247,11 @@ class Principals:
                 return False
             raise
         return bool(organization.json().get("active", True))
+
+    def _terminate(self, contracts: Iterable[dict[str, Any]]) -> None:
+        for each in contracts:
+            if each["status"] == "executed":
+                self._own.update({**each, "status": "terminated"}, if_match=None)
 
     def _contracts(self, reference: str) -> list[dict[str, Any]]:
         found = self._all("Contract", Clause("subject", "reference", "", (Reference((reference,)),)))

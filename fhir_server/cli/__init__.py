@@ -23,7 +23,7 @@ import click
 
 from fhir_server import config as settings
 from fhir_server import logs
-from fhir_server.cli import agent, apps, collect, dimse, endpoints, orders, people, printers
+from fhir_server.cli import agent, apps, collect, dimse, endpoints, images, orders, people, printers
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
@@ -297,9 +297,48 @@ def suspend_subscriber(config: Config, name: str) -> None:
     click.echo(f"{name} is suspended")
 
 
+@subscriber.command("agree")
+@click.argument("name")
+@click.option("--reject", multiple=True, metavar="CHECK", help="Refuse images that do not pass; may be repeated.")
+@click.option("--flag", multiple=True, metavar="CHECK", help="Store them with a warning; may be repeated.")
+@click.option("--keep-until", type=_DAY, metavar="DATE", help="Last day (UTC) on which images cannot be deleted.")
+@click.option("--issuer", default="", metavar="TEXT", help="Issuer of Patient ID of images that do not tell theirs.")
+@configured()
+def agree(
+    config: Config,
+    name: str,
+    reject: tuple[str, ...],
+    flag: tuple[str, ...],
+    keep_until: datetime | None,
+    issuer: str,
+) -> None:
+    """Agree with NAME on the images that it registers, in place of what was agreed; nothing: no such agreement.
+
+    Checks: patient-id, patient-name, study-date and accession-number (they are there), sop-class (it is one of the
+    standard's), same-patient (of the study as it is here).
+
+    \b
+    Examples:
+      fhir-imaging subscriber agree ct-1 --reject patient-id --flag same-patient
+      fhir-imaging subscriber agree ct-1 --keep-until 2036-12-31 --issuer "St. Mary"
+    """
+    from fhir_server.access.agreements import Agreement, Verdict
+    from fhir_server.app import open_server
+    from fhir_server.storage_checks import checked
+
+    checks = checked({**dict.fromkeys(flag, Verdict.FLAG), **dict.fromkeys(reject, Verdict.REJECT)})
+    last = keep_until.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if keep_until else None
+    with open_server(config) as server:
+        server.principals.agree(name, Agreement(checks, last, issuer))
+    said = [f"{check}: {verdict}" for check, verdict in checks.items()]
+    said += [f"kept until {keep_until:%F}"] * (keep_until is not None) + [f"issuer {issuer}"] * bool(issuer)
+    click.echo(f"agreed with {name}: {'; '.join(said) or 'nothing'}")
+
+
 cli.add_command(apps.app)
 cli.add_command(people.person)
 cli.add_command(endpoints.endpoint)
+cli.add_command(images.images)
 cli.add_command(printers.printer)
 cli.add_command(agent.print_agent)
 cli.add_command(dimse.dimse)

@@ -31,6 +31,12 @@ def delete(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: s
     return Response(status=HTTPStatus.NO_CONTENT)
 
 
+def undelete(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Response:
+    """POST ../undelete of a study, a series or an instance: take back what was deleted not too long ago."""
+    door.server.studies.undelete(study_uid, principal_of(request), series_uid=series_uid, sop_uid=sop_uid)
+    return Response(status=HTTPStatus.NO_CONTENT)
+
+
 def _search(level: Level) -> Callable[..., Response]:
     def search(door: Door, study_uid: str | None = None, series_uid: str | None = None) -> Response:
         return qido.search(door, level, study_uid, series_uid)
@@ -56,6 +62,7 @@ ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
     ("GET", f"{INSTANCE}/bulkdata/<path:path>", wado.retrieve_bulkdata),
     ("GET", f"{INSTANCE}/received", wado.retrieve_received),
     *(("DELETE", level, delete) for level in (STUDY, SERIES, INSTANCE)),
+    *(("POST", f"{level}/undelete", undelete) for level in (STUDY, SERIES, INSTANCE)),
 )
 
 

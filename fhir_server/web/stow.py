@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from flask import Response, request
 
+from fhir_server.storage_checks import RejectedError
 from fhir_server.web.dicom_answers import DICOM_JSON, DICOM_XML, Door, choose
 from fhir_server.web.http import principal_of
 from fhir_server.web.stow_bodies import Instances
@@ -99,6 +100,8 @@ def _warning(remarks: tuple[Remark, ...]) -> dict[str, Any]:
 def _failure(outcome: Refused, study_uid: str | None) -> dict[str, Any]:
     error = outcome.error
     reason = FAILURE_REASON.get(error.category, PROCESSING_FAILURE)
+    if isinstance(error, RejectedError):
+        reason = error.reason
     if error.category is Category.CONFLICT and study_uid and error.where == study_uid:
         reason = OTHER_STUDY
     named = {"00081150": outcome.sop_class_uid, "00081155": outcome.sop_instance_uid}

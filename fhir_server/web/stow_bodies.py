@@ -21,7 +21,6 @@ DICOM = "application/dicom"
 OCTET_STREAM = "application/octet-stream"
 FORMS = (DICOM, DICOM_JSON, DICOM_XML)
 """What instances come as, alone or as the parts of multipart/related; the first is what is meant without a `type`."""
-SYSTEM = "fhir-imaging-server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class _Request:
 
     def assembly(self, root_type: str) -> Assembly:
         clock = self.door.server.clock
-        return Assembly(root_type, at=clock(), system=SYSTEM, most_instances=self.limits.parts)
+        return Assembly(root_type, at=clock(), most_instances=self.limits.parts)
 
 
 class Instances:

@@ -10,7 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -19,25 +19,37 @@ import orjson
 from pymongo import UpdateOne
 from pymongo.database import Database
 
-from imaging.archive import catalogue, contents, query, upkeep
+from imaging.archive import catalogue, contents, query, trash, upkeep
 from imaging.archive.attributes import STANDARD, Tables, with_extra
 from imaging.archive.catalogue import INSTANCE_FIELDS, Arrival, Brought, Document, Instance, instance_from_row
 from imaging.archive.contents import Contents
 from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
-from imaging.archive.ingest import Admit, Incoming, Ingest, Made, Outcome, Refused, Remark, Stored, mark_studies
+from imaging.archive.ingest import (
+    Admit,
+    Incoming,
+    Ingest,
+    Made,
+    Outcome,
+    Refused,
+    Remark,
+    Stored,
+    mark_arrivals,
+    mark_studies,
+)
 from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, metadata_from_row, order
+from imaging.archive.trash import Deleted
 from imaging.archive.upkeep import Finding, Swept
 from imaging.blobs import BlobStore, Buffer
 from imaging.codecs import Decoded, codecs
-from imaging.dataset import Limits, PixelLayout, read
+from imaging.dataset import Limits, Patient, PixelLayout, read
 from imaging.dicom_json import bulkdata
 from imaging.dicomweb import Matching
 from imaging.errors import AppError, Category
 from imaging.transcode import convert_frame, decode_frame
 
 __all__ = [
-    "RECEIVED", "STORED", "Archive", "Arrival", "Brought", "Contents", "Finding", "Incoming", "Instance", "Made",
-    "Outcome", "Refused", "Remark", "SeriesFacts", "Stored", "StudyFacts", "Swept", "size_of_file", "with_extra",
+    "RECEIVED", "STORED", "Archive", "Arrival", "Brought", "Contents", "Deleted", "Finding", "Incoming", "Instance",
+    "Made", "Outcome", "Refused", "Remark", "SeriesFacts", "Stored", "StudyFacts", "Swept", "size_of_file", "with_extra",
 ]  # fmt: skip
 
 _LOOKED_UP = 10_000  # UIDs in one question
@@ -147,6 +159,11 @@ class Archive:
             key=lambda row: (row["study"], *order(row["series_number"], row["series"], row["number"], row["_id"]))
         )
         return [instance_from_row(row) for row in rows]
+
+    def patient_of(self, study_uid: str) -> Patient | None:
+        """Return the patient of a study as an instance of it tells; None when nothing of it is here."""
+        row = self._database.instances.find_one({"study": study_uid}, {"common": 1, "instance": 1})
+        return catalogue.common_from_row(row).patient if row else None
 
     def present(self, sop_uids: Iterable[str]) -> set[str]:
         """Return those of the SOP Instance UIDs whose instances are here."""
@@ -317,13 +334,9 @@ class Archive:
 
     def delete(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> int:
         """Remove instances at once and their blobs with a later sweep; return how many there were (0 is no error)."""
-        wanted = {
-            "study": study_uid,
-            **({"series": series_uid} if series_uid else {}),
-            **({"_id": sop_uid} if sop_uid else {}),
-        }
+        wanted = _named(study_uid, series_uid, sop_uid)
         rows = list(self._database.instances.find(wanted, {"blob": 1, "received.blob": 1, "aside": 1}))
-        keys = [key for row in rows for key in _blob_keys(row)]
+        keys = [key for row in rows for key in trash.blob_keys(row)]
         # The garbage row goes first: a crash before the rows are gone leaves blobs that are seen to be in use.
         for start in range(0, len(keys), 10_000):
             self._database.garbage.insert_one(
@@ -333,6 +346,49 @@ class Archive:
         if rows:
             mark_studies(self._database.studies, [study_uid], self._clock())
         return deleted
+
+    def put_aside(
+        self,
+        study_uid: str,
+        series_uid: str | None = None,
+        sop_uid: str | None = None,
+        *,
+        keep_for: timedelta,
+        deleted_by: str,
+    ) -> int:
+        """Remove instances so that they can be taken back for a while; return how many there were (0 is no error)."""
+        now = self._clock()
+        wanted = _named(study_uid, series_uid, sop_uid)
+        until = now + keep_for
+        gone = trash.put_aside(self._database, wanted, now=now, until=until, deleted_by=deleted_by)
+        if gone:
+            mark_studies(self._database.studies, [study_uid], now)
+        return gone
+
+    def take_back(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> tuple[int, int]:
+        """Put back what was put aside; return how many instances came back, and how many others have taken over."""
+        now = self._clock()
+        # Should this process die after the rows are back, the sweeper marks the study.
+        token = self._database.garbage.insert_one({"keys": [], "studies": [study_uid], "at": now}).inserted_id
+        found = trash.take_back(self._database, trash.where(study_uid, series_uid, sop_uid))
+        if any(found):
+            mark_arrivals(self._database.studies, [study_uid], now)
+        self._database.garbage.delete_one({"_id": token})
+        return found
+
+    def put_aside_by(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> set[str]:
+        """Return who registered what can be taken back of a study, a series or one instance; nobody for nothing."""
+        return trash.owners(self._database, trash.where(study_uid, series_uid, sop_uid))
+
+    def aside(self) -> list[Deleted]:
+        """Return everything that can be taken back, by study."""
+        return trash.kept(self._database, {})
+
+    def stored_at(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> datetime | None:
+        """Return when the youngest of some instances came; None for none."""
+        newest = self._database.instances.find(_named(study_uid, series_uid, sop_uid), {"stored_at": 1})
+        found = next(iter(newest.sort("stored_at", -1).limit(1)), None)
+        return found["stored_at"].replace(tzinfo=UTC) if found else None
 
     def forget(self, study_uid: str) -> None:
         """Drop the study's own summary once nothing is left of it."""
@@ -428,6 +484,6 @@ class Archive:
             raise AppError(Category.FAULT, "decoded pixels do not match their digest", where=instance.sop_uid)
 
 
-def _blob_keys(row: Document) -> list[str]:
-    received = row.get("received", {}).get("blob")
-    return [row["blob"], *([received] if received else []), *row.get("aside", [])]
+def _named(study_uid: str, series_uid: str | None, sop_uid: str | None) -> Document:
+    series = {"series": series_uid} if series_uid else {}
+    return {"study": study_uid, **series, **({"_id": sop_uid} if sop_uid else {})}

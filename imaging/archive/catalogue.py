@@ -1,12 +1,13 @@
 """What the archive writes about an instance: the row that makes it exist, and what is read back from it.
 
-Hides the document layout of the collections `instances`, `series`, `studies` and `garbage`. An instance exists when its
-row does; everything in `series` and `studies` is derived from rows.
+Hides the document layout of the collections `instances`, `series`, `studies`, `trash` and `garbage`. An instance exists
+when its row does; everything in `series` and `studies` is derived from rows.
 
 * `instances`  `_id` SOP Instance UID
 * `series`, `studies`  `_id` UID; a study's `generation` counts changes, `projected` is the one its ImagingStudy shows,
   `sampled` the one of which its series have `samples`: an instance of every kind (see `contents`),
   and `arrived_at` is there while nobody has looked at images that came
+* `trash`  instances that were deleted and can be taken back (see `trash`)
 * `garbage`  blob keys that may belong to nothing, and the studies of the batch that wrote them (see `upkeep`)
 """
 
@@ -71,6 +72,11 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("arrived_at", ASCENDING)], name="arrivals", sparse=True),
     ],
     "garbage": [IndexModel([("at", ASCENDING)], name="at")],
+    "trash": [
+        IndexModel([("row.study", ASCENDING), ("row.series", ASCENDING), ("row._id", ASCENDING)], name="study"),
+        IndexModel([("keys", ASCENDING)], name="keys"),
+        IndexModel([("until", ASCENDING)], name="until"),
+    ],
 }
 
 
@@ -80,8 +86,9 @@ def ensure_indexes(database: Database[Document]) -> None:
         database[name].create_indexes(models)
 
 
-_PADDING = {0xFFFCFFFC: None}
-_PIXELS = dict.fromkeys((0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010, 0xFFFCFFFC))
+# Original Attributes Sequence: when something was changed on the way in is another time for each sending.
+_PADDING = dict.fromkeys((0xFFFCFFFC, 0x04000561))
+_PIXELS = dict.fromkeys((0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010, *_PADDING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +257,8 @@ def _slices(parts: Sequence[Buffer], ends: Sequence[int], start: int, length: in
 def content_sha256(received: Received, *, pixels: bool) -> str:
     """Return a digest of what the data set says, whatever transfer syntax and file meta it came with.
 
-    Its elements are taken in Implicit VR Little Endian, sequences with defined lengths, without group lengths and
-    padding. `pixels` tells whether pixel data belong to it, as they are.
+    Its elements are taken in Implicit VR Little Endian, sequences with defined lengths, without group lengths, padding
+    and Original Attributes Sequence. `pixels` tells whether pixel data belong to it, as they are.
     """
     digest = hashlib.sha256()
     # Said to come in another encoding than asked, so that every element is rewritten in the one form.

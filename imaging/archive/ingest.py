@@ -16,7 +16,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ from pymongo.read_concern import ReadConcern
 from imaging.archive.attributes import Tables
 from imaging.archive.catalogue import INLINE_BYTES, Document, content_sha256, instance_row
 from imaging.blobs import Blob, BlobStore, Buffer
+from imaging.coercion import SYSTEM, coerced
 from imaging.dataset import InstanceSummary, Limits, Received, read
 from imaging.errors import AppError, Category
 from imaging.transcode import Encoded, encode
@@ -48,11 +49,13 @@ class Remark:
 
     reason     Warning Reason (0008,1196); PS3.18 table I.2-1
     original   attributes that were changed, as they were, in DICOM JSON
+    changes    attributes that are to be changed before it is stored, in DICOM JSON
     """
 
     reason: int
     text: str
     original: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 Admit = Callable[[InstanceSummary], Sequence[Remark] | None]
@@ -151,7 +154,7 @@ class Ingest:
     ) -> Iterator[Outcome]:
         """Yield one outcome for each part, in order; see `Archive.store_all`."""
         origin = {"registered_by": registered_by, "brought_by": brought_by}
-        reader = (_read(part, admit, self._limits) for part in parts)
+        reader = (_read(part, admit, self._limits, self._clock) for part in parts)
         with ThreadPoolExecutor(1, "archive-write") as writer:
             writing: Future[list[Outcome]] | None = None
             batch: list[_Ready | Outcome] = []
@@ -282,7 +285,7 @@ def _mark(studies: Any, study_uids: Iterable[str], now: datetime, more: Document
     studies.bulk_write([UpdateOne({"_id": uid}, change, upsert=True) for uid in study_uids], ordered=False)
 
 
-def _read(part: Incoming, admit: Admit, limits: Limits) -> _Admitted | Refused:
+def _read(part: Incoming, admit: Admit, limits: Limits, clock: Callable[[], datetime]) -> _Admitted | Refused:
     if isinstance(part, Refused):
         return part
     data, remarks = (part.data, part.remarks) if isinstance(part, Made) else (part, ())
@@ -291,9 +294,22 @@ def _read(part: Incoming, admit: Admit, limits: Limits) -> _Admitted | Refused:
     except AppError as error:
         return Refused(error)
     try:
-        return _Admitted(received, (*remarks, *(admit(received.summary) or ())))
+        said = tuple(admit(received.summary) or ())
+        admitted = _Admitted(received, (*remarks, *said))
+        return _changed(admitted, limits, clock()) if any(remark.changes for remark in said) else admitted
     except AppError as error:
         return _refused(received.summary, error)
+
+
+def _changed(admitted: _Admitted, limits: Limits, now: datetime) -> _Admitted:
+    """Return the instance with the changes that its remarks ask for, and the remarks with what was before."""
+    changes = {tag: element for remark in admitted.remarks for tag, element in remark.changes.items()}
+    data, original = coerced(admitted.received, changes, at=now, system=SYSTEM)
+    told = (
+        replace(remark, original={tag: original[tag] for tag in remark.changes}) if remark.changes else remark
+        for remark in admitted.remarks
+    )
+    return _Admitted(read(data, limits=limits), tuple(told))
 
 
 def _groups(reader: Iterator[_Admitted | Refused]) -> Iterator[list[_Admitted | Refused]]:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pymongo import WriteConcern
 from pymongo.database import Database
 
+from imaging.archive import trash
 from imaging.archive.catalogue import Document
 from imaging.archive.ingest import mark_arrivals
 from imaging.blobs import BlobStore
@@ -41,6 +42,7 @@ class Swept:
 
 def sweep(database: Database[Document], blobs: BlobStore, now: datetime) -> Swept:
     """Finish what crashes left behind and delete blobs that nothing refers to. Safe to run anywhere, at any time."""
+    trash.lapse(database, now)
     studies = database.get_collection("studies", write_concern=WriteConcern(w="majority", j=True))
     marked = deleted = in_use = 0
     for row in database.garbage.find({"at": {"$lt": now - SETTLED}}).sort("at"):
@@ -63,4 +65,7 @@ def sweep(database: Database[Document], blobs: BlobStore, now: datetime) -> Swep
 
 
 def _in_use(database: Database[Document], key: str) -> bool:
+    # Instances last: what is taken back meanwhile is in them before it leaves the trash.
+    if database.trash.find_one({"keys": key}, {"_id": 1}):
+        return True
     return any(database.instances.find_one({field: key}, {"_id": 1}) for field in ("blob", "received.blob", "aside"))

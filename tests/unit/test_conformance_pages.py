@@ -8,6 +8,7 @@ import pytest
 
 from fhir_server import dicomweb_page, fhir_page
 from fhir_server.config import SETTINGS
+from fhir_server.storage_checks import CHECKS
 from fhir_server.web import dicomweb
 from fhir_server.web.stow import FAILURE_REASON, OTHER_STUDY, PROCESSING_FAILURE
 
@@ -80,4 +81,5 @@ def test_the_fhir_page_is_written_from_the_capability_statement() -> None:
 def test_every_failure_reason_is_on_the_page_of_errors() -> None:
     told = {int(code, 16) for code in re.findall(r"^\| `(0x[0-9A-F]{4})`", ERRORS, re.MULTILINE)}
 
-    assert told == {*FAILURE_REASON.values(), OTHER_STUDY, PROCESSING_FAILURE}
+    checks = {check.failure_reason for check in CHECKS.values()}
+    assert told == {*FAILURE_REASON.values(), OTHER_STUDY, PROCESSING_FAILURE} | checks
