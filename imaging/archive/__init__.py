@@ -49,7 +49,8 @@ from imaging.transcode import convert_frame, decode_frame
 
 __all__ = [
     "RECEIVED", "STORED", "Archive", "Arrival", "Brought", "Contents", "Deleted", "Finding", "Incoming", "Instance",
-    "Made", "Outcome", "Refused", "Remark", "SeriesFacts", "Stored", "StudyFacts", "Swept", "size_of_file", "with_extra",
+    "Made", "Outcome", "Refused", "Remark", "SeriesFacts", "Stored", "StudyFacts", "Swept", "size_of_file",
+    "with_extra",
 ]  # fmt: skip
 
 _LOOKED_UP = 10_000  # UIDs in one question

@@ -145,6 +145,10 @@ DOORS = [
     door("DELETE", "/dicom-web/studies/{study}/series/{series}", "all"),
     door("DELETE", "/dicom-web/studies/{study}/series/{series}/instances/{instance}", "all"),
     door("DELETE", "/fhir/ImagingStudy/{study}", "all"),
+    # and takes them back
+    door("POST", "/dicom-web/studies/{study}/undelete", "all"),
+    door("POST", "/dicom-web/studies/{study}/series/{series}/undelete", "all"),
+    door("POST", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/undelete", "all"),
     # An app is launched about what the EHR may read itself.
     door("POST", "/auth/launch", "receive", "all", send="launch"),
 ]
@@ -170,7 +174,7 @@ class Scene:
     file: bytes
 
     def come(self, caller: Caller, entrance: Door):
-        names = self.names | (self.disposable() if entrance.method == "DELETE" else {})
+        names = self.names | self.own_names(entrance)
         made = {"job": self.job, "export": self.export}
         own = {name: make(caller) for name, make in made.items() if f"{{{name}}}" in entrance.path}
         path = entrance.path.format(**names, **own)
@@ -198,6 +202,16 @@ class Scene:
         if entrance.send == "form":
             return caller.call(entrance.method, path, data={"_count": "1"})
         return caller.call(entrance.method, path)
+
+    def own_names(self, entrance: Door) -> dict[str, str]:
+        """Names of things that this entrance alone is about: some to be deleted, some that were."""
+        if entrance.method == "DELETE":
+            return self.disposable()
+        if not entrance.path.endswith("/undelete"):
+            return {}
+        names = self.disposable()
+        self.doors.caller(*Right, name="all").delete(f"/dicom-web/studies/{names['study']}")
+        return names
 
     def job(self, caller: Caller) -> str:
         """The id of a request that the caller asked to be answered later; any id for who may not ask."""
