@@ -2,45 +2,26 @@
 
 The restriction's demands are mandatory: they are compiled by the same code as the user's, kept apart from them, and
 `compile_query` refuses to answer (FORBIDDEN) when one of them is not in the result.
-One `$elemMatch` per clause keeps the index bounds tight. Values never become operators or field names: parameter codes
-come from the official definitions, values are always operands.
+One `$elemMatch` per clause keeps the index bounds tight. Parameter codes come from the official definitions; what a value
+means is told in `conditions`.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from fhir_server.model import dates
-from fhir_server.model.criteria import (
-    Clause,
-    Composite,
-    Date,
-    Missing,
-    Near,
-    Number,
-    Quantity,
-    Reference,
-    Text,
-    Token,
-    Typed,
-    Value,
-)
+from fhir_server.model.criteria import Clause, Date, Missing, Near, Text, Token
 from fhir_server.model.fhirpath import leaf_types
 from fhir_server.model.query import Query, is_scalar_date
 from fhir_server.model.resources import RESOURCES
-from fhir_server.store.index import ARRAYS, CANONICAL, PARTS, PHONETIC, base_units, canonical, fold, sound
+from fhir_server.store.conditions import Filter, any_of, condition_of, date_condition, moment_condition, prefixed
+from fhir_server.store.index import ARRAYS, CANONICAL, PHONETIC, sound
 from imaging.errors import AppError, Category
 
-Filter = dict[str, Any]
-
-DAY = timedelta(days=1)
-WIDEST_POINT = timedelta(days=366)  # how much time a partial date such as `2012` may cover
 POINT_TYPES = frozenset({"date", "dateTime", "instant"})
-LAST_CHARACTER = "\U0010ffff"
 NOTHING: Filter = {"_id": {"$in": []}}
 
 
@@ -200,15 +181,19 @@ def compile_clause(resource_type: str, clause: Clause, now: datetime) -> Filter:
     if clause.code == "_id":
         return {"_id": {"$in": [f"{resource_type}/{value.code}" for value in values if isinstance(value, Token)]}}
     if clause.code == "_lastUpdated":
-        return _any([_moment("lastUpdated", value, now) for value in values if isinstance(value, Date)])
+        return any_of([moment_condition("lastUpdated", value, now) for value in values if isinstance(value, Date)])
     if isinstance(values[0], Missing):
-        return _any([_missing(clause, value) for value in values if isinstance(value, Missing)])
+        return any_of([_missing(clause, value) for value in values if isinstance(value, Missing)])
     if isinstance(values[0], Near):
-        return _any([_near(value) for value in values if isinstance(value, Near)])
+        return any_of([_near(value) for value in values if isinstance(value, Near)])
     if clause.type == "date" and clause.code in _scalars(resource_type):
         is_point = leaf_types(clause.definition(resource_type).expression, resource_type) <= POINT_TYPES
-        found = [_date(value, now, clause.modifier, is_point=is_point) for value in values if isinstance(value, Date)]
-        return _any([_prefixed(f"sort.{clause.code}", condition) for condition in found])
+        found = [
+            date_condition(value, now, clause.modifier, is_point=is_point)
+            for value in values
+            if isinstance(value, Date)
+        ]
+        return any_of([prefixed(f"sort.{clause.code}", condition) for condition in found])
     return _elements(resource_type, clause, now)
 
 
@@ -228,7 +213,7 @@ def _elements(resource_type: str, clause: Clause, now: datetime) -> Filter:
             if isinstance(value, Text)
         ]
     else:
-        conditions = [_condition(kind, clause.modifier, value, parts, now) for value in clause.values]
+        conditions = [condition_of(kind, clause.modifier, value, parts, now) for value in clause.values]
     if _has_implied_system(resource_type, clause):
         conditions = [{name: item for name, item in condition.items() if name != "s"} for condition in conditions]
     if kind == "quantity":
@@ -241,7 +226,7 @@ def _elements(resource_type: str, clause: Clause, now: datetime) -> Filter:
     matches: list[Filter] = [
         {ARRAYS[kind]: {"$exists": True, "$elemMatch": {"p": code, **condition}}} for condition in _merged(conditions)
     ]
-    return {"$nor": matches} if clause.modifier == "not" else _any(matches)
+    return {"$nor": matches} if clause.modifier == "not" else any_of(matches)
 
 
 def _alternatives(condition: Filter) -> list[Filter]:
@@ -260,178 +245,6 @@ def _apart(code: str, condition: Filter) -> Filter:
 
 # modifier -> search type of the rows that were made for it, under the code `parameter:modifier`
 _SIDE_ROWS = {"text": "string", "identifier": "token", "of-type": "token"}
-
-
-def _condition(kind: str, modifier: str, value: Value, parts: tuple[str, ...], now: datetime) -> Filter:
-    """Return what a row must satisfy. `parts` are the search types of a composite's components."""
-    if isinstance(value, Date):
-        return _date(value, now, modifier, is_point=False)
-    if isinstance(value, Text):
-        return _uri(value.text, modifier) if kind == "uri" else _text(value, modifier)
-    if isinstance(value, Reference) and modifier in _OF_VERSIONS:
-        return _any([_OF_VERSIONS[modifier](text) for text in value.candidates])
-    if isinstance(value, Composite):
-        found = [_condition(part, "", item, (), now) for part, item in zip(parts, value.parts, strict=True)]
-        return _all([_prefixed(name, condition) for name, condition in zip(PARTS, found, strict=False)])
-    return _CONDITIONS[type(value)](value)
-
-
-def _token(value: Token) -> Filter:
-    condition: Filter = {}
-    if value.code is not None:
-        condition["c"] = value.code
-    if value.system is not None:
-        condition["s"] = value.system or None  # None also matches an absent field
-    return condition
-
-
-def _typed(value: Typed) -> Filter:
-    return {"s": value.system, "c": f"{value.code}|{value.value}"}
-
-
-def _reference(value: Reference) -> Filter:
-    return {"r": {"$in": list(value.candidates)}}
-
-
-def _version_below(text: str) -> Filter:
-    """Return the condition on canonical references of this version or one of its parts: `url|1` has `url|1.5`."""
-    url, mark, version = text.partition("|")
-    if not mark:
-        return {"r": {"$in": [url]}}
-    return {"$or": [{"r": text}, {"r": {"$gte": f"{url}|{version}.", "$lt": f"{url}|{version}." + LAST_CHARACTER}}]}
-
-
-def _version_above(text: str) -> Filter:
-    url, mark, version = text.partition("|")
-    numbers = version.split(".") if mark else []
-    return {"r": {"$in": [f"{url}|{'.'.join(numbers[:length])}" for length in range(1, len(numbers) + 1)] or [url]}}
-
-
-_OF_VERSIONS: Mapping[str, Callable[[str], Filter]] = {"below": _version_below, "above": _version_above}
-
-
-def _uri(text: str, modifier: str) -> Filter:
-    if modifier == "below":
-        under = text.rstrip("/") + "/"
-        return {"$or": [{"u": text}, {"u": {"$gte": under, "$lt": under + LAST_CHARACTER}}]}
-    if modifier == "above":
-        scheme, mark, rest = text.partition("://")
-        steps = rest.rstrip("/").split("/")
-        above = [f"{scheme}{mark}{'/'.join(steps[:length])}" for length in range(1, len(steps) + 1)] if mark else []
-        return {"u": {"$in": list(dict.fromkeys([text, *above, *(f"{each}/" for each in above)]))}}
-    if modifier == "starts":
-        return {"u": {"$gte": text, "$lt": text + LAST_CHARACTER}}
-    return {"u": text}
-
-
-def _text(value: Text, modifier: str) -> Filter:
-    folded = fold(value.text)
-    if modifier == "exact":
-        return {"v": folded, "e": value.text}
-    if modifier in {"equals", "differs"}:
-        return {"v": folded}
-    if modifier in {"contains", "ends"}:
-        return {"v": {"$regex": re.escape(folded) + ("$" if modifier == "ends" else "")}}
-    return {"v": {"$gte": folded, "$lt": folded + LAST_CHARACTER}}
-
-
-def _number(value: Number) -> Filter:
-    """Return the condition on rows of numbers. A range has a second row with its high end as `l` and without `h`, so
-    that `gt` and `ge`, which any part of a range may satisfy, are bounds on `l` too, the field that is indexed.
-    """
-    exact = value.value
-    margin = abs(exact) / 10
-    by_prefix: dict[str, Filter] = {
-        "eq": {"l": {"$gte": value.low, "$lt": value.high}, "h": {"$lt": value.high}},
-        "ne": {"$or": [{"l": {"$lt": value.low}}, {"h": {"$gte": value.high}}]},
-        "gt": {"l": {"$gt": exact}},
-        "lt": {"l": {"$lt": exact}},
-        "ge": {"l": {"$gte": exact}},
-        "le": {"l": {"$lte": exact}},
-        "sa": {"l": {"$gt": exact}, "h": {"$exists": True}},
-        "eb": {"l": {"$lt": exact}, "h": {"$lt": exact}},
-        "ap": {"l": {"$lte": max(exact + margin, value.high)}, "h": {"$gte": min(exact - margin, value.low)}},
-    }
-    return by_prefix[value.prefix]
-
-
-def _quantity(value: Quantity) -> Filter:
-    unit = base_units(value.system, value.code)
-    if unit is not None:
-        return {**_number(canonical(value.number, unit)), "s": CANONICAL, "c": unit.dimension}
-    condition = _number(value.number)
-    if value.system is not None:
-        return {**condition, "s": value.system, **({} if value.code is None else {"c": value.code})}
-    condition = {**condition, "s": {"$ne": CANONICAL}}
-    return condition if value.code is None else _all([condition, {"$or": [{"c": value.code}, {"u": value.code}]}])
-
-
-_CONDITIONS: dict[type, Callable[[Any], Filter]] = {
-    Token: _token,
-    Reference: _reference,
-    Typed: _typed,
-    Number: _number,
-    Quantity: _quantity,
-}
-
-
-def _date(value: Date, now: datetime, modifier: str, *, is_point: bool) -> Filter:
-    """Return the condition on `l` and `h` of a stored interval. Source: FHIR R4 search 3.1.1.4.5.
-
-    is_point    stored intervals are those of single dates, so that a bound on `h` is nearly one on `l`
-    """
-    low, high = value.interval
-    if modifier == "overlaps":
-        return {"l": {"$lt": high}, "h": {"$gt": low}}
-    beyond: Filter = {"h": {"$gt": high}}
-    by_prefix: dict[str, Filter] = {
-        "eq": {"l": {"$gte": low, "$lt": high}, "h": {"$lte": high}},
-        "ne": {"$or": [{"l": {"$lt": low}}, beyond]},
-        "gt": _reaching(high, beyond, beyond) if is_point else beyond,
-        "lt": {"l": {"$lt": low}},
-        "ge": {"h": {"$gt": low}, "$or": [beyond, {"l": {"$gte": low}}]},
-        "le": {"l": {"$lt": high}, "$or": [{"l": {"$lt": low}}, {"h": {"$lte": high}}]},
-        "sa": {"l": {"$gte": high}},
-        "eb": {"l": {"$lt": low}, "h": {"$lte": low}},
-        "ap": _around(low, high, abs(now - low) / 10),
-    }
-    if value.prefix == "ge" and is_point:
-        return _reaching(low, {"$or": [beyond, {"l": {"$gte": low}}]}, beyond)
-    return by_prefix[value.prefix]
-
-
-def _reaching(bound: datetime, fine: Filter, coarse: Filter) -> Filter:
-    """Return the condition on dates that end behind a bound, with tight bounds on where they begin.
-
-    A date with a day is at most a day long; a coarser one begins with a month, so its possible beginnings are few.
-    """
-    earliest = _shift(bound, -WIDEST_POINT)
-    first = earliest.year * 12 + earliest.month - 1  # months since the year 0
-    months = [divmod(number, 12) for number in range(first, first + 14)]
-    starts = [datetime(year, month + 1, 1, tzinfo=UTC) for year, month in months if year <= dates.LATEST.year]
-    return {"$or": [{"l": {"$gte": _shift(bound, -DAY)}, **fine}, {"l": {"$in": starts}, **coarse}]}
-
-
-def _around(low: datetime, high: datetime, margin: timedelta) -> Filter:
-    return {"l": {"$lt": _shift(high, margin)}, "h": {"$gt": _shift(low, -margin)}}
-
-
-def _moment(name: str, value: Date, now: datetime) -> Filter:
-    """Return the condition on a field that holds one moment, of which every precision is known."""
-    low, high = value.interval
-    margin = abs(now - low) / 10
-    by_prefix: dict[str, Filter] = {
-        "eq": {name: {"$gte": low, "$lt": high}},
-        "ne": {"$or": [{name: {"$lt": low}}, {name: {"$gte": high}}]},
-        "gt": {name: {"$gte": high}},
-        "lt": {name: {"$lt": low}},
-        "ge": {name: {"$gte": low}},
-        "le": {name: {"$lt": high}},
-        "sa": {name: {"$gte": high}},
-        "eb": {name: {"$lt": low}},
-        "ap": {name: {"$gte": _shift(low, -margin), "$lt": _shift(high, margin)}},
-    }
-    return by_prefix[value.prefix]
 
 
 def _missing(clause: Clause, value: Missing) -> Filter:
@@ -472,31 +285,3 @@ def _has_implied_system(resource_type: str, clause: Clause) -> bool:
 def _scalars(resource_type: str) -> frozenset[str]:
     row = RESOURCES.get(resource_type)
     return frozenset(code for code in (row.sorts if row else ()) if is_scalar_date(resource_type, code))
-
-
-def _prefixed(prefix: str, condition: Filter) -> Filter:
-    """Return the condition with its field names under a prefix."""
-    return {
-        (key if key.startswith("$") else f"{prefix}.{key}"): (
-            [_prefixed(prefix, part) for part in item] if key.startswith("$") else item
-        )
-        for key, item in condition.items()
-    }
-
-
-def _all(conditions: list[Filter]) -> Filter:
-    """Return one condition that demands all; plain fields stay on top, where they bound an index scan."""
-    plain = {name: item for condition in conditions for name, item in condition.items() if not name.startswith("$")}
-    rest = [{name: item} for condition in conditions for name, item in condition.items() if name.startswith("$")]
-    return {**plain, "$and": rest} if rest else plain
-
-
-def _any(filters: list[Filter]) -> Filter:
-    return filters[0] if len(filters) == 1 else {"$or": filters}
-
-
-def _shift(moment: datetime, step: timedelta) -> datetime:
-    try:
-        return moment + step
-    except OverflowError:
-        return dates.LATEST if step > timedelta(0) else dates.EARLIEST

@@ -10,8 +10,9 @@ from pymongo.collection import Collection
 
 from fhir_server.model.definitions import parameters
 from fhir_server.model.query import Include, Query
+from fhir_server.store.conditions import Filter
 from fhir_server.store.documents import BODY_FIELDS, Document
-from fhir_server.store.filters import Act, Filter
+from fhir_server.store.filters import Act
 from fhir_server.store.joins import Joins
 from imaging.errors import AppError, Category
 

@@ -17,8 +17,9 @@ from fhir_server.model.chains import AllOf, AnyOf, Chain, Criterion, Has, Listed
 from fhir_server.model.criteria import Clause, Reference, Text, Token
 from fhir_server.model.definitions import load
 from fhir_server.model.terminology import Terminology
+from fhir_server.store.conditions import Filter
 from fhir_server.store.documents import BODY_FIELDS, resource_of
-from fhir_server.store.filters import DENY, NOTHING, Act, Demand, Filter, Restriction, compile_clause, restricted
+from fhir_server.store.filters import DENY, NOTHING, Act, Demand, Restriction, compile_clause, restricted
 from imaging.errors import AppError, Category
 
 MAX_TIME_MS = 20_000  # of one query to the database

@@ -17,8 +17,9 @@ from fhir_server.model.query import Branch, Query
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.summary import subset
 from fhir_server.store import cursor, index
+from fhir_server.store.conditions import Filter
 from fhir_server.store.documents import BODY_FIELDS, Document, Resource, resource_of
-from fhir_server.store.filters import Act, Filter, Restriction, contained, of_contained, restricted
+from fhir_server.store.filters import Act, Restriction, contained, of_contained, restricted
 from fhir_server.store.includes import Includes
 from fhir_server.store.joins import BATCH, FEW, MANY, MAX_TIME_MS, PATIENCE, Joins, Plan
 from fhir_server.store.steady import Moved, Rows, unchanged

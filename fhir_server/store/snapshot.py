@@ -29,9 +29,10 @@ from pymongo.errors import OperationFailure
 
 from fhir_server.model.chains import Criterion
 from fhir_server.model.resources import RESOURCES
+from fhir_server.store.conditions import Filter
 from fhir_server.store.documents import BODY_FIELDS, Document, Resource, resource_of
 from fhir_server.store.failures import translated, unavailable
-from fhir_server.store.filters import Act, Filter, Restriction, restricted
+from fhir_server.store.filters import Act, Restriction, restricted
 from fhir_server.store.history import History
 from fhir_server.store.joins import Joins, Plan
 from imaging.errors import AppError, Category

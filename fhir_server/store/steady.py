@@ -13,8 +13,8 @@ from typing import Any
 from pymongo.collection import Collection
 
 from fhir_server.store import cursor
+from fhir_server.store.conditions import Filter
 from fhir_server.store.documents import BODY_FIELDS, Document, resource_of
-from fhir_server.store.filters import Filter
 from imaging.errors import AppError, Category
 
 Rows = Callable[[dict[str, Any]], dict[str, Any]]  # resource -> its search fields
