@@ -2,8 +2,8 @@
 
 The restriction's demands are mandatory: they are compiled by the same code as the user's, kept apart from them, and
 `compile_query` refuses to answer (FORBIDDEN) when one of them is not in the result.
-One `$elemMatch` per clause keeps the index bounds tight. Parameter codes come from the official definitions; what a value
-means is told in `conditions`.
+One `$elemMatch` per clause keeps the index bounds tight. Parameter codes come from the official definitions; what a
+value means is told in `conditions`.
 """
 
 from collections.abc import Mapping
