@@ -54,13 +54,13 @@ class Launch:
     """What an app is launched about.
 
     patient, encounter   references, "" without one
-    more                 further launch parameters of the token response, such as `intent` and `need_patient_banner`
+    more                 further parameters of the token response, such as `intent` and `need_patient_banner`
     """
 
     patient: str = ""
     encounter: str = ""
     context: tuple[ContextItem, ...] = ()
-    more: Mapping[str, Any] | None = None
+    more: Mapping[str, str | bool] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the launch as it is kept."""
@@ -258,10 +258,26 @@ class Authorization:
         self.end(ticket.family)
         return True
 
-    def refresh_token_says(self, token: str) -> dict[str, Any] | None:
-        """Return client, scope and login of a refresh token that can still be used, None for any other."""
-        ticket = self._tickets.find(Kind.REFRESH, token[:LONGEST_SECRET], now=self._clock())
-        return None if ticket is None or ticket.is_used else ticket.content
+    def said_of(self, token: str, organization: str) -> dict[str, Any]:
+        """Return what introspection says of a token, to somebody of a subscriber. Source: RFC 7662 2.2; SMART 2.2.
+
+        Of tokens of apps of another subscriber it says what it says of none: that it is not active.
+        """
+        grant = self._principals.grant_of(token)
+        said: dict[str, Any] = {}
+        if grant is not None:
+            said = {"token_type": "Bearer", "exp": int(grant.expires.timestamp()), "aud": self.fhir_url}
+            said |= {"scope": str(grant.scopes), "client_id": grant.client_id, **grant.launch_context()}
+            said |= {"fhirUser": f"{self.fhir_url}/{grant.user}"} if grant.user else {}
+            said |= {"iss": self.issuer, "sub": grant.subject} if grant.subject else {}
+        else:
+            ticket = self._tickets.find(Kind.REFRESH, token[:LONGEST_SECRET], now=self._clock())
+            if ticket is not None and not ticket.is_used:
+                said = {"scope": ticket.content["scope"], "client_id": ticket.content["client_id"]}
+        app = self.apps.find(said["client_id"]) if said else None
+        if app is None or app.organization != organization:
+            return {"active": False}
+        return {"active": True, **said}
 
     # --- tokens
 
@@ -292,9 +308,11 @@ class Authorization:
             user=person.fhir_user,
             role=Role(person.role),
             family=family,
+            more=tuple((launch.more or {}).items()),
+            subject=self.subject_of(person.login) if scopes.has("openid") else "",
         )
         answer = _response(self._principals.issue(grant), scopes, self._lives.token)
-        answer |= {**grant.launch_context(), **(launch.more or {})}
+        answer |= grant.launch_context()
         if scopes.has("openid"):
             answer["id_token"] = self._id_token(app, person, content, scopes, answer["access_token"])
         granted = Scopes.parse(content["scope"])  # a refresh may ask for less now, and for all of it next time

@@ -110,6 +110,8 @@ class Grant:
     subscriber  "Organization/..." whose contracts count, where that is not the client's: of a user of a hospital with
                 an app of somebody else's. "" for the client's own
     family      name of the authorisation that the token descends from, "" for none
+    more        further parameters of the launch, such as (`intent`, "review"); told to the client, and nothing else
+    subject     by which name apps know the user, "" where they were told none
     Raises INVALID for what does not go together.
     """
 
@@ -123,6 +125,8 @@ class Grant:
     role: Role | None = None
     subscriber: str = ""
     family: str = ""
+    more: tuple[tuple[str, str | bool], ...] = ()
+    subject: str = ""
 
     def __post_init__(self) -> None:
         """Check what goes together."""
@@ -147,13 +151,13 @@ class Grant:
             raise _invalid("fhirContext", f"it has at most {MOST_CONTEXT} entries")
 
     def launch_context(self) -> dict[str, Any]:
-        """Return the parameters `patient`, `encounter` and `fhirContext` of a token response, those that there are."""
+        """Return the launch parameters of a token response, those that there are."""
         found = {
             "patient": self.patient.removeprefix("Patient/"),
             "encounter": self.encounter.removeprefix("Encounter/"),
             "fhirContext": [each.document() for each in self.context],
         }
-        return {name: item for name, item in found.items() if item}
+        return {name: item for name, item in found.items() if item} | dict(self.more)
 
     def document(self) -> dict[str, Any]:
         """Return the grant as it is kept with its token, which has client, end and family itself."""
@@ -165,6 +169,8 @@ class Grant:
             "user": self.user,
             "role": self.role.value if self.role else "",
             "subscriber": self.subscriber,
+            "more": dict(self.more),
+            "subject": self.subject,
         }
         return {name: item for name, item in found.items() if item or name == "scopes"}
 
@@ -183,6 +189,8 @@ def grant_from_document(document: Mapping[str, Any], *, client_id: str, expires:
             role=Role(document["role"]) if document.get("role") else None,
             subscriber=document.get("subscriber", ""),
             family=family,
+            more=tuple(document.get("more", {}).items()),
+            subject=document.get("subject", ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _invalid("grant", "what is kept with the token is no grant") from error
@@ -209,6 +217,11 @@ def _context_item(entry: Any) -> ContextItem:
             raise _invalid("fhirContext", f"values are texts of at most {LONGEST_TEXT} characters")
     if not (texts["reference"] or texts["canonical"] or identifier):
         raise _invalid("fhirContext", "each entry has a reference, a canonical or an identifier")
+    if texts["role"] not in ("", "launch") and ":" not in texts["role"]:
+        raise _invalid("fhirContext", "a role other than launch is an absolute address")
+    kind = texts["reference"].rstrip("/").rpartition("/")[0].rpartition("/")[2]
+    if kind in ("Patient", "Encounter") and texts["role"] in ("", "launch"):
+        raise _invalid("fhirContext", f"the {kind} of a launch has a parameter of its own")
     return ContextItem(identifier=identifier, **texts)
 
 

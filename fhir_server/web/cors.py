@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 from flask import Flask, Response, request
 
+FOR_ALL = "/fhir/metadata"  # SMART App Launch 2.2: pages of every origin may read what is public anyway
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 HEADERS = (
     "Accept, Authorization, Content-Type, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, Origin, Prefer, "
@@ -27,7 +28,7 @@ def install(app: Flask, origins: frozenset[str], is_of_app: Callable[[str], bool
 
     def is_allowed() -> bool:
         origin = request.headers.get("Origin", "")
-        return bool(origin) and ("*" in origins or origin in origins or is_of_app(origin))
+        return bool(origin) and (request.path == FOR_ALL or "*" in origins or origin in origins or is_of_app(origin))
 
     def preflight() -> Response | None:
         """Answer a browser that asks first. It sends no token, and learns only what is said here."""

@@ -117,7 +117,7 @@ def oauth_server(
     server.register_grant(_grant(_CodeGrant, authorization))
     server.register_grant(_grant(_RefreshGrant, authorization))
     server.register_grant(_grant(_BackendGrant, authorization))
-    server.register_endpoint(_Introspection(server, authorization, principals))
+    server.register_endpoint(_Introspection(server, authorization))
     server.register_endpoint(_Revocation(server, authorization, principals))
     return server
 
@@ -194,40 +194,18 @@ class _Introspection(IntrospectionEndpoint):  # type: ignore[misc]
 
     CLIENT_AUTH_METHODS = CONFIDENTIAL
 
-    def __init__(self, server: AuthorizationServer, authorization: Authorization, principals: Principals) -> None:
+    def __init__(self, server: AuthorizationServer, authorization: Authorization) -> None:
         super().__init__(server)
         self._authorization = authorization
-        self._principals = principals
 
-    def check_permission(self, token: dict[str, Any], client: OAuthClient, request: Any) -> bool:
-        """Answer about tokens of the client's own subscriber, and about any other that it is not active."""
-        return bool(token["organization"] == client.app.organization)
+    def authenticate_token(self, asked: Any, client: OAuthClient) -> dict[str, Any]:
+        """Return what is said of the token."""
+        self.check_params(asked, client)
+        return self._authorization.said_of(asked.form["token"], client.app.organization)
 
-    def query_token(self, token_string: str, token_type_hint: str) -> dict[str, Any] | None:
-        """Return what is known of a token."""
-        grant = self._principals.grant_of(token_string)
-        app = self._authorization.apps.find(grant.client_id) if grant else None
-        if grant is not None and app is not None:
-            base = self._authorization.fhir_url
-            said = {"token_type": "Bearer", "exp": int(grant.expires.timestamp()), "aud": base}
-            said |= {"scope": str(grant.scopes), "client_id": grant.client_id, **grant.launch_context()}
-            said |= {"fhirUser": f"{base}/{grant.user}"} if grant.user else {}
-            return {"organization": app.organization, "said": said}
-        content = self._authorization.refresh_token_says(token_string)
-        app = self._authorization.apps.find(content["client_id"]) if content else None
-        if content is None or app is None:
-            return None
-        said = {"scope": content["scope"], "client_id": app.client_id}
-        said["sub"] = self._authorization.subject_of(content["login"])
-        return {"organization": app.organization, "said": said}
-
-    def introspect_token(self, token: dict[str, Any]) -> dict[str, Any]:
-        """Return the claims of an active token."""
-        return {"active": True, "iss": self._authorization.issuer, **token["said"]}
-
-    def create_introspection_payload(self, token: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the answer about a token that may be asked about, or that it is not active."""
-        return self.introspect_token(token) if token else {"active": False}
+    def create_introspection_payload(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer."""
+        return said
 
 
 class _Revocation(RevocationEndpoint):  # type: ignore[misc]

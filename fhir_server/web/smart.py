@@ -17,6 +17,7 @@ from fhir_server.access.authorization import Authorization, Launch
 from fhir_server.access.discovery import configuration
 from fhir_server.access.grants import context_items
 from fhir_server.access.principals import Principal
+from fhir_server.access.scopes import Context
 from fhir_server.model import json
 from fhir_server.store.credentials import digest
 from fhir_server.web.http import principal_of
@@ -78,7 +79,15 @@ class _Door:
         return self._said(self._server.create_token_response())
 
     def introspect(self) -> Response:
+        """Say what a token is good for: to a client that proves itself, or to a bearer of the same subscriber."""
         _check_form()
+        if request.headers.get("Authorization", "").lower().startswith("bearer "):
+            principal = principal_of(request)
+            if principal.grant and not any(each.context is Context.SYSTEM for each in principal.grant.scopes.resources):
+                message = "a token of a program by itself (system/...) is needed to ask about tokens"
+                raise AppError(Category.FORBIDDEN, message, where="Authorization")
+            organization = principal.subscriber
+            return _private(self._authorization.said_of(request.form.get("token", ""), organization))
         return self._said(self._server.create_endpoint_response("introspection"))
 
     def revoke(self) -> Response:

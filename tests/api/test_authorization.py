@@ -76,11 +76,14 @@ class TestDiscovery:
     def test_page_of_an_app_may_call_from_its_origin_and_no_other(self, doors: Doors, app: TestApp) -> None:
         assert app.app.origins == ("https://app.example.org",)
 
-        mine = doors.stranger.get("/fhir/metadata", headers={"Origin": "https://app.example.org"})
-        other = doors.stranger.get("/fhir/metadata", headers={"Origin": "https://evil.example.org"})
-
-        assert mine.headers["Access-Control-Allow-Origin"] == "https://app.example.org"
-        assert "Access-Control-Allow-Origin" not in other.headers
+        for call in (doors.stranger.get, doors.stranger.post):
+            for path in ("/fhir/Patient", "/auth/token"):
+                mine = call(path, headers={"Origin": "https://app.example.org"})
+                other = call(path, headers={"Origin": "https://evil.example.org"})
+                assert mine.headers["Access-Control-Allow-Origin"] == "https://app.example.org"
+                assert "Access-Control-Allow-Origin" not in other.headers
+        public = doors.stranger.get("/fhir/metadata", headers={"Origin": "https://evil.example.org"})
+        assert public.headers["Access-Control-Allow-Origin"] == "https://evil.example.org"
 
 
 class TestStandaloneLaunch:
@@ -137,29 +140,44 @@ class TestStandaloneLaunch:
 
 
 class TestLaunchFromAnEhr:
-    def test_launch_brings_its_context(self, browser: Browser, app: TestApp, ehr: Caller, patient: str) -> None:
-        made = ehr.post(
-            "/auth/launch",
-            {
-                "client_id": app.client_id,
-                "patient": patient,
-                "fhirContext": [{"reference": "ImagingStudy/1.2.3", "type": "ImagingStudy"}],
-                "need_patient_banner": False,
-                "intent": "review",
-            },
-        )
-        assert made.status_code == 400, "the study is not here"
-        made = ehr.post(
-            "/auth/launch",
-            {"client_id": app.client_id, "patient": patient, "need_patient_banner": False, "intent": "review"},
-        )
+    def test_launch_brings_its_context(
+        self, browser: Browser, app: TestApp, ehr: Caller, patient: str, doors: Doors
+    ) -> None:
+        subject = {"reference": f"Patient/{patient}"}
+        kind = {"code": "AMB", "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode"}
+        visit = {"resourceType": "Encounter", "status": "finished", "class": kind, "subject": subject}
+        report = {"resourceType": "DiagnosticReport", "status": "final", "code": {"text": "x"}, "subject": subject}
+        encounter = ehr.post("/fhir/Encounter", visit).json["id"]
+        reference = f"DiagnosticReport/{ehr.post('/fhir/DiagnosticReport', report).json['id']}"
+        context = [{"reference": reference, "type": "DiagnosticReport"}]
+        about = {
+            "patient": patient,
+            "encounter": encounter,
+            "fhirContext": context,
+            "intent": "review",
+            "tenant": "t-1",
+        }
+        asked = {"client_id": app.client_id, **about, "need_patient_banner": False}
+        made = ehr.post("/auth/launch", asked)
         assert made.json["url"].startswith("https://app.example.org/launch?iss=")
 
-        token = app.through(browser, "launch patient/*.rs", login="jones", launch=made.json["launch"])
+        token = app.through(browser, "launch launch/encounter patient/*.rs", login="jones", launch=made.json["launch"])
 
         assert token.json["patient"] == patient
+        assert token.json["encounter"] == encounter
+        assert token.json["fhirContext"] == context
         assert token.json["need_patient_banner"] is False
-        assert token.json["intent"] == "review"
+        assert (token.json["intent"], token.json["tenant"]) == ("review", "t-1")
+        asking = registered(doors, "radiology", "system/*.rs", method="private_key_jwt", backend=True)
+        known = ask(asking, "introspect", token.json["access_token"])
+        assert {name: known[name] for name in about} == about
+
+    def test_launch_about_what_is_not_here_is_refused(self, app: TestApp, ehr: Caller) -> None:
+        context = [{"reference": "ImagingStudy/1.2.3", "type": "ImagingStudy"}]
+        refused = ehr.post("/auth/launch", {"client_id": app.client_id, "fhirContext": context})
+
+        assert refused.status_code == 400
+        assert "ImagingStudy" in refused.text
 
     def test_launch_is_good_once(self, browser: Browser, app: TestApp, ehr: Caller, patient: str) -> None:
         value = ehr.post("/auth/launch", {"client_id": app.client_id, "patient": patient}).json["launch"]
@@ -283,7 +301,7 @@ class TestIntrospectionAndRevocation:
     def test_client_of_the_same_subscriber_learns_what_a_token_is_good_for(
         self, browser: Browser, doors: Doors, app: TestApp, patient: str
     ) -> None:
-        token = app.through(browser, "offline_access patient/*.rs", login="ann").json
+        token = app.through(browser, "openid offline_access patient/*.rs", login="ann").json
         asking = registered(doors, "radiology", "system/*.rs", method="private_key_jwt", backend=True)
         foreign = registered(doors, "elsewhere", "system/*.rs", method="private_key_jwt", backend=True)
 
@@ -291,10 +309,27 @@ class TestIntrospectionAndRevocation:
 
         assert known["active"] is True
         assert (known["patient"], known["scope"], known["client_id"]) == (patient, token["scope"], app.client_id)
-        assert known["iss"] == BASE_URL
+        said = jwt.decode(token["id_token"], published(doors), algorithms=["RS256"]).claims
+        assert (known["iss"], known["sub"]) == (said["iss"], said["sub"])
+        assert known["exp"] - said["iat"] == token["expires_in"]
         assert ask(asking, "introspect", token["refresh_token"])["active"] is True
         assert ask(foreign, "introspect", token["access_token"]) == {"active": False}
         assert ask(asking, "introspect", "nonsense") == {"active": False}
+
+    def test_program_may_ask_with_its_own_bearer_token_and_an_app_of_a_person_may_not(
+        self, browser: Browser, doors: Doors, app: TestApp
+    ) -> None:
+        token = app.through(browser, "patient/*.rs", login="ann").json["access_token"]
+        asking = registered(doors, "radiology", "system/*.rs", method="private_key_jwt", backend=True)
+        own = asking.token(grant_type="client_credentials", scope="system/*.rs").json["access_token"]
+
+        def asked_with(bearer: str) -> Any:
+            headers = {"Authorization": f"Bearer {bearer}"}
+            return doors.flask.post("/auth/introspect", data={"token": token}, headers=headers)
+
+        assert asked_with(own).json["active"] is True
+        assert asked_with(token).status_code == 403
+        assert asked_with("nonsense").status_code == 401
 
     def test_revoked_token_is_over_and_so_is_its_family(self, browser: Browser, doors: Doors, app: TestApp) -> None:
         token = app.through(browser, "offline_access patient/*.rs", login="ann").json
@@ -415,10 +450,15 @@ def ask(app: TestApp, address: str, token: str) -> dict[str, Any]:
 
 def assert_id_token(doors: Doors, token: str, app: TestApp, *, nonce: str) -> None:
     """Verify it as an app would: with the published keys. Source: OpenID Connect Core 1.0, 3.1.3.7."""
-    published = doors.stranger.get("/auth/jwks").json
-    assert all(set(key) <= {"kty", "kid", "n", "e", "use", "alg"} for key in published["keys"])
-    claims = jwt.decode(token, KeySet.import_key_set(published), algorithms=["RS256"]).claims
+    claims = jwt.decode(token, published(doors), algorithms=["RS256"]).claims
     assert (claims["iss"], claims["aud"], claims["nonce"]) == (BASE_URL, app.client_id, nonce)
     assert claims["fhirUser"].startswith(f"{FHIR}/Practitioner/")
     assert claims["exp"] > claims["iat"]
     assert "jones" not in json.dumps(claims)
+
+
+def published(doors: Doors) -> KeySet:
+    """The keys as an app fetches them: bare public JWKs."""
+    keys = doors.stranger.get("/auth/jwks").json
+    assert all(set(key) <= {"kty", "kid", "n", "e", "use", "alg"} for key in keys["keys"])
+    return KeySet.import_key_set(keys)

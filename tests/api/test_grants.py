@@ -38,7 +38,10 @@ def test_a_grant_is_found_again_with_its_token(doors, client_id):
         client_id,
         scopes=Scopes.parse("openid launch patient/ImagingStudy.rs?modality=CT"),
         encounter="Encounter/2",
-        context=(ContextItem("ImagingStudy/3", role="x"), ContextItem(identifier=("urn:dicom:uid", "urn:oid:1.2"))),
+        context=(
+            ContextItem("ImagingStudy/3", role="urn:example:prior"),
+            ContextItem(identifier=("urn:dicom:uid", "urn:oid:1.2")),
+        ),
         user="Practitioner/4",
         role=Role.PRACTITIONER,
         family=new_family(),
