@@ -165,7 +165,7 @@ def _of_instance(archive: Archive, instance: Instance, json: bytes, frames: str 
 
 
 def _document(door: Door, principal: Principal, instance: Instance, document: documents.Document) -> Response:
-    offers = documents.offers_of(document)
+    offers = documents.offers_of(instance, document)
     if not offers:
         raise _no_image()
     return documents.rendered(door, principal, instance, document, choose(offers))

@@ -44,7 +44,7 @@ def retrieve(door: Door) -> Response:
         raise AppError(Category.FORBIDDEN, message, where="anonymize")
     instance, json = door.server.archive.described(study_uid, series_uid, sop_uid)
     document = orjson.loads(json)
-    texts = () if instance.frames else documents.offers_of(document)
+    texts = () if instance.frames else documents.offers_of(instance, document)
     choice = _choice(instance, texts)
     if choice.media_type == DICOM:
         return _file(door, principal, instance, choice)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
 from pymongo import MongoClient
 
 from tests.support.dicomweb import Site, address_of, ct, sample, site_of_a_module
 
 REPORT, OTHER_REPORT = sample("reportsi.dcm"), sample("test-SR.dcm")
+FILM = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 10
 PDF = b"%PDF-1.7 not much of one" + b"\n" * 4001
 
 
@@ -91,6 +93,31 @@ def test_an_encapsulated_document_is_what_it_is(here: Site) -> None:
 
 def test_a_type_that_the_standard_does_not_name_is_not_given_to_a_browser(here: Site) -> None:
     assert here.get("/studies/1.2.5/series/1.2.5.1/instances/1.2.5.1.2/rendered").status_code == 404
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.107", "1.2.840.10008.1.2.4.100"])
+def test_a_video_is_its_stream(here: Site, syntax: str) -> None:
+    data = video(syntax)
+    assert here.store(data).status_code == 200
+    kind = "video/mpeg" if syntax.endswith(".100") else "video/mp4"
+
+    answer = here.get(f"{address_of(data)}/rendered", kind)
+
+    assert (answer.content_type, answer.get_data()) == (kind, FILM)
+    part = here.get(f"{address_of(data)}/rendered", "video/*", Range="bytes=3-9")
+    assert (part.status_code, part.get_data()) == (206, FILM[3:10])
+    assert here.get(f"{address_of(data)}/rendered", "image/gif").status_code == 406
+
+
+def video(syntax: str) -> bytes:
+    ds = dcmread(io.BytesIO(ct(1, study=f"1.2.8.{syntax[-3:]}", NumberOfFrames=25)))
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
+    ds.PixelData = encapsulate([FILM[:1000], FILM[1000:]], has_bot=False)
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    out = io.BytesIO()
+    ds.save_as(out, enforce_file_format=True)
+    return out.getvalue()
 
 
 def test_documents_have_no_thumbnail(here: Site) -> None:
