@@ -22,7 +22,7 @@ from fhir_server import engine, logs
 from fhir_server.access.agreements import Agreements
 from fhir_server.access.audit import Audit
 from fhir_server.access.discovery import security
-from fhir_server.access.policy import restriction
+from fhir_server.access.policy import restriction, writes_about
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config, networks
 from fhir_server.deletion import Deletion
@@ -234,7 +234,7 @@ def assemble(
 
         hooks = hooks_of(actor, kinds, Overseer(admit, reported, admit_plan), clock)
         checked = {**hooks, "SearchParameter": hooks_of_parameters(search_parameters.check)}
-        stamp = Stamp(principal.subscriber, principal.granted())
+        stamp = Stamp(principal.subscriber, principal.granted(), writes_about(principal))
         return own.opened_for(restriction(principal), hooks=checked, stamp=stamp)
 
     audit = Audit(own, clock)

@@ -114,9 +114,10 @@ class Projector:
         projected = projection.project(facts, around)
         self._write_endpoint()
         for device in projected.devices:
-            self._write_device(device)
+            self._write_device(device, assigner)
         self._write_conditions(facts, projected.imaging_study)
-        self._own.update(projected.imaging_study, create=True, if_changed=True)
+        # A study belongs to whoever brought its first image, also where somebody else described it before.
+        self._own.update(projected.imaging_study, create=True, if_changed=True, owner=facts.registered_by[0])
         self._delete_conditions(_series_uids(existing) - _series_uids(projected.imaging_study))
 
     def _existing(self, study_uid: str) -> Resource | None:
@@ -131,17 +132,25 @@ class Projector:
             identifier = projection.patient_identifier(facts.patient, assigner, self._place.patient_system)
             choices.append((assigner, identifier))
             if identifier and before in (found := self._patients(identifier)):
-                return assigner, found[found.index(before)]
+                self._adopt(found[before], assigner)
+                return assigner, before
         assigner, identifier = choices[0]
-        found = self._patients(identifier) if identifier else []
-        return assigner, found[0] if found else self._make_patient(facts, identifier)
+        for reference, patient in (self._patients(identifier) if identifier else {}).items():
+            self._adopt(patient, assigner)
+            return assigner, reference
+        return assigner, self._make_patient(facts, identifier, assigner)
+
+    def _adopt(self, patient: Version, assigner: str) -> None:
+        """Say whose a Patient is that was here before it was kept whose."""
+        if not patient.stamp.owner:
+            self._own.update(patient.json(), owner=assigner)
 
     def alone(self, summary: InstanceSummary, assigner: str) -> Resource:
         """Return the ImagingStudy that an instance of a subscriber would make by itself; nothing is written."""
         series = SeriesFacts(summary.series, (summary.instance,), ())
         facts = StudyFacts(summary.patient, summary.study, (series,), 0, (assigner,))
         identifier = projection.patient_identifier(facts.patient, assigner, self._place.patient_system)
-        found = self._patients(identifier) if identifier else []
+        found = list(self._patients(identifier)) if identifier else []
         around = Surroundings(
             subject=found[0] if found else f"Patient/{self._patient_id(facts, identifier)}",
             assigner=assigner,
@@ -150,16 +159,17 @@ class Projector:
         )
         return projection.project(facts, around).imaging_study
 
-    def _patients(self, identifier: Resource) -> list[str]:
+    def _patients(self, identifier: Resource) -> dict[str, Version]:
         clause = Clause("identifier", "token", "", (Token(identifier["system"], identifier["value"]),))
-        return sorted(each.key for each in self._own.search(Query("Patient", (clause,), count=20)).matches)
+        found = self._own.search(Query("Patient", (clause,), count=20)).matches
+        return {each.key: each for each in sorted(found, key=lambda each: each.key)}
 
-    def _make_patient(self, facts: StudyFacts, identifier: Resource | None) -> str:
+    def _make_patient(self, facts: StudyFacts, identifier: Resource | None, assigner: str) -> str:
         """Create the Patient under an id that follows from who it is, so that two projectors make one and not two."""
         resource = projection.patient_resource(facts.patient, identifier)
         made = {**resource, "id": self._patient_id(facts, identifier)}
         if read_or_none(self._own, "Patient", made["id"]) is None:
-            self._own.update(made, create=True, if_changed=True)
+            self._own.update(made, create=True, if_changed=True, owner=assigner)
         return f"Patient/{made['id']}"
 
     def _patient_id(self, facts: StudyFacts, identifier: Resource | None) -> str:
@@ -184,11 +194,14 @@ class Projector:
             self._own.update(projection.endpoint(self._place.dicomweb_url), create=True, if_changed=True)
             self._endpoint_written.set()
 
-    def _write_device(self, device: Resource) -> None:
+    def _write_device(self, device: Resource, assigner: str) -> None:
         # A Device's id follows from its content, so one that was written once needs no second look.
         if device["id"] in self._devices:
             return
-        self._own.update(device, create=True, if_changed=True)
+        if read_or_none(self._own, "Device", device["id"]) is None:
+            self._own.update(device, create=True, if_changed=True, owner=assigner)
+        else:
+            self._own.update(device, create=True, if_changed=True)
         if len(self._devices) < _REMEMBERED_DEVICES:
             self._devices.add(device["id"])
 
@@ -211,8 +224,8 @@ class Projector:
                 started=shown[uid].get("started"),
             )
             made["id"] = projection.conditions_id(uid)
-            if made["id"] not in there or not _says(there[made["id"]], made):
-                self._own.update(made, create=True, if_changed=True)
+            if made["id"] not in there or not _says(there[made["id"]], made, facts.registered_by[0]):
+                self._own.update(made, create=True, if_changed=True, owner=facts.registered_by[0])
 
     def _delete_conditions(self, series_uids: set[str]) -> None:
         for uid in series_uids:
@@ -238,9 +251,12 @@ def read_or_none(repository: Repository, resource_type: str, id: str) -> Version
         raise
 
 
-def _says(version: Version, resource: Resource) -> bool:
-    """Say whether a stored version has this very content."""
-    return json.dumps(stamped(resource, version.id, version.version, version.last_updated)) == version.body
+def _says(version: Version, resource: Resource, owner: str) -> bool:
+    """Say whether a stored version has this very content and owner."""
+    return (
+        version.stamp.owner == owner
+        and json.dumps(stamped(resource, version.id, version.version, version.last_updated)) == version.body
+    )
 
 
 def _series_uids(imaging_study: Resource | None) -> set[str]:

@@ -12,7 +12,7 @@ from functools import partial
 from fhir_server import projection
 from fhir_server.access.agreements import Agreements
 from fhir_server.access.audit import Access, Audit
-from fhir_server.access.policy import require, require_images, restriction
+from fhir_server.access.policy import require, require_images, restriction, sees_as_agreed
 from fhir_server.access.principals import Principal, Right
 from fhir_server.admission import Admission
 from fhir_server.deletion import Deletion
@@ -240,12 +240,12 @@ class Studies:
         NOT_FOUND for none, and CONFLICT for what has to be kept.
         """
         require_images(principal, Right.REGISTER_IMAGES, Act.DELETE, "delete images")
+        if restriction(principal).access("ImagingStudy", Act.DELETE) is not ALLOW:
+            self.authorise(study_uid, principal, Act.DELETE)
         found = self._archive.instances(study_uid, series_uid, sop_uid)
         if any(instance.registered_by != principal.subscriber for instance in found):
             message = "only the subscriber that registered all of these images may delete them"
             raise AppError(Category.FORBIDDEN, message, where=study_uid)
-        if restriction(principal).access("ImagingStudy", Act.DELETE) is not ALLOW:
-            self.authorise(study_uid, principal, Act.DELETE)
         named = (study_uid, series_uid, sop_uid)
         self._deletion.check(self._agreements.of(principal.subscriber), self._archive.stored_at(*named), study_uid)
         if self._deletion.undelete_for:
@@ -267,8 +267,13 @@ class Studies:
         """
         require_images(principal, Right.REGISTER_IMAGES, Act.CREATE, "take back images")
         named = (study_uid, series_uid, sop_uid)
+        if not sees_as_agreed(principal, "ImagingStudy", Act.CREATE):
+            # What is put aside has no ImagingStudy by which the scopes could be judged.
+            message = "these scopes do not let you register all images, so that nothing can be taken back with them"
+            raise AppError(Category.FORBIDDEN, message, where=study_uid)
         owners = self._archive.put_aside_by(*named)
-        if not owners:
+        is_hidden = restriction(principal).access("ImagingStudy", Act.CREATE) is not ALLOW
+        if not owners or (is_hidden and principal.subscriber not in owners):
             raise AppError(Category.NOT_FOUND, "nothing was deleted here that could be taken back", where=study_uid)
         if owners != {principal.subscriber}:
             message = "only the subscriber that registered all of these images may take them back"
@@ -318,6 +323,10 @@ class Studies:
         repository   the principal's; where it is a part of a transaction, images cannot go along: UNSUPPORTED
         Raises CONFLICT for a Patient whose images are here, besides what the repository raises.
         """
+        if not repository.has(resource_type, id, Act.DELETE):
+            # What is out of reach is told from what is not there neither by its images nor by its version.
+            repository.delete(resource_type, id, if_match=if_match)
+            return
         if resource_type == "ImagingStudy":
             self.refresh(id)
             found = read_or_none(self._own, "ImagingStudy", id)

@@ -1,11 +1,13 @@
 """Contracts: FHIR Contract resources that say what a subscriber may do, and from when to when.
 
 Pure. A Contract counts when its status is `executed` and its period holds the moment asked about; each of its terms
-gives one right, for the term's own period where it has one. FHIR periods are inclusive: an end of 2027-12-31 lasts
+gives one right, for the term's own period where it has one, and within the limits of its asset where it has one: whose
+images and resources, of which modalities, of which patients. FHIR periods are inclusive: an end of 2027-12-31 lasts
 through that day (UTC where no zone is written).   Source: FHIR R4 Contract, Period.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -14,6 +16,10 @@ from fhir_server.model.dates import EARLIEST, LATEST, interval, to_instant
 from imaging.errors import AppError
 
 RIGHTS_SYSTEM = "urn:fhir-imaging:code:right"  # code system of Contract.term.type
+WHOSE_SYSTEM = "urn:fhir-imaging:code:whose"  # code system of Contract.term.asset.scope: own, named, all
+DCM = "http://dicom.nema.org/resources/ontology/DCM"  # code system of Contract.term.asset.subtype
+OWN, NAMED, ALL = "own", "named", "all"
+MOST_NAMED = 200  # subscribers, modalities or patients in one term
 
 
 class Right(StrEnum):
@@ -28,6 +34,31 @@ class Right(StrEnum):
     AUDIT = "audit"
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a right goes. What is empty or None does not limit.
+
+    whose        subscribers, "Organization/...", whose images and resources are meant; None: everybody's
+    modalities   codes of DICOM; of studies that have a series of one of them
+    patients     "Patient/..."
+    """
+
+    whose: frozenset[str] | None = None
+    modalities: frozenset[str] = frozenset()
+    patients: frozenset[str] = frozenset()
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A right and how far it goes."""
+
+    right: Right
+    limits: Limits = UNLIMITED
+
+
 TERMS = {
     Right.REGISTER_IMAGES: "Register images and their FHIR resources with this server",
     Right.RECEIVE_IMAGES: "Search, read and retrieve images and FHIR resources of this server",
@@ -40,7 +71,13 @@ TERMS = {
 
 
 def contract(
-    organization: str, rights: Iterable[Right], *, issued: datetime, start: datetime, end: datetime | None
+    organization: str,
+    rights: Iterable[Right],
+    *,
+    issued: datetime,
+    start: datetime,
+    end: datetime | None,
+    limits: Limits = UNLIMITED,
 ) -> dict[str, Any]:
     """Return the Contract that gives a subscriber its rights, in force from `start` to `end` (None: without end)."""
     period = {"start": to_instant(start), **({"end": to_instant(end)} if end else {})}
@@ -50,18 +87,26 @@ def contract(
         "issued": to_instant(issued),
         "applies": period,
         "subject": [{"reference": organization}],
-        "term": [_term(right) for right in sorted(rights)],
+        "term": [_term(right, limits, organization) for right in sorted(rights)],
     }
 
 
 def rights_in_force(
     contracts: Iterable[Mapping[str, Any]], organization: str, now: datetime
 ) -> tuple[frozenset[Right], datetime]:
-    """Return the rights that contracts give a subscriber now, and the moment until which that cannot change by itself.
+    """Return the rights of `terms_in_force`, however far each of them goes."""
+    terms, until = terms_in_force(contracts, organization, now)
+    return frozenset(term.right for term in terms), until
 
-    A period that cannot be read gives nothing: a mistake in a contract closes a door and never opens one.
+
+def terms_in_force(
+    contracts: Iterable[Mapping[str, Any]], organization: str, now: datetime
+) -> tuple[frozenset[Term], datetime]:
+    """Return the terms that contracts give a subscriber now, and the moment until which that cannot change by itself.
+
+    What cannot be read, a period or a limit, gives nothing: a mistake in a contract closes a door and never opens one.
     """
-    rights: set[Right] = set()
+    terms: set[Term] = set()
     until = LATEST
     for each in contracts:
         if each.get("status") != "executed" or not _names(each, organization):
@@ -70,15 +115,48 @@ def rights_in_force(
             right = _right(term)
             periods = [_bounds(holder.get("applies")) for holder in (each, term)]
             start, end = max(low for low, _ in periods), min(high for _, high in periods)
-            if right is not None and start <= now < end:
-                rights.add(right)
+            limits = _limits(term, organization)
+            if right is not None and limits is not None and start <= now < end:
+                terms.add(Term(right, limits))
             until = min([until, *(moment for moment in (start, end) if moment > now)])
-    return frozenset(rights), until
+    return frozenset(terms), until
 
 
-def _term(right: Right) -> dict[str, Any]:
+def _term(right: Right, limits: Limits, organization: str) -> dict[str, Any]:
     # Contract.term.offer is mandatory in R4.
-    return {"type": {"coding": [{"system": RIGHTS_SYSTEM, "code": right.value}]}, "offer": {"text": TERMS[right]}}
+    term = {"type": {"coding": [{"system": RIGHTS_SYSTEM, "code": right.value}]}, "offer": {"text": TERMS[right]}}
+    return term if limits == UNLIMITED else {**term, "asset": [_asset(limits, organization)]}
+
+
+def _asset(limits: Limits, organization: str) -> dict[str, Any]:
+    others = sorted((limits.whose or frozenset()) - {organization})
+    whose = ALL if limits.whose is None else NAMED if others else OWN
+    asset = {
+        "scope": {"coding": [{"system": WHOSE_SYSTEM, "code": whose}]},
+        "typeReference": [{"reference": each} for each in others],
+        "subtype": [{"coding": [{"system": DCM, "code": each}]} for each in sorted(limits.modalities)],
+        "context": [{"reference": {"reference": each}} for each in sorted(limits.patients)],
+    }
+    return {name: item for name, item in asset.items() if item}
+
+
+def _limits(term: Mapping[str, Any], organization: str) -> Limits | None:
+    """Return how far a term goes, None where that cannot be read. The own images are always meant."""
+    assets = term.get("asset", [])
+    if not assets:
+        return UNLIMITED
+    try:
+        (asset,) = assets
+        (coding,) = asset["scope"]["coding"]
+        named = {str(each["reference"]) for each in asset.get("typeReference", [])}
+        modalities = {str(each["coding"][0]["code"]) for each in asset.get("subtype", [])}
+        patients = {str(each["reference"]["reference"]) for each in asset.get("context", [])}
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    if coding.get("system") != WHOSE_SYSTEM or coding.get("code") not in (OWN, NAMED, ALL):
+        return None
+    whose = None if coding["code"] == ALL else frozenset({organization, *(named if coding["code"] == NAMED else ())})
+    return Limits(whose, frozenset(modalities), frozenset(patients))
 
 
 def _names(contract: Mapping[str, Any], organization: str) -> bool:

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from fhir_server.access.context import BY_PATIENT, READING, of_patient, own_endpoint, patients_named
-from fhir_server.access.contracts import Right
+from fhir_server.access.contracts import Right, Term
+from fhir_server.access.extent import extent
 from fhir_server.access.grants import Grant, Role
 from fhir_server.access.principals import Principal
 from fhir_server.access.scopes import ANY, Context, Permission, ResourceScope
@@ -32,6 +33,7 @@ ALGORITHM_SYSTEM = "urn:fhir-imaging:algorithm"  # of the identifier of a Device
 # What an auditor needs to understand the record, and nothing clinical.
 AUDITABLE = frozenset({"AuditEvent", "Contract", "Organization", "Provenance"})
 
+WRITING = (Act.CREATE, Act.UPDATE, Act.DELETE)
 # What a scope has to permit.
 PERMISSIONS = {
     Act.CREATE: Permission.CREATE,
@@ -51,7 +53,7 @@ def restriction(principal: Principal) -> Restriction:
     granted = None
     if grant is not None:
         granted = _Granted(grant.scopes.resources, grant.patient, bool(grant.user), grant.role is Role.PATIENT)
-    return _restriction(principal.rights, principal.subscriber, granted)
+    return _restriction(_Agreed(principal.rights, principal.limited, principal.subscriber, principal.devices), granted)
 
 
 def require(principal: Principal, right: Right, act: str) -> None:
@@ -69,10 +71,16 @@ def require_images(principal: Principal, right: Right, act: Act, wanted: str) ->
         restriction(principal).require("ImagingStudy", act)
 
 
-def sees_as_agreed(principal: Principal, resource_type: str) -> bool:
-    """Say whether a token sees all resources of a type that the contracts let its subscriber see."""
+def writes_about(principal: Principal) -> frozenset[str] | None:
+    """Return the subscribers about whose patients a principal may write, None for everybody."""
+    found = [limits.whose for limits in principal.limits(Right.REGISTER_IMAGES)]
+    return None if None in found else frozenset[str]().union(*(each for each in found if each is not None))
+
+
+def sees_as_agreed(principal: Principal, resource_type: str, act: Act = Act.READ) -> bool:
+    """Say whether the scopes of a token let it see, or do, all of a type that the contracts let its subscriber."""
     agreed = restriction(replace(principal, grant=None))
-    return restriction(principal).access(resource_type, Act.READ) == agreed.access(resource_type, Act.READ)
+    return restriction(principal).access(resource_type, act) == agreed.access(resource_type, act)
 
 
 def check_patients(principal: Principal, query: Query, is_seen: Callable[[str], bool]) -> None:
@@ -123,9 +131,23 @@ class _Granted(NamedTuple):
     is_patient: bool
 
 
+class _Agreed(NamedTuple):
+    """What of the contracts decides."""
+
+    rights: frozenset[Right]
+    limited: tuple[Term, ...]
+    subscriber: str
+    devices: tuple[str, ...]
+
+    def extent(self, resource_type: str, act: Act, right: Right) -> Access:
+        """Return how far a right goes."""
+        found = [term for term in self.limited if term.right is right]
+        return extent(resource_type, act, found, (self.subscriber, *self.devices)) if found else ALLOW
+
+
 @lru_cache(maxsize=4096)
-def _restriction(rights: frozenset[Right], subscriber: str, granted: _Granted | None) -> Restriction:
-    agreed = _agreed(rights, subscriber)
+def _restriction(agreement: _Agreed, granted: _Granted | None) -> Restriction:
+    agreed = _agreed(agreement)
     if granted is None:
         return agreed
     named = {scope.type for scope in granted.scopes}
@@ -135,8 +157,8 @@ def _restriction(rights: frozenset[Right], subscriber: str, granted: _Granted | 
 
 
 @lru_cache(maxsize=1024)
-def _agreed(rights: frozenset[Right], subscriber: str) -> Restriction:
-    rules = {name: _rule(name, rights, subscriber) for name in RESOURCES}
+def _agreed(agreement: _Agreed) -> Restriction:
+    rules = {name: _rule(name, agreement) for name in RESOURCES}
     return Restriction(MappingProxyType(rules), default=Rule())
 
 
@@ -182,33 +204,40 @@ def _shows_images(scope: ResourceScope, granted: _Granted) -> bool:
     return is_reading and is_about_images and _reach(scope.context, "ImagingStudy", Act.READ, granted) is not DENY
 
 
-def _rule(resource_type: str, rights: frozenset[Right], subscriber: str) -> Rule:
-    write: Access = ALLOW if WRITERS.get(RESOURCES[resource_type].domain) in rights else DENY
-    if resource_type == "Task" and rights & (ORDERING | {Right.PROCESS_IMAGES}):
-        write = ALLOW  # what a Task may become, and who may change it, is told by `ownership`
-    update = delete = write
-    if resource_type == "Device" and write is DENY and Right.ORDER_HARD_COPY in rights:
+def _rule(resource_type: str, agreement: _Agreed) -> Rule:
+    rights, subscriber = agreement.rights, agreement.subscriber
+    domain = RESOURCES[resource_type].domain
+    writers = {WRITERS[domain]} if domain in WRITERS else set()
+    if resource_type == "Task":
+        writers |= ORDERING | {Right.PROCESS_IMAGES}  # what a Task may become, and by whom, is told by `ownership`
+    write = {act: either(*(agreement.extent(resource_type, act, each) for each in writers & rights)) for act in WRITING}
+    if resource_type == "Device" and Right.ORDER_HARD_COPY in rights:
         # A printer's agent says how its printer is.
-        update = (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
-    if resource_type == "PlanDefinition" and write is DENY and Right.ORDER_PROCESSING in rights:
+        own: Access = (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
+        write[Act.UPDATE] = either(write[Act.UPDATE], own)
+    if resource_type == "PlanDefinition" and Right.ORDER_PROCESSING in rights:
         # That what is written is a rule is told by `ownership`.
-        write, update, delete = ALLOW, _own_rules(subscriber), _own_rules(subscriber)
-    return Rule(read=_read(resource_type, rights, subscriber), create=write, update=update, delete=delete)
+        write = {act: either(write[act], ALLOW if act is Act.CREATE else _own_rules(subscriber)) for act in WRITING}
+    return Rule(_read(resource_type, agreement), write[Act.CREATE], write[Act.UPDATE], write[Act.DELETE])
 
 
-def _read(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:
+def _read(resource_type: str, agreement: _Agreed) -> Access:
+    rights, subscriber = agreement.rights, agreement.subscriber
     if Right.AUDIT in rights and resource_type in AUDITABLE:
         return ALLOW
     if RESOURCES[resource_type].domain is Domain.DEFINITION and Right.DEFINE in rights:
         return ALLOW
-    if Right.RECEIVE_IMAGES not in rights and rights & ORDERING:
-        return _read_to_order(resource_type, rights, subscriber)
+    to_order = _read_to_order(resource_type, rights, subscriber) if rights & ORDERING else DENY
     if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":
-        return DENY
-    if resource_type == "Contract":
-        # What others agreed with the operator is nobody else's business.
-        return (Clause("subject", "reference", "", (Reference((subscriber,)),)),)
-    return ALLOW
+        return to_order
+    # What others agreed with the operator is nobody else's business.
+    mine: Access = (Clause("subject", "reference", "", (Reference((subscriber,)),)),)
+    received = both(
+        agreement.extent(resource_type, Act.READ, Right.RECEIVE_IMAGES), mine if resource_type == "Contract" else ALLOW
+    )
+    if resource_type == "Task" and Right.PROCESS_IMAGES in rights:
+        received = either(received, agreement.extent(resource_type, Act.READ, Right.PROCESS_IMAGES))
+    return either(received, to_order)
 
 
 def _read_to_order(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:

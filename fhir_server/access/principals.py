@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fhir_server.access.agreements import LONGEST_ISSUER, Agreement, agreement_contract, is_agreement
-from fhir_server.access.contracts import Right, contract, rights_in_force
+from fhir_server.access.contracts import UNLIMITED, Limits, Right, Term, contract, terms_in_force
 from fhir_server.access.grants import AT_MOST, Grant, grant_from_document
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.dates import LATEST
@@ -38,6 +38,8 @@ class Principal:
     subscriber   reference of the Organization, "Organization/..."
     rights       that contracts in force give the subscriber, as far as the role of the user goes
     grant        what the token was given for; None for one of the operator's commands: the contracts alone limit it
+    limited      how far rights go that do not go everywhere, in a settled order
+    devices      "Device/..." of the subscriber, which may do Tasks; told only where rights are limited
     """
 
     subscriber: str
@@ -45,10 +47,19 @@ class Principal:
     name: str
     rights: frozenset[Right]
     grant: Grant | None = None
+    limited: tuple[Term, ...] = ()
+    devices: tuple[str, ...] = ()
+
+    def limits(self, right: Right) -> tuple[Limits, ...]:
+        """Return how far a right goes: alternatives, none where the subscriber does not have it."""
+        if right not in self.rights:
+            return ()
+        return tuple(term.limits for term in self.limited if term.right is right) or (UNLIMITED,)
 
     def holding(self, grant: Grant) -> "Principal":
-        """Return the same principal, narrowed to a grant."""
-        return replace(self, grant=grant)
+        """Return the same principal, narrowed to a grant and to the role of its user."""
+        rights = self.rights if grant.role is None else self.rights & AT_MOST[grant.role]
+        return replace(self, rights=rights, grant=grant)
 
     def may(self, right: Right) -> bool:
         """Say whether a contract in force gives this right."""
@@ -68,6 +79,7 @@ class Subscriber:
     rights: frozenset[Right]
     suspended: bool
     clients: tuple[str, ...]
+    terms: frozenset[Term] = frozenset()
 
 
 class Principals:
@@ -118,22 +130,31 @@ class Principals:
         """
         if not self._is_active(organization):
             raise AppError(Category.FORBIDDEN, "the subscriber is suspended", where=organization)
-        rights, _ = rights_in_force(self._contracts(organization), organization, self._clock())
+        terms, _ = terms_in_force(self._contracts(organization), organization, self._clock())
         name = self._own.read(*organization.split("/", 1)).json().get("name", "")
         grant = None
         if granted is not None:
             grant = grant_from_document(granted, client_id=granted.get("client", ""), expires=LATEST)
-        return Principal(organization, "", name, _as_far_as(grant, rights), grant)
+        return self._principal(organization, "", name, terms, grant)
 
     def named(self, name: str) -> str:
         """Return the reference of the subscriber's Organization. Raises NOT_FOUND."""
         return self._named(name).key
 
     def add(
-        self, name: str, rights: Iterable[Right], *, start: datetime | None = None, end: datetime | None = None
+        self,
+        name: str,
+        rights: Iterable[Right],
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        limits: Limits = UNLIMITED,
+        is_own: bool = False,
     ) -> Subscriber:
         """Register a subscriber with a contract that gives `rights`; return it.
 
+        limits   how far they go
+        is_own   they go to the subscriber's own images and resources, and those of `limits.whose`
         For one that is there, the new contract takes the place of the others. A suspended one is let in again.
         """
         now, wanted = self._clock(), frozenset(rights)
@@ -145,12 +166,14 @@ class Principals:
             raise _invalid("the contract would end before it starts")
         organization = self._find(name) or self._register(name)
         reference = organization.key
+        if is_own:
+            limits = replace(limits, whose=frozenset({reference}) | (limits.whose or frozenset()))
         if not self._own_clients(reference):
             client_id = f"{_slug(name)}-{organization.id[:8]}"
             self._credentials.add_client(Client(client_id, reference, name, suspended=False))
         earlier = self._contracts(reference)
         # The new one first, so that a client at work notices nothing; a crash leaves what `subscriber list` shows.
-        self._own.create(contract(reference, wanted, issued=now, start=start or now, end=end))
+        self._own.create(contract(reference, wanted, issued=now, start=start or now, end=end, limits=limits))
         self._terminate(each for each in earlier if not is_agreement(each))
         self._set_active(organization, active=True)
         self._credentials.suspend(reference, suspended=False)
@@ -232,9 +255,24 @@ class Principals:
         subscriber = (grant.subscriber if grant else "") or client.organization
         if client.suspended or not all(map(self._is_active, {client.organization, subscriber})):
             raise _unauthenticated("the subscriber is suspended")
-        rights, change = rights_in_force(self._contracts(subscriber), subscriber, now)
+        terms, change = terms_in_force(self._contracts(subscriber), subscriber, now)
         until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
-        return Principal(subscriber, client.client_id, client.name, _as_far_as(grant, rights), grant), until
+        return self._principal(subscriber, client.client_id, client.name, terms, grant), until
+
+    def _principal(
+        self, subscriber: str, client_id: str, name: str, terms: frozenset[Term], grant: Grant | None
+    ) -> Principal:
+        """Return who has these terms, with the rights as far as the role of the user goes."""
+        rights = frozenset(term.right for term in terms)
+        everywhere = {term.right for term in terms if term.limits == UNLIMITED}
+        limited = sorted((term for term in terms if term.right not in everywhere), key=repr)
+        devices = self._devices(subscriber) if limited else ()
+        principal = Principal(subscriber, client_id, name, rights, None, tuple(limited), devices)
+        return principal if grant is None else principal.holding(grant)
+
+    def _devices(self, reference: str) -> tuple[str, ...]:
+        clause = Clause("organization", "reference", "", (Reference((reference,)),))
+        return tuple(sorted(each.key for each in self._own.search(Query("Device", (clause,), count=_PAGE)).matches))
 
     def _own_clients(self, organization: str) -> list[Client]:
         return [client for client in self._credentials.clients(organization) if not client.is_app]
@@ -279,9 +317,10 @@ class Principals:
 
     def _subscriber(self, organization: Resource) -> Subscriber:
         resource = organization.json()
-        rights, _ = rights_in_force(self._contracts(organization.key), organization.key, self._clock())
+        terms, _ = terms_in_force(self._contracts(organization.key), organization.key, self._clock())
+        rights = frozenset(term.right for term in terms)
         clients = tuple(client.client_id for client in self._credentials.clients(organization.key))
-        return Subscriber(_name(resource), organization.key, rights, not resource.get("active", True), clients)
+        return Subscriber(_name(resource), organization.key, rights, not resource.get("active", True), clients, terms)
 
     def _all(self, resource_type: str, clause: Clause) -> list[Resource]:
         found: list[Resource] = []
@@ -295,11 +334,6 @@ class Principals:
 
 _UNKNOWN = "the bearer token is not one of this server"
 _PAGE = 500  # resources fetched at a time
-
-
-def _as_far_as(grant: Grant | None, rights: frozenset[Right]) -> frozenset[Right]:
-    """Return the rights as far as the role of the user goes."""
-    return rights if grant is None or grant.role is None else rights & AT_MOST[grant.role]
 
 
 def _grant(credential: Credential) -> Grant | None:

@@ -23,7 +23,7 @@ import click
 
 from fhir_server import config as settings
 from fhir_server import logs
-from fhir_server.cli import agent, apps, collect, dimse, endpoints, images, orders, people, printers
+from fhir_server.cli import agent, apps, collect, dimse, endpoints, images, limits, orders, people, printers
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
@@ -236,16 +236,29 @@ def subscriber() -> None:
 @click.option("--audit", is_flag=True, help="May read the audit record.")
 @click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of the contract (UTC)  [default: now]")
 @click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of the contract (UTC)  [default: no end]")
+@limits.limited
 @configured()
-def add_subscriber(config: Config, name: str, start: datetime | None, end: datetime | None, **chosen: bool) -> None:
+def add_subscriber(
+    config: Config,
+    name: str,
+    start: datetime | None,
+    end: datetime | None,
+    sees: tuple[str, ...],
+    modality: tuple[str, ...],
+    patient: tuple[str, ...],
+    **chosen: bool,
+) -> None:
     """Let NAME in with a contract, or give it a new one.
 
-    The new contract takes the place of the old. At least one right is needed. Works beside a running server.
+    The new contract takes the place of the old. At least one right is needed. Works beside a running server. A new
+    subscriber sees what it registered itself, and nothing of others unless --sees says so.
 
     \b
     Examples:
       fhir-imaging subscriber add ct-1 --register-images
-      fhir-imaging subscriber add study-42 --receive-images --from 2027-01-01 --until 2027-06-30
+      fhir-imaging subscriber add radiology --receive-images --sees all
+      fhir-imaging subscriber add second-reader --receive-images --sees radiology --modality MG
+      fhir-imaging subscriber add study-42 --receive-images --sees ct-1 --from 2027-01-01 --until 2027-06-30
     """
     from fhir_server.access.contracts import Right
     from fhir_server.app import open_server
@@ -257,8 +270,12 @@ def add_subscriber(config: Config, name: str, start: datetime | None, end: datet
     # The last day is part of the contract.
     last = end.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if end else None
     with open_server(config) as server:
-        added = server.principals.add(name, rights, start=first, end=last)
+        found, is_own = limits.limits_of(server.principals, name, sees, modality, patient)
+        added = server.principals.add(name, rights, start=first, end=last, limits=found, is_own=is_own)
+        names = {each.organization: each.name for each in server.principals.subscribers()}
     click.echo(f"{added.name} may {_words(added.rights)} ({added.organization})")
+    if added.terms:
+        click.echo(f"of: {limits.words_of(added, names)}")
 
 
 @subscriber.command("list")
@@ -274,8 +291,12 @@ def list_subscribers(config: Config) -> None:
 
     with open_server(config) as server:
         found = server.principals.subscribers()
-    rows = [(s.name, _words(s.rights), "suspended" if s.suspended else "active", s.organization) for s in found]
-    click.echo(table(("name", "may", "state", "resource"), rows), nl=False)
+    names = {each.organization: each.name for each in found}
+    rows = [
+        (s.name, _words(s.rights), limits.words_of(s, names), "suspended" if s.suspended else "active", s.organization)
+        for s in found
+    ]
+    click.echo(table(("name", "may", "of", "state", "resource"), rows), nl=False)
 
 
 @subscriber.command("suspend")

@@ -32,10 +32,13 @@ class Stamp:
 
     owner   reference of the subscriber whose it is, "" for the server's own
     grant   what the token of whoever brought it was given for, None where the contracts alone limit it
+    among   other subscribers about whose patients the owner may write, None for everybody: what is about a patient
+            belongs to whose patient it is
     """
 
     owner: str = ""
     grant: Mapping[str, Any] | None = None
+    among: frozenset[str] | None = frozenset()
 
     def after(self, before: "Stamp") -> "Stamp":
         """Return the stamp of a version that somebody makes of what has a stamp: its owner stays who it is.

@@ -49,7 +49,18 @@ class Within:
     compartments: tuple[str, ...]
 
 
-Demand = Clause | OneOf | Within
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A demand that holds of what one of these subscribers brought.
+
+    or_nobodys   also of what is the server's own, or came before it was kept who brought it
+    """
+
+    owners: tuple[str, ...]
+    or_nobodys: bool = False
+
+
+Demand = Clause | OneOf | Within | Owned
 NEVER = OneOf(())
 Access = Verdict | tuple[Demand, ...]  # demands: allowed where all of them hold
 
@@ -169,6 +180,8 @@ def compile_demand(resource_type: str, demand: Demand, now: datetime) -> Filter:
         return compile_clause(resource_type, demand, now)
     if isinstance(demand, Within):
         return {"compartments": {"$in": list(demand.compartments)}}
+    if isinstance(demand, Owned):
+        return {"owner": {"$in": [*demand.owners, *([None] if demand.or_nobodys else [])]}}
     if not all(demand.alternatives):
         raise AppError(Category.FORBIDDEN, "what you may see is not known", where=resource_type)
     either = [[compile_demand(resource_type, part, now) for part in parts] for parts in demand.alternatives]

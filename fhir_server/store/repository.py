@@ -106,6 +106,7 @@ class Repository:
         self._cursor_keys: list[bytes] = []
         self._session: ClientSession | None = None
         self._expected: dict[str, Json | None] = {}
+        self._owners: dict[str, str] = {}  # whose Patients and ImagingStudies are that were looked up or written
 
     def opened_for(
         self,
@@ -508,8 +509,13 @@ class Repository:
                 assert current is not None  # noqa: S101 -- `decide` leaves only what it was shown
                 return current
             stamp = self._stamp.after(current.stamp) if current and not current.deleted else self._stamp
-            stamp = stamp if owner is None else replace(stamp, owner=owner)
-            written = self._writer.put(session, self._writer.document(key, resource, method, current, stamp=stamp))
+            document = self._writer.document(key, resource, method, current, stamp=stamp)
+            is_new_here = current is None or current.deleted
+            if whose := owner or (self._owner_among(session, document) if is_new_here else None):
+                document["owner"] = whose
+            if document["type"] in _TELLING:
+                self._owners[key] = document.get("owner", "")
+            written = self._writer.put(session, document)
             self._check_demanded(session, key, demanded)
             if may_create and written.is_first:
                 self._check_demanded(session, key, self._restriction.require(written.type, Act.CREATE))
@@ -544,11 +550,25 @@ class Repository:
             if self._resources.find_one(wanted, {"_id": 1}, session=session) is None:
                 raise AppError(Category.FORBIDDEN, f"you may not write this {kind}: it would leave your reach")
 
+    def _owner_among(self, session: ClientSession, document: Json) -> str | None:
+        """Return whose a new resource is, where not its writer's: whose patient it is about, if that is allowed."""
+        stamp = self._stamp
+        if not stamp.owner or stamp.among == frozenset() or document["type"] == "Task":
+            return None
+        for name in _about(document):
+            if name not in self._owners:
+                found = self._resources.find_one({"_id": name}, {"owner": 1}, session=session)
+                self._owners[name] = (found or {}).get("owner", "")
+            if owner := self._owners[name]:
+                return owner if stamp.among is None or owner in stamp.among else None
+        return None
+
     def _part_of(self, session: ClientSession) -> "Repository":
         """Return this repository as a part of a session's transaction."""
         other = copy.copy(self)
         other._session = session
         other._expected = {}
+        other._owners = {}
         other._writer = self._writer.gathering(session)
         other._resources = InSession(self._resources, session, other._writer.flush)  # type: ignore[assignment]
         other._past = self._past.part_of(session, other._writer.flush)
@@ -567,6 +587,17 @@ class Repository:
         if not self._cursor_keys:
             self._cursor_keys.append(secret(self._database, "cursor"))
         return self._cursor_keys[0]
+
+
+_TELLING = frozenset({"Patient", "ImagingStudy"})  # types that say whose the resources are that are about them
+
+
+def _about(document: Json) -> list[str]:
+    """Return the Patient and the studies that a resource is about."""
+    key = document["_id"]
+    names = [each for each in document.get("compartments", ()) if each.startswith("Patient/")]
+    names += [row["r"] for row in document.get("ref", ()) if row["r"].startswith("ImagingStudy/")]
+    return [each for each in dict.fromkeys(names) if each != key]
 
 
 def _type_of(resource: Json) -> ResourceType:

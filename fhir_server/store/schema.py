@@ -48,6 +48,7 @@ def resource_indexes() -> list[IndexModel]:
             [("type", 1), ("near", "2dsphere")], name="near", partialFilterExpression={"near": {"$exists": True}}
         ),
         _index("inside", [("inside.t", 1), ("created", -1), ("_id", 1)], "inside"),
+        _index("owner", [("type", 1), ("owner", 1), ("created", -1), ("_id", 1)], "owner"),
         _index("compartment", [("type", 1), ("compartments", 1), ("created", -1), ("_id", 1)], "compartments"),
     ]
     for row in RESOURCES.values():

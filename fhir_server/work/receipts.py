@@ -72,7 +72,7 @@ def _provenance(server: Backing, task: Json, peer: Peer, known: Delivery, instan
         ],
         "entity": [{"role": "source", "what": {"reference": f"Task/{task['id']}"}}],
     }
-    server.own.update(resource, create=True, if_changed=True)
+    server.own.update(resource, create=True, if_changed=True, owner=task["requester"]["reference"])
     return f"Provenance/{identifier}"
 
 

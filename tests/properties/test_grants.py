@@ -4,6 +4,7 @@ Who is meant to see what is computed here from the resources alone, by the words
 server's own clauses.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fhir_server.access.contracts import Right
+from fhir_server.access.contracts import Limits, Right, Term
 from fhir_server.access.grants import AT_MOST, Grant, Role
 from fhir_server.access.policy import restriction
 from fhir_server.access.principals import Principal
@@ -24,6 +25,7 @@ from imaging.errors import AppError, Category
 
 SOME = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 START = datetime(2026, 1, 1, tzinfo=UTC)
+NORTH, SOUTH = "Organization/north", "Organization/south"
 PATIENTS = ("a", "b")
 MODALITIES = ("CT", "MR")
 LETTERS = {"create": "c", "read": "r", "update": "u", "delete": "d", "search": "s"}
@@ -55,6 +57,13 @@ def resources():
             yield {"resourceType": "Observation", "id": name, "subject": subject, "partOf": focus}
 
 
+def owner_of(resource):
+    """Say whose each is: what is about patient a is North's, what is about b South's, the rest is nobody's."""
+    about = {resource["id"], *(resource.get(name, {}).get("reference") for name in ("subject", "for", "patient"))}
+    owners = {"a": NORTH, "Patient/a": NORTH, "b": SOUTH, "Patient/b": SOUTH}
+    return next((owner for name, owner in owners.items() if name in about), "")
+
+
 ALL = {f"{each['resourceType']}/{each['id']}": each for each in resources()}
 TYPES = sorted({key.partition("/")[0] for key in ALL})
 
@@ -66,14 +75,14 @@ def own(mongo):
     ticks = iter(range(10_000_000))
     made = Repository(database, UNRESTRICTED, clock=lambda: START + timedelta(seconds=next(ticks)), client_ids=True)
     for each in ALL.values():
-        made.update(each)
+        made.update(each, owner=owner_of(each))
     yield made
     mongo.drop_database(database.name)
 
 
-def principal_with(scopes, *, patient="", user="", role=None, rights=frozenset(Right)):
+def principal_with(scopes, *, patient="", user="", role=None, rights=frozenset(Right), limited=()):
     grant = Grant("c", Scopes.parse(scopes), START, patient=patient, user=user, role=role)
-    return Principal("Organization/a", "c", "A", rights & AT_MOST[role] if role else rights, grant)
+    return Principal("Organization/a", "c", "A", rights & AT_MOST[role] if role else rights, grant, limited)
 
 
 scope_texts = st.builds(
@@ -99,6 +108,19 @@ contexts = st.sampled_from(
     ]
 )
 rights = st.frozensets(st.sampled_from([Right.RECEIVE_IMAGES, Right.REGISTER_IMAGES, Right.DEFINE, Right.AUDIT]))
+
+
+owners = st.none() | st.frozensets(st.sampled_from(["Organization/a", NORTH, SOUTH]))
+limits = st.builds(
+    Limits,
+    owners,
+    st.frozensets(st.sampled_from(MODALITIES)),
+    st.frozensets(st.sampled_from([f"Patient/{each}" for each in PATIENTS])),
+)
+
+
+def receiving(*limits):
+    return tuple(Term(Right.RECEIVE_IMAGES, each) for each in limits)
 
 
 # ---- what is meant, from the resources alone
@@ -192,6 +214,42 @@ def test_a_narrower_grant_never_sees_more(own, some, more, context, few, others)
     assert read(repository) <= read(wider)
     changes = keys_of(lambda: repository.changes(TYPES, count=100).found)
     assert changes <= keys_of(lambda: wider.changes(TYPES, count=100).found)
+
+
+@SOME
+@given(limits, limits, scope_lists)
+def test_a_narrower_contract_never_shows_more(own, narrow, more, scopes):
+    """Whose, modalities and patients each narrow; a second term widens."""
+    rights = frozenset({Right.RECEIVE_IMAGES})
+    plain = {name: it for name, it in (("modalities", narrow.modalities), ("patients", narrow.patients)) if it}
+    wider = [replace(narrow, **{name: frozenset()}) for name in plain] + [replace(narrow, whose=None), more]
+    seen = searched(own.opened_for(restriction(principal_with(scopes, rights=rights, limited=receiving(narrow)))))
+
+    for each in wider:
+        limited = receiving(narrow, each) if each is more else receiving(each)
+        wide = principal_with(scopes, rights=rights, limited=limited)
+        assert seen <= searched(own.opened_for(restriction(wide)))
+
+
+@SOME
+@given(limits)
+def test_what_is_shown_of_patients_is_what_the_contract_names(own, limit):
+    """By the words of `docs/howto/share-one-server.md`."""
+    agreed = Principal("Organization/a", "c", "A", frozenset({Right.RECEIVE_IMAGES}), None, receiving(limit))
+    whose = limit.whose
+    found = searched(own.opened_for(restriction(agreed)))
+
+    for key in ("Patient/a", "Patient/b", "Observation/a-ct", "ImagingStudy/a-ct", "ImagingStudy/b-mr"):
+        resource = ALL[key]
+        is_image = resource["resourceType"] == "ImagingStudy"
+        meant = (
+            (whose is None or owner_of(resource) in whose)
+            and (
+                not limit.modalities or (is_image and bool(meets(resource, [("modality", ",".join(limit.modalities))])))
+            )
+            and (not limit.patients or any(is_of(resource, each) for each in limit.patients))
+        )
+        assert (key in found) is meant, key
 
 
 @SOME

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fhir_server.access.contracts import RIGHTS_SYSTEM, Right, contract, rights_in_force
+from fhir_server.access.contracts import RIGHTS_SYSTEM, Limits, Right, Term, contract, rights_in_force, terms_in_force
+from fhir_server.model.validation import validate
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 ME = "Organization/me"
@@ -83,3 +84,49 @@ def test_what_was_found_is_good_until_the_next_start_or_end():
 
     assert rights_in_force([ending], ME, NOW)[1] == datetime(2026, 6, 15, 13, 0, 1, tzinfo=UTC)
     assert rights_in_force([ending, coming], ME, NOW)[1] == datetime(2026, 6, 15, 12, 30, tzinfo=UTC)
+
+
+LIMITS = [
+    Limits(),
+    Limits(frozenset({ME})),
+    Limits(frozenset({ME, "Organization/other"})),
+    Limits(None, frozenset({"CT", "MR"})),
+    Limits(frozenset({ME}), frozenset({"MG"}), frozenset({"Patient/1", "Patient/2"})),
+    Limits(None, frozenset(), frozenset({"Patient/1"})),
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_limits_are_read_back_from_the_contract(limits):
+    made = contract(ME, [Right.RECEIVE_IMAGES, Right.REGISTER_IMAGES], issued=NOW, start=NOW, end=None, limits=limits)
+
+    terms, _ = terms_in_force([made], ME, NOW)
+
+    assert terms == {Term(Right.RECEIVE_IMAGES, limits), Term(Right.REGISTER_IMAGES, limits)}
+
+
+@pytest.mark.parametrize(
+    "asset",
+    [
+        [{}],
+        [{"scope": {"coding": [{"code": "all"}]}}],
+        [{"scope": {"coding": [{"system": "urn:fhir-imaging:code:whose", "code": "everybody"}]}}],
+        [
+            {
+                "scope": {"coding": [{"system": "urn:fhir-imaging:code:whose", "code": "all"}]},
+                "subtype": [{"text": "CT"}],
+            }
+        ],
+        [{"scope": {"coding": [{"system": "urn:fhir-imaging:code:whose", "code": "all"}]}, "context": [{}]}],
+        [{"scope": {"coding": [{"system": "urn:fhir-imaging:code:whose", "code": "own"}]}}] * 2,
+    ],
+)
+def test_a_term_whose_limits_cannot_be_read_gives_nothing(asset):
+    one = made()
+    one["term"][0]["asset"] = asset
+
+    assert rights(one) == set()
+
+
+def test_a_contract_with_limits_is_a_valid_resource():
+    validate(contract(ME, list(Right), issued=NOW, start=NOW, end=None, limits=LIMITS[4]), "Contract")

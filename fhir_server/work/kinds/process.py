@@ -289,7 +289,7 @@ def _provenance(
         ],
         **({"entity": entity} if entity else {}),
     }
-    server.own.update(resource, create=True, if_changed=True)
+    server.own.update(resource, create=True, if_changed=True, owner=task["requester"]["reference"])
     return f"Provenance/{identifier}"
 
 
