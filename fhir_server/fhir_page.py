@@ -22,7 +22,8 @@ _INTRODUCTION = f"""\
 
 What the FHIR door does today: the CapabilityStatement of `GET /fhir/metadata` in words. The test
 `tests/conformance/test_fhir_statement.py` reads the served one and tries every interaction, search parameter, modifier,
-order and include that it names.
+order and include that it names. `?mode=normative` leaves out what is not normative in R4; `?mode=terminology` tells the
+code systems that ship, as TerminologyCapabilities.
 
 Base of all addresses: `/fhir`. FHIR {{version}}, RESTful API, {{formats}}. Every request but `GET /fhir/metadata`
 needs a bearer token. What a token allows follows from the contracts of its subscriber that are in force.

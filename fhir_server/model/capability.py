@@ -94,6 +94,20 @@ def with_parameters(statement: Json, custom: Mapping[str, Iterable[Parameter]]) 
     return {**statement, "rest": [{**rest, "resource": rows}]}
 
 
+def normative(statement: Json) -> Json:
+    """Return the part of a statement that is about what is normative in R4. Source: FHIR R4 http 3.1.0.8."""
+    rest = statement["rest"][0]
+    rows = [row for row in rest["resource"] if row["type"] in _NORMATIVE]
+    return {**statement, "rest": [{**rest, "resource": rows}]}
+
+
+# Resource types of the standards status Normative. Source: FHIR R4 resourcelist.
+_NORMATIVE = frozenset(
+    {
+        "Binary", "Bundle", "CapabilityStatement", "CodeSystem", "Observation", "OperationDefinition",
+        "OperationOutcome", "Parameters", "Patient", "StructureDefinition", "ValueSet",
+    }
+)  # fmt: skip
 _SEARCH_NOTE = (
     "Search is strict: an unknown parameter is an error unless Prefer: handling=lenient is sent. "
     "Results come newest created first, or as _sort says: by every parameter that is no composite, up or down. "

@@ -4,20 +4,23 @@ Knows HTTP: from a request to an ask, from an answer to a response. What is aske
 Answers are the stored bytes. Source: FHIR R4 http 3.1.0, search 3.1.1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from flask import Blueprint, Response, g, request
 
 from fhir_server.access.audit import Access
 from fhir_server.model import json
+from fhir_server.model.capability import normative
 from fhir_server.model.patch import JSON_PATCH, fhirpath_patch, json_patch
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
+from fhir_server.model.terminology_statement import terminology_capabilities
 from fhir_server.rest import batch, openapi
 from fhir_server.rest.addresses import ROUTES, WHOLE, Route, meant, methods
 from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, preferences, to_http_date
 from fhir_server.rest.interactions import KINDS, Interactions
 from fhir_server.rest.later import of_bundle, of_search
+from fhir_server.store.joins import shipped
 from fhir_server.web import later
 from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, sent, shown
 from fhir_server.web.http import leave_to_entries, principal_of, tries
@@ -29,6 +32,19 @@ PATCH_TYPES = (JSON_PATCH, *RESOURCE_TYPES)
 LEVELS_OF_BUNDLE = 4  # around each resource
 SEARCHES = frozenset({Interaction.SEARCH, SystemInteraction.SEARCH})
 WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE, Interaction.PATCH})
+
+
+def _of_terminology(statement: dict[str, Any]) -> dict[str, Any]:
+    whole = (each for each in shipped().resources("CodeSystem") if each.get("content") == "complete")
+    return terminology_capabilities(statement, whole)
+
+
+# what `mode` asks of /metadata -> from the CapabilityStatement to what is told
+STATEMENTS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "full": lambda statement: statement,
+    "normative": normative,
+    "terminology": _of_terminology,
+}
 
 
 class Backing(batch.Backing, later.Backing, Protocol):
@@ -66,7 +82,10 @@ class _Door:
 
     def metadata(self) -> Response:
         check_accept()
-        return shown(json.dumps(self._server.capability_statement))
+        mode = request.args.get("mode", "full")
+        if mode not in STATEMENTS:
+            raise AppError(Category.INVALID, f"mode is one of: {', '.join(STATEMENTS)}", where="mode")
+        return shown(json.dumps(STATEMENTS[mode](self._server.capability_statement)))
 
     def openapi(self) -> Response:
         if self._openapi is None:

@@ -13,6 +13,8 @@ from fhir_server.access.contracts import Right
 from fhir_server.model.definitions import parameters
 from fhir_server.model.query import parse, sortable
 from fhir_server.model.resources import RESOURCES
+from fhir_server.model.validation import validate
+from fhir_server.rest.operations import OPERATIONS
 from fhir_server.store.filters import compile_query
 from tests.support.doors import Caller, Doors, new_study, opened
 from tests.support.least import least
@@ -95,6 +97,34 @@ def some(kind: str) -> dict[str, Any]:
 
 def test_every_type_that_is_served_is_stated(statement: dict[str, dict[str, Any]]) -> None:
     assert statement.keys() == RESOURCES.keys()
+
+
+def test_the_mode_says_which_statement_is_told(client: Caller, statement: dict[str, dict[str, Any]]) -> None:
+    """FHIR R4 http 3.1.0.8."""
+    full, part = (client.get(f"/fhir/metadata?mode={mode}").json for mode in ("full", "normative"))
+    terms = client.get("/fhir/metadata?mode=terminology").json
+
+    validate(part, "CapabilityStatement")
+    validate(terms, "TerminologyCapabilities")
+    assert full["rest"][0]["resource"] == client.get("/fhir/metadata").json["rest"][0]["resource"]
+    told = {row["type"]: row for row in part["rest"][0]["resource"]}
+    assert {"Patient", "Observation", "ValueSet"} <= told.keys() < statement.keys()
+    assert "ImagingStudy" not in told
+    assert told["Patient"] == statement["Patient"]
+    assert client.get("/fhir/metadata?mode=nonsense").status_code == 400
+
+
+def test_a_code_system_that_is_stated_can_be_looked_up_and_another_one_cannot(client: Caller) -> None:
+    terms = client.get("/fhir/metadata?mode=terminology").json
+    stated = {each["uri"]: each["version"][0]["code"] for each in terms["codeSystem"] if "version" in each}
+
+    for system, code in (("http://hl7.org/fhir/administrative-gender", "male"), ("http://dicom.nema.org/x", "")):
+        found = client.get(f"/fhir/CodeSystem/$lookup?system={system}&code={code}")
+        rows = {each["name"]: each.get("valueString") for each in found.json.get("parameter", ())}
+        assert (found.status_code == 200) is (system in stated)
+        assert rows.get("version") == stated.get(system)
+    (expand,) = [row for row in OPERATIONS if row.name == "expand"]
+    assert {each["name"] for each in terms["expansion"]["parameter"]} == expand.parameters
 
 
 @pytest.mark.parametrize("kind", sorted(RESOURCES.keys() - {"Subscription"}))
