@@ -12,13 +12,13 @@ from pathlib import Path
 from pydicom.datadict import dictionary_description, dictionary_VR
 
 from fhir_server.storage_checks import CHECKS
-from fhir_server.web import qido, rendered, stow, wado
+from fhir_server.web import qido, stow
+from fhir_server.web.capabilities import RESOURCES
 from fhir_server.web.dicom_forms import NATIVE, Pixels, written_syntaxes
 from imaging.archive import query
 from imaging.codecs import codecs
-from imaging.dicomweb import Level, Offer
-from imaging.dicomweb.negotiation import MEDIA_TYPE_OF_TRANSFER_SYNTAX, frame_offers, instance_offers
-from imaging.syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
+from imaging.dicomweb import Level
+from imaging.dicomweb.negotiation import MEDIA_TYPE_OF_TRANSFER_SYNTAX
 
 MATCHING = {
     # VR               how the values are matched; PS3.4 C.2.2.2
@@ -32,22 +32,6 @@ MATCHING = {
     "CS": "text, wildcards, or a list",
 }
 TEXT = "text, wildcards"
-
-RESOURCES: Mapping[str, tuple[Offer, ...]] = {
-    "study, series": instance_offers((), single=False),
-    "instance": instance_offers((), single=True),
-    "metadata of an instance": wado.METADATA_OF_ONE_OFFERS,
-    "metadata of a study or series": wado.METADATA_OFFERS,
-    "one frame": frame_offers(frozenset((EXPLICIT_VR_LITTLE_ENDIAN, *written_syntaxes(Pixels.USUAL))), single=True),
-    "bulk data": wado.BULKDATA_OFFERS,
-    "rendered instance or frame": rendered.SINGLE_OFFERS + rendered.MULTIPART_OFFERS,
-    "rendered series": rendered.MULTIPART_OFFERS + rendered.ANIMATED_OFFERS,
-    "rendered study": rendered.MULTIPART_OFFERS,
-    "thumbnail": rendered.THUMBNAIL_OFFERS,
-    "search results": qido.OFFERS,
-    "answer to a store request": stow.OFFERS,
-}
-"""What each resource is offered in, the default first; instances with usual pixels (up to 16 bits, no floats)."""
 
 _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 

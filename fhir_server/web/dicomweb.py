@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from fhir_server.web import qido, rendered, stow, wado, wado_uri
+from fhir_server.web import capabilities, qido, rendered, stow, wado, wado_uri
 from fhir_server.web.dicom_answers import Door, Server
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level
@@ -82,5 +82,9 @@ def blueprint(server: Server) -> Blueprint:
 
     routes.record(add_converter)
     for number, (method, rule, answer) in enumerate(ROUTES):
-        routes.add_url_rule(rule, f"route-{number}", partial(answer, door), methods=[method])
+        view = partial(answer, door)
+        routes.add_url_rule(rule, f"route-{number}", view, methods=[method], provide_automatic_options=False)
+    for number, rule in enumerate(("", "/", *dict.fromkeys(rule for _, rule, _ in ROUTES))):
+        view = partial(capabilities.describe, door, rule)
+        routes.add_url_rule(rule, f"options-{number}", view, methods=["OPTIONS"], provide_automatic_options=False)
     return routes
