@@ -47,8 +47,10 @@ class Operation:
     perform: Callable[[Call], bytes]
     parameters: frozenset[str]
     types: frozenset[str] = frozenset()  # none: every type
+    on_system: bool = False
     on_type: bool = False
     on_instance: bool = False
+    body: str = "resource"  # the parameter that a body is which is no Parameters resource
     changes: bool = False  # by POST only
     takes_resource: bool = False  # of a type by POST only
     access: Access = Access.READ

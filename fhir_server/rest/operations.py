@@ -12,11 +12,12 @@ from typing import Any
 from fhir_server.access.audit import Access
 from fhir_server.model import json
 from fhir_server.model.criteria import check_id
+from fhir_server.model.definitions import resource_types
 from fhir_server.model.outcome import Issue, outcome
 from fhir_server.model.query import CURSOR
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.second_reader import objections
-from fhir_server.model.validation import findings
+from fhir_server.model.validation import findings, validate
 from fhir_server.rest.calls import Call, Json, Operation, answer
 from fhir_server.rest.everything import PARAMETERS, everything
 from fhir_server.rest.held import Held
@@ -35,8 +36,12 @@ GENERAL = frozenset({"_format", "_pretty"})  # what every address takes
 
 
 def _meta(call: Call) -> bytes:
-    found = call.repository.read(call.type, call.id).json()
-    return answer([{"name": "return", "valueMeta": found.get("meta", {})}])
+    """Return what a resource says of itself, or which labels are in use, of a type or of all that may be looked for."""
+    if call.id:
+        meta = call.repository.read(call.type, call.id).json().get("meta", {})
+    else:
+        meta = call.repository.labels([call.type] if call.type else [*RESOURCES])
+    return answer([{"name": "return", "valueMeta": meta}])
 
 
 def _meta_add(call: Call) -> bytes:
@@ -101,6 +106,21 @@ def _changed(call: Call, change: Callable[[Json], Json]) -> bytes:
     return answer([{"name": "return", "valueMeta": made.get("meta", {})}])
 
 
+# ---- another form
+
+
+def _convert(call: Call) -> bytes:
+    """Return the resource as it came: the door gives it the form that is asked for."""
+    resource = call.one("input")
+    if not isinstance(resource, dict) or "resourceType" not in resource:
+        raise AppError(Category.INVALID, "the resource to convert is wanted, as body or parameter input", where="input")
+    kind = resource["resourceType"]
+    if not isinstance(kind, str) or kind not in resource_types():
+        raise AppError(Category.INVALID, "this is no resource type of FHIR R4", where="resourceType")
+    validate(resource, kind)
+    return json.dumps(resource)
+
+
 # ---- validation
 
 
@@ -134,7 +154,9 @@ def _told(issues: list[Issue]) -> bytes:
 
 _CODE = frozenset({"code", "system", "version", "coding", "codeableConcept", "display"})
 OPERATIONS: tuple[Operation, ...] = (
-    Operation("meta", f"{CORE}Resource-meta", _meta, frozenset(), on_instance=True),
+    Operation(
+        "meta", f"{CORE}Resource-meta", _meta, frozenset(), on_system=True, on_type=True, on_instance=True,
+    ),
     Operation(
         "meta-add", f"{CORE}Resource-meta-add", _meta_add, frozenset({"meta"}),
         on_instance=True, changes=True, access=Access.UPDATE,
@@ -142,6 +164,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "meta-delete", f"{CORE}Resource-meta-delete", _meta_delete, frozenset({"meta"}),
         on_instance=True, changes=True, access=Access.UPDATE,
+    ),
+    Operation(
+        "convert", f"{CORE}Resource-convert", _convert, frozenset({"input"}),
+        on_system=True, body="input", takes_resource=True,
     ),
     Operation(
         "validate", f"{CORE}Resource-validate", _validate, frozenset({"resource", "mode", "profile"}),
@@ -185,6 +211,8 @@ class Invocation:
 
     def require(self, repository: Repository) -> None:
         """Return when the type is known, the id may be one, and the principal may ask this of some resources."""
+        if not self.type:
+            return  # each type is asked for by itself, or nothing is read
         if self.type not in RESOURCES:
             raise AppError(Category.NOT_FOUND, "this server keeps no resources of this type", where=self.type[:64])
         if self.id:
@@ -204,12 +232,12 @@ class Invocation:
 
 def invoked(method: str, segments: Sequence[str], query: tuple[tuple[str, str], ...]) -> Invocation | None:
     """Return what is invoked at an address, None where it names no operation. Raises UNSUPPORTED for an unknown one."""
-    if len(segments) not in (2, 3) or not segments[-1].startswith("$"):
+    if len(segments) not in (1, 2, 3) or not segments[-1].startswith("$"):
         return None
-    kind, identifier = segments[0], segments[1] if len(segments) == 3 else ""
+    kind, identifier = (*segments[:-1], "", "")[:2]
     for operation in OPERATIONS:
         is_named = f"${operation.name}" == segments[-1] and kind in (operation.types or (kind,))
-        is_there = operation.on_instance if identifier else operation.on_type
+        is_there = operation.on_instance if identifier else operation.on_type if kind else operation.on_system
         if is_named and is_there and method in operation.methods(has_id=bool(identifier)):
             return Invocation(operation, kind, identifier, query)
     raise AppError(Category.UNSUPPORTED, "there is no such operation at this address", where="url")
@@ -218,9 +246,9 @@ def invoked(method: str, segments: Sequence[str], query: tuple[tuple[str, str], 
 def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation) -> dict[str, list[Any]]:
     """Return the values of the parameters, of the address and of what was sent. Raises INVALID for unknown ones.
 
-    What is no Parameters resource is the value of the parameter `resource`, as the specification allows.
+    What is no Parameters resource is the value of the one parameter that is a resource, as the specification allows.
     """
-    found = values_given(resource, query)
+    found = values_given(resource, query, body=operation.body)
     unknown = sorted(found.keys() - operation.parameters)
     if unknown:
         known = ", ".join(sorted(operation.parameters)) or "none"
@@ -229,7 +257,7 @@ def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation)
     return found
 
 
-def values_given(resource: Any, query: list[tuple[str, str]]) -> dict[str, list[Any]]:
+def values_given(resource: Any, query: list[tuple[str, str]], *, body: str = "resource") -> dict[str, list[Any]]:
     """Return the values of parameters, of the address and of what was sent, whatever their names. Raises INVALID."""
     found: dict[str, list[Any]] = {}
     for name, text in query:
@@ -243,7 +271,7 @@ def values_given(resource: Any, query: list[tuple[str, str]]) -> dict[str, list[
             value = each.get("resource", next((item for name, item in each.items() if name.startswith("value")), None))
             found.setdefault(str(each.get("name", "")), []).append(value)
     elif resource is not None:
-        found.setdefault("resource", []).append(resource)
+        found.setdefault(body, []).append(resource)
     return found
 
 

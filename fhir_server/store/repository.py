@@ -29,6 +29,7 @@ from fhir_server.store.documents import BODY_FIELDS, NOBODY, Json, Resource, Sta
 from fhir_server.store.failures import translated
 from fhir_server.store.filters import DENY, Act, Demand, Restriction
 from fhir_server.store.history import MAX_HISTORY, History, Period, Versions
+from fhir_server.store.labels import labels
 from fhir_server.store.search import Page, search
 from fhir_server.store.secrets import secret
 from fhir_server.store.session import InSession
@@ -383,6 +384,14 @@ class Repository:
                 key=self._cursor_key,
                 rows=partial(index.rows, base_url=self._base_url, table=self._table),
             )
+
+    def labels(self, types: Sequence[str]) -> Json:
+        """Return the profiles, security labels and tags that resources of these types have, as a Meta.
+
+        Types that may not be looked for are left out. Raises FORBIDDEN where none is left, TOO_LARGE beyond 1,000.
+        """
+        with self._translated("$meta"):
+            return labels(self._resources, self._restriction, types, self._clock())
 
     def as_of(self, moment: datetime) -> Snapshot:
         """Return the resources as they were at a moment, before which nothing is written any more."""

@@ -18,6 +18,10 @@ def blueprint(server: fhir.Backing) -> Blueprint:
     routes = Blueprint("operations", __name__, url_prefix="/fhir")
     for operation in OPERATIONS:
         view = _view(server, operation)
+        if operation.on_system:
+            methods = list(operation.methods(has_id=False))
+            rule = f"/${operation.name}"
+            routes.add_url_rule(rule, rule, view, methods=methods, provide_automatic_options=False)
         for kind in sorted(operation.types) or ["<resource_type>"]:
             for place in [""] * operation.on_type + ["/<resource_id>"] * operation.on_instance:
                 methods = list(operation.methods(has_id=bool(place)))
@@ -30,7 +34,7 @@ def _view(server: fhir.Backing, operation: Operation) -> Callable[..., Response]
     def view(resource_type: str = "", resource_id: str = "") -> Response:
         tries(operation.access)
         principal = principal_of(request)
-        kind = resource_type or next(iter(operation.types))
+        kind = resource_type or next(iter(operation.types), "")
         invocation = Invocation(operation, kind, resource_id, tuple(request.args.items(multi=True)))
         check_accept()
         acting = Interactions(server, principal)

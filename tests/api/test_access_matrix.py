@@ -73,6 +73,7 @@ DOORS = [
         door(method, path, "receive", "all", send="" if method == "GET" else "parameters")
         for method in ("GET", "POST")
         for path in (
+            "/fhir/Patient/$meta",
             "/fhir/Patient/{patient}/$meta",
             "/fhir/Patient/{patient}/$validate",
             "/fhir/Patient/{patient}/$everything",
@@ -83,6 +84,10 @@ DOORS = [
             "/fhir/CodeSystem/$lookup?system=http://hl7.org/fhir/administrative-gender&code=male",
         )
     ),
+    door("GET", "/fhir/$meta", "receive", "audit", "all"),
+    door("POST", "/fhir/$meta", "receive", "audit", "all", send="parameters"),
+    # FHIR: what a client has itself is converted for any token
+    door("POST", "/fhir/$convert", "register", "receive", "audit", "all", send="patient"),
     door("POST", "/fhir/Patient/$validate", "register", "receive", "all", send="patient"),
     door("POST", "/fhir/Patient/{patient}/$meta-add", "all", send="meta"),
     door("POST", "/fhir/Patient/{patient}/$meta-delete", "all", send="meta"),

@@ -1,6 +1,6 @@
 """Operations of the FHIR door. Source: FHIR R4 resource-operations, valueset-, codesystem- and patient-operations."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -31,6 +31,47 @@ def _severities(answer: Any) -> list[tuple[str, str]]:
     return [(each["severity"], each.get("expression", [""])[0]) for each in answer.json["issue"]]
 
 
+class TestConvert:
+    XML = '<Patient xmlns="http://hl7.org/fhir"><active value="true"/><birthDate value="1970-01-01"/></Patient>'
+    PATIENT: ClassVar[Json] = {"resourceType": "Patient", "active": True, "birthDate": "1970-01-01"}
+
+    def test_both_ways_and_nothing_is_stored(self, everybody: Caller) -> None:
+        xml, json = ({"Content-Type": f"application/fhir+{form}"} for form in ("xml", "json"))
+
+        to_json = everybody.call(
+            "POST", "/fhir/$convert", data=self.XML, headers={**xml, "Accept": "application/fhir+json"}
+        )
+        to_xml = everybody.post("/fhir/$convert", self.PATIENT, headers={**json, "Accept": "application/fhir+xml"})
+        within = everybody.post("/fhir/$convert?_format=xml", _parameters(input={"resource": self.PATIENT}))
+
+        assert to_json.json == self.PATIENT
+        assert (to_xml.text, to_xml.mimetype) == (within.text, within.mimetype)
+        assert to_xml.mimetype == "application/fhir+xml"
+        assert self.XML in to_xml.text.replace("\n", "")
+        assert everybody.get("/fhir/Patient?_summary=count").json["total"] == 0
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"resourceType": "Patient", "active": "yes"},
+            {"resourceType": "Spaceship"},
+            {"resourceType": ["Patient"]},
+            {"resourceType": "Parameters"},
+            {"resourceType": "Parameters", "parameter": [{"name": "input", "valueString": "x"}]},
+            [1],
+        ],
+    )
+    def test_what_is_no_valid_resource_is_refused(self, everybody: Caller, body: Any) -> None:
+        assert everybody.post("/fhir/$convert?_format=xml", body).status_code == 400
+
+    def test_it_is_an_entry_of_a_batch_as_well(self, everybody: Caller) -> None:
+        entry = {"request": {"method": "POST", "url": "$convert"}, "resource": self.PATIENT}
+
+        answer = everybody.post("/fhir", {"resourceType": "Bundle", "type": "batch", "entry": [entry]}).json["entry"][0]
+
+        assert (answer["response"]["status"][:3], answer["resource"]) == ("200", self.PATIENT)
+
+
 class TestMeta:
     def test_labels_are_added_and_removed_as_versions(self, everybody: Caller) -> None:
         patient = _patient(everybody, meta={"tag": [{"system": "s", "code": "a"}]})
@@ -47,6 +88,24 @@ class TestMeta:
         assert (read, read["tag"], read["profile"]) == (other, [{"code": "b"}], ["http://p"])
         assert read["versionId"] == "3"
         assert everybody.get("/fhir/Patient?_tag=b").json["total"] == 1
+
+    def test_the_labels_of_a_type_and_of_everything_are_told_once_each(self, doors: Doors, everybody: Caller) -> None:
+        tag, label = {"system": "s", "code": "a"}, {"system": "l", "code": "R"}
+        for _ in range(2):
+            _patient(everybody, meta={"tag": [tag], "security": [label], "profile": ["http://p"]})
+        everybody.post(
+            "/fhir/Basic", {"resourceType": "Basic", "code": {"text": "x"}, "meta": {"tag": [{"code": "b"}]}}
+        )
+        auditor = doors.caller(Right.AUDIT, name="auditor")
+
+        patients = everybody.get("/fhir/Patient/$meta").json["parameter"][0]["valueMeta"]
+        every = everybody.post("/fhir/$meta", _parameters()).json["parameter"][0]["valueMeta"]
+        seen = auditor.get("/fhir/$meta").json["parameter"][0]["valueMeta"]
+
+        assert patients == {"profile": ["http://p"], "security": [label], "tag": [tag]}
+        assert [each for each in every["tag"] if each in ({"code": "b"}, tag)] == [{"code": "b"}, tag]
+        assert seen == {}
+        assert auditor.get("/fhir/Patient/$meta").status_code == 403
 
     def test_who_may_not_change_does_not(self, doors: Doors, everybody: Caller) -> None:
         patient, reader = _patient(everybody), doors.caller(Right.RECEIVE_IMAGES, name="reader")
