@@ -6,7 +6,8 @@ from typing import Any
 
 from pymongo.collection import Collection
 
-from fhir_server.store.filters import Act, Filter, Restriction, restricted
+from fhir_server.store.conditions import Filter
+from fhir_server.store.filters import Act, Restriction, restricted
 from fhir_server.store.joins import MAX_TIME_MS, Joins
 from imaging.errors import AppError, Category
 
