@@ -39,6 +39,7 @@ from fhir_server.rest.exporting import BULK_DATA, EXPORTS
 from fhir_server.rest.held import Held
 from fhir_server.rest.operations import OPERATIONS
 from fhir_server.sign_on import SignOn, sign_on, stores
+from fhir_server.store import chain
 from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
@@ -72,6 +73,8 @@ SECURITY = {
     "description": "Every request but this one needs a bearer token: Authorization: Bearer <token>. "
     "What a token allows follows from the contracts of its subscriber that are in force.",
 }
+
+SHORTEST_AUDIT_KEY = 32  # characters
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -169,6 +172,7 @@ class Server:
 
     def close(self) -> None:
         """End threads and connections."""
+        self.audit.close()
         self.archive.close()
         self.database.client.close()
 
@@ -237,7 +241,9 @@ def assemble(
         stamp = Stamp(principal.subscriber, principal.granted(), writes_about(principal))
         return own.opened_for(restriction(principal), hooks=checked, stamp=stamp)
 
-    audit = Audit(own, clock)
+    seal = chain.Chain(database, _audit_key(config, database))
+    seal.ensure_indexes()
+    audit = Audit(own, clock, seal)
     zone = config["archive.time_zone"]
     place = Place(
         dicomweb_url=f"{config['web.base_url']}/dicom-web",
@@ -283,6 +289,14 @@ def assemble(
         ),
     )
     return server
+
+
+def _audit_key(config: Config, database: Database[Any]) -> bytes:
+    key = str(config["audit.key"]).encode()
+    if 0 < len(key) < SHORTEST_AUDIT_KEY:
+        message = f"a key has at least {SHORTEST_AUDIT_KEY} characters; make one with: openssl rand -hex 32"
+        raise AppError(Category.INVALID, message, where="audit.key")
+    return key or secret(database, "audit-chain")
 
 
 def _ensure_indexes(part: Any, _: Database[Any]) -> None:
@@ -388,3 +402,8 @@ def reindex(server: Server, progress: Progress) -> None:
     while step := server.studies.catch_up():
         done += step
         progress(min(done, total), total)
+
+
+def verify_record(server: Server, progress: Progress) -> Iterator[str]:
+    """Yield what is wrong with the audit record: what was changed, taken out or slipped in since it was written."""
+    yield from chain.verify(server.database, _audit_key(server.config, server.database), progress)

@@ -422,6 +422,11 @@ SETTINGS: tuple[Setting, ...] = (
         "How long a checked token is believed without asking again: a withdrawn one works at most so long.",
     ),
     Setting("access.token_days", "365", _number(0.0001, 36_500), "days", "Life of a token from `fhir-imaging token`."),
+    Setting(
+        "audit.key", "", _text, "",
+        "Key that seals the audit record, 32 characters or more; empty: one that lies in the database.",
+        secret=True,
+    ),
     # --- apps and people that sign in
     Setting(
         "smart.token_s", "3600", _number(1, 86_400), "s",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from fhir_server import logs
 from fhir_server.access.principals import Principal
 from fhir_server.model.dates import to_instant
+from fhir_server.store.chain import Chain
 from fhir_server.store.repository import Repository
 from imaging.errors import AppError, Category
 
@@ -107,13 +108,18 @@ def from_address(address: str) -> Iterator[None]:
 
 
 class Audit:
-    """Writes the record. `own` is the server's own repository."""
+    """Writes the record. `own` is the server's own repository; `chain` shows what was changed in it later."""
 
-    def __init__(self, own: Repository, clock: Callable[[], datetime]) -> None:
+    def __init__(self, own: Repository, clock: Callable[[], datetime], chain: Chain) -> None:
         self._own = own
+        self._chain = chain
         self._clock = clock
         self._gathered: ContextVar[list[dict[str, Any]] | None] = ContextVar("gathered", default=None)
         self._anonymous = _Allowance(ANONYMOUS_PER_S, ANONYMOUS_BURST)
+
+    def close(self) -> None:
+        """Say where the record of this process ends."""
+        self._chain.close()
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -124,7 +130,7 @@ class Audit:
             yield
         finally:
             self._gathered.reset(token)
-            self._own.append_all(events)
+            self._own.append_all(events, through=self._chain.add)
 
     def record(
         self,
@@ -201,7 +207,7 @@ class Audit:
             event["entity"] = entities
         gathered = self._gathered.get()
         if gathered is None:
-            self._own.append(event)
+            self._own.append_all([event], through=self._chain.add)
         else:
             gathered.append(event)
 

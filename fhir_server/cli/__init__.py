@@ -390,23 +390,26 @@ def token(config: Config, name: str) -> None:
 @cli.command()
 @configured()
 def verify(config: Config) -> None:
-    """Read every stored image again and report what is wrong.
+    """Read every stored image and the audit record again and report what is wrong.
 
-    All digests are checked, all pixels decoded, all received files rebuilt; nothing is changed. One line for each
-    finding; exit code 1 if there is any. Works beside a running server.
+    All digests are checked, all pixels decoded, all received files rebuilt, and the chains of the audit record walked;
+    nothing is changed. One line for each finding; exit code 1 if there is any. Works beside a running server.
 
     \b
     Examples:
       fhir-imaging verify
       fhir-imaging verify > findings.txt || mail -s "damaged images" admin < findings.txt
     """
-    from fhir_server.app import open_server
+    from fhir_server.app import open_server, verify_record
 
     findings = 0
     with open_server(config) as server:
         for finding in server.archive.verify(_progress("checked")):
             findings += 1
             click.echo(str(finding))
+        for problem in verify_record(server, _progress("of the audit record checked")):
+            findings += 1
+            click.echo(problem)
     click.echo(f"{findings} findings", err=True)
     if findings:
         raise SystemExit(_FAILED)

@@ -67,6 +67,7 @@ NO_HOOKS: Mapping[str, Hooks] = MappingProxyType({})
 Guard = Callable[[ClientSession], None]
 Decision = Callable[[Resource | None], Json | None]  # current version -> what to write; None: leave it
 Change = Callable[[Json], Json]
+Through = Callable[[Sequence[Json], Callable[[], object]], None]
 
 
 class Repository:
@@ -203,8 +204,11 @@ class Repository:
         """Store a resource of an append-only type in one insert: no version history, not waiting for the disk."""
         return self.append_all([resource])[0]
 
-    def append_all(self, resources: Sequence[Json]) -> list[Resource]:
-        """Store resources of append-only types like `append`, many at a time."""
+    def append_all(self, resources: Sequence[Json], *, through: Through | None = None) -> list[Resource]:
+        """Store resources of append-only types like `append`, many at a time.
+
+        through   is given the documents and what inserts them, and may add to them before it does
+        """
         documents = []
         for resource in resources:
             kind = _type_of(resource)
@@ -213,8 +217,9 @@ class Repository:
             self._restriction.require(kind.name, Act.CREATE)
             documents.append(self._writer.document(f"{kind.name}/{uuid.uuid4()}", resource, "POST"))
         if documents:
+            insert = partial(self._resources.with_options(write_concern=WriteConcern(1)).insert_many, documents)
             with self._translated("append"):
-                self._resources.with_options(write_concern=WriteConcern(1)).insert_many(documents)
+                through(documents, insert) if through else insert()
         return [resource_of(document["_id"], document) for document in documents]
 
     def has(self, type: str, id: str, act: Act = Act.READ) -> bool:
