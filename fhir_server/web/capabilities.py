@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import orjson
 from flask import Response
 
-from fhir_server.web import qido, rendered, stow, stow_bodies, wado
+from fhir_server.web import bulk, qido, rendered, stow, stow_bodies, wado
 from fhir_server.web.dicom_answers import Door, choose
 from fhir_server.web.dicom_forms import Pixels, written_syntaxes
 from imaging.archive import query
@@ -31,6 +31,10 @@ RESOURCES: Mapping[str, tuple[Offer, ...]] = {
     "metadata of a study or series": wado.METADATA_OFFERS,
     "one frame": frame_offers(frozenset((EXPLICIT_VR_LITTLE_ENDIAN, *written_syntaxes(Pixels.USUAL))), single=True),
     "bulk data": wado.BULKDATA_OFFERS,
+    "all bulk data": bulk.BULKDATA_OFFERS,
+    "all pixel data": frame_offers(
+        frozenset((EXPLICIT_VR_LITTLE_ENDIAN, *written_syntaxes(Pixels.USUAL))), single=False
+    ),
     "rendered instance or frame": rendered.SINGLE_OFFERS + rendered.MULTIPART_OFFERS,
     "rendered series": rendered.MULTIPART_OFFERS + rendered.ANIMATED_OFFERS,
     "rendered study": rendered.MULTIPART_OFFERS,
@@ -41,8 +45,12 @@ RESOURCES: Mapping[str, tuple[Offer, ...]] = {
 """What each resource is offered in, the default first; instances with usual pixels (up to 16 bits, no floats)."""
 
 _SEARCH = ("includefield", "limit", "offset", "fuzzymatching", "emptyvaluematching", "multiplevaluematching")
-_RENDER = ("annotation", "quality", "viewport", "window", "iccprofile")
-_URI = ("requestType", "studyUID", "seriesUID", "objectUID", "contentType", "transferSyntax", "frameNumber")
+_STATE = ("presentationUID", "presentationSeriesUID")
+_RENDER = ("annotation", "quality", "viewport", "window", "iccprofile", *_STATE)
+_URI = (
+    "requestType", "studyUID", "seriesUID", "objectUID", "contentType", "transferSyntax", "frameNumber", "annotation",
+    "rows", "columns", "region", "windowCenter", "windowWidth", "imageQuality", *_STATE,
+)  # fmt: skip
 _STORED = tuple(f'multipart/related; type="{form}"' for form in stow_bodies.FORMS) + stow_bodies.FORMS
 _NAMES = {
     "study_uid": "StudyInstanceUID", "series_uid": "SeriesInstanceUID", "sop_uid": "SOPInstanceUID",
@@ -105,13 +113,19 @@ INTERACTIONS: Mapping[tuple[str, str], Interaction] = {
     ("GET", f"{_E}/rendered"): Interaction("RetrieveRenderedSeries", "rendered series", _RENDER),
     ("GET", f"{_I}/rendered"): Interaction("RetrieveRenderedInstance", "rendered instance or frame", _RENDER),
     ("GET", f"{_F}/rendered"): Interaction("RetrieveRenderedFrames", "rendered instance or frame", _RENDER),
-    ("GET", f"{_S}/thumbnail"): Interaction("RetrieveStudyThumbnail", "thumbnail"),
-    ("GET", f"{_E}/thumbnail"): Interaction("RetrieveSeriesThumbnail", "thumbnail"),
-    ("GET", f"{_I}/thumbnail"): Interaction("RetrieveInstanceThumbnail", "thumbnail"),
-    ("GET", f"{_F}/thumbnail"): Interaction("RetrieveFramesThumbnail", "thumbnail"),
+    ("GET", f"{_S}/thumbnail"): Interaction("RetrieveStudyThumbnail", "thumbnail", _RENDER),
+    ("GET", f"{_E}/thumbnail"): Interaction("RetrieveSeriesThumbnail", "thumbnail", _RENDER),
+    ("GET", f"{_I}/thumbnail"): Interaction("RetrieveInstanceThumbnail", "thumbnail", _RENDER),
+    ("GET", f"{_F}/thumbnail"): Interaction("RetrieveFramesThumbnail", "thumbnail", _RENDER),
     ("GET", f"{_I}/bulkdata/{{BulkDataPath}}"): Interaction("RetrieveBulkdata", "bulk data"),
+    ("GET", f"{_S}/bulkdata"): Interaction("RetrieveStudyBulkdata", "all bulk data"),
+    ("GET", f"{_E}/bulkdata"): Interaction("RetrieveSeriesBulkdata", "all bulk data"),
+    ("GET", f"{_I}/bulkdata"): Interaction("RetrieveInstanceBulkdata", "all bulk data"),
+    ("GET", f"{_S}/pixeldata"): Interaction("RetrieveStudyPixelData", "all pixel data"),
+    ("GET", f"{_E}/pixeldata"): Interaction("RetrieveSeriesPixelData", "all pixel data"),
+    ("GET", f"{_I}/pixeldata"): Interaction("RetrieveInstancePixelData", "all pixel data"),
     ("GET", f"{_I}/received"): Interaction("RetrieveReceived", "application/dicom"),
-    ("GET", "/wado"): Interaction("RetrieveByURI", "application/dicom", (*_URI, *_RENDER)),
+    ("GET", "/wado"): Interaction("RetrieveByURI", "application/dicom", _URI),
     ("DELETE", _S): Interaction("DeleteStudy", "", status="204"),
     ("DELETE", _E): Interaction("DeleteSeries", "", status="204"),
     ("DELETE", _I): Interaction("DeleteInstance", "", status="204"),

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from fhir_server.web import capabilities, qido, rendered, stow, wado, wado_uri
+from fhir_server.web import bulk, capabilities, qido, rendered, stow, wado, wado_uri
 from fhir_server.web.dicom_answers import Door, Server
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level
@@ -59,6 +59,8 @@ ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
     *(("GET", f"{level}/thumbnail", rendered.retrieve_thumbnail) for level in (STUDY, SERIES, INSTANCE, FRAMES)),
     ("GET", "/wado", wado_uri.retrieve),
     ("GET", FRAMES, wado.retrieve_frames),
+    *(("GET", f"{level}/pixeldata", bulk.retrieve_pixeldata) for level in (STUDY, SERIES, INSTANCE)),
+    *(("GET", f"{level}/bulkdata", bulk.retrieve_bulkdata) for level in (STUDY, SERIES, INSTANCE)),
     ("GET", f"{INSTANCE}/bulkdata/<path:path>", wado.retrieve_bulkdata),
     ("GET", f"{INSTANCE}/received", wado.retrieve_received),
     *(("DELETE", level, delete) for level in (STUDY, SERIES, INSTANCE)),

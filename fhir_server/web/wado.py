@@ -6,6 +6,7 @@ the way. What each instance is given in is chosen before the first byte. Sources
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import orjson
 from flask import Response, request
@@ -58,7 +59,7 @@ BULKDATA_OFFERS = tuple(Offer(OCTET_STREAM, form, (EXPLICIT_VR_LITTLE_ENDIAN,)) 
 MOST_FRAMES = 100_000  # in one list
 VERSION = 1  # of what transcoding makes: to be raised when the same request gives other bytes
 
-_PIXEL_TAGS = {f"{tag:08X}" for tag in PIXEL_KEYWORDS}
+PIXEL_TAGS = {f"{tag:08X}" for tag in PIXEL_KEYWORDS}
 
 
 def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Response:
@@ -68,29 +69,43 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
     """
     principal = door.admit(study_uid)
     archive = door.server.archive
-    if series_uid and sop_uid:
-        samples: Sequence[Instance] = [archive.instance(study_uid, series_uid, sop_uid)]
-        version, uids, caching = samples[0].sha256_received, [sop_uid], IMMUTABLE
-    else:
-        found = archive.contents(study_uid, series_uid)
-        samples, version, uids, caching = found.samples, found.version, found.sop_uids, REVALIDATE
+    found = held(archive, study_uid, series_uid, sop_uid)
+    first = found.samples[0]
     forms = Forms(is_single=sop_uid is not None)
-    choice = forms.choice(samples[0])
-    tag = digest("files", VERSION, choice, series_uid, version, *sorted(map(forms, samples)))
-    if unchanged := not_modified(tag, caching):
+    choice = forms.choice(first)
+    tag = digest("files", VERSION, choice, series_uid, found.version, *sorted(map(forms, found.samples)))
+    if unchanged := not_modified(tag, found.caching):
         return unchanged
-    door.retrieved(principal, study_uid, len(uids))
+    door.retrieved(principal, study_uid, len(found.uids))
     with decoding():
         if not choice.multipart and choice.media_type == DICOM:
-            return file_by_itself(archive, samples[0], forms(samples[0]), tag)
-        chosen = ((instance, forms(instance)) for instance in archive.each(uids))
+            return file_by_itself(archive, first, forms(first), tag)
+        chosen = ((instance, forms(instance)) for instance in archive.each(found.uids))
         if choice.media_type == ZIP:
-            entries = file_set(archive, chosen, archive.documents(uids), tag)
+            entries = file_set(archive, chosen, archive.documents(found.uids), tag)
             response = streamed(packed(zipped(entries)), ZIP)
             response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid or series_uid or study_uid}.zip"'
         else:
             response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
-    return validated(response, tag, caching)
+    return validated(response, tag, found.caching)
+
+
+class Held(NamedTuple):
+    """What an address stands for: one instance of every kind, UIDs in reading order, and how it may be cached."""
+
+    samples: Sequence[Instance]
+    uids: Sequence[str]
+    version: str
+    caching: str
+
+
+def held(archive: Archive, study_uid: str, series_uid: str | None, sop_uid: str | None) -> Held:
+    """Return what a study, a series or an instance is. Raises NOT_FOUND."""
+    if series_uid and sop_uid:
+        instance = archive.instance(study_uid, series_uid, sop_uid)
+        return Held([instance], [sop_uid], instance.sha256_received, IMMUTABLE)
+    found = archive.contents(study_uid, series_uid)
+    return Held(found.samples, found.sop_uids, found.version, REVALIDATE)
 
 
 class Forms:
@@ -167,7 +182,7 @@ def retrieve_bulkdata(door: Door, study_uid: str, series_uid: str, sop_uid: str,
     principal = door.admit(study_uid)
     archive = door.server.archive
     instance = archive.instance(study_uid, series_uid, sop_uid)
-    if path.upper() in _PIXEL_TAGS and pixels_of(instance) not in (Pixels.ABSENT, Pixels.NATIVE_ONLY):
+    if path.upper() in PIXEL_TAGS and pixels_of(instance) not in (Pixels.ABSENT, Pixels.NATIVE_ONLY):
         numbers = range(1, instance.number_of_frames + 1)
         together = () if pixels_of(instance) is Pixels.OPAQUE else BULKDATA_OFFERS
         return _frames(door, instance, numbers, principal, together=together)

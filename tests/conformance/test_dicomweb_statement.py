@@ -29,6 +29,8 @@ PATHS = {
     "metadata of a study or series": [f"{each}/metadata" for each in (STUDY, SERIES)],
     "one frame": [f"{INSTANCE}/frames/1"],
     "bulk data": [f"{INSTANCE}/bulkdata/7FE00010"],
+    "all bulk data": [f"{each}/bulkdata" for each in (STUDY, SERIES, INSTANCE)],
+    "all pixel data": [f"{each}/pixeldata" for each in (STUDY, SERIES, INSTANCE)],
     "rendered instance or frame": [f"{INSTANCE}/rendered", f"{INSTANCE}/frames/1/rendered"],
     "rendered series": [f"{SERIES}/rendered"],
     "rendered study": [f"{STUDY}/rendered"],
