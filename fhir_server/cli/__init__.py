@@ -352,7 +352,8 @@ def agree(
     with open_server(config) as server:
         server.principals.agree(name, Agreement(checks, last, issuer))
     said = [f"{check}: {verdict}" for check, verdict in checks.items()]
-    said += [f"kept until {keep_until:%F}"] * (keep_until is not None) + [f"issuer {issuer}"] * bool(issuer)
+    said += [f"kept until {keep_until:%Y-%m-%d}"] if keep_until else []
+    said += [f"issuer {issuer}"] if issuer else []
     click.echo(f"agreed with {name}: {'; '.join(said) or 'nothing'}")
 
 

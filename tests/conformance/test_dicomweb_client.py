@@ -1,6 +1,8 @@
 """The stock `dicomweb-client` of PyPI, and bare sockets, against a served server."""
 
+import gzip
 import io
+import json
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +18,7 @@ from dicomweb_client.session_utils import create_session
 from PIL import Image
 from pydicom import Dataset, dcmread
 
-from imaging.dicomweb import iter_parts, parse_content_type
+from imaging.dicomweb import iter_parts, multipart_related, parse_content_type
 from tests.support.dicomweb import BOUNDARY, EXPLICIT_LE, HTJ2K_RPCL, ct, decoded, related
 from tests.support.orthanc import Orthanc, needs_orthanc
 from tests.support.serving import Served, fhir_imaging, serving
@@ -260,6 +262,81 @@ def test_orthanc_finds_and_pulls_a_study(served: Served, token: str, client: DIC
     assert STUDY.encode() in found
     assert set(pulled) == {"1.2.3.1.1", "1.2.3.1.2", "1.2.3.1.3", "1.2.3.2.1"}
     assert np.array_equal(decoded(pulled["1.2.3.1.1"]), pixels())
+
+
+@needs_orthanc
+def test_orthanc_pushes_a_study(served: Served, token: str, client: DICOMwebClient, tmp_path: Path) -> None:
+    server = {
+        "Url": f"{served.base_url}/dicom-web", "HttpHeaders": {"Authorization": f"Bearer {token}"},
+        "ChunkedTransfers": True,
+    }  # fmt: skip
+    files = [ct(number, study="1.2.80", PatientName="Test^Pushed") for number in (1, 2, 3)]
+    orthanc = Orthanc(tmp_path, {"us": server})
+    try:
+        for data in files:
+            orthanc.upload(data)
+        (study,) = orthanc.json("/studies")
+        orthanc.get("/dicom-web/servers/us/stow", {"Resources": [study], "Synchronous": True})
+    finally:
+        orthanc.stop()
+
+    pushed = client.retrieve_study("1.2.80")
+    assert [ds.SOPInstanceUID for ds in pushed] == ["1.2.80.1.1", "1.2.80.1.2", "1.2.80.1.3"]
+    assert all(np.array_equal(decoded(ds), pixels(number)) for number, ds in enumerate(pushed, 1))
+
+
+def test_a_deleted_study_comes_back_by_a_command(served: Served, token: str, client: DICOMwebClient) -> None:
+    client.store_instances([dcmread(io.BytesIO(ct(1, study="1.2.81")))])
+    client.delete_study("1.2.81")
+
+    listed = fhir_imaging("images", "deleted", "--data-dir", served.data_dir).stdout
+    back = fhir_imaging("images", "undelete", "1.2.81", "--data-dir", served.data_dir)
+
+    assert "1.2.81" in listed
+    assert back.stdout == "1 images are back\n"
+    assert len(client.retrieve_study("1.2.81")) == 1
+
+
+def test_what_is_agreed_by_a_command_is_asked_of_the_next_image(served: Served) -> None:
+    fhir_imaging("subscriber", "add", "agreed", "--register-images", "--data-dir", served.data_dir)
+    said = fhir_imaging("subscriber", "agree", "agreed", "--reject", "patient-id", "--data-dir", served.data_dir)
+    unknown = fhir_imaging("subscriber", "agree", "agreed", "--flag", "nonsense", "--data-dir", served.data_dir)
+    headers = {
+        "Authorization": f"Bearer {fhir_imaging('token', 'agreed', '--data-dir', served.data_dir).stdout.strip()}",
+        "Content-Type": "application/dicom",
+    }
+
+    answer = requests.post(
+        f"{served.base_url}/dicom-web/studies", data=ct(1, PatientID=""), headers=headers, timeout=20
+    )
+
+    assert said.stdout == "agreed with agreed: patient-id: reject\n"
+    assert unknown.returncode == 2
+    assert answer.status_code == 409
+    assert answer.json()["00081198"]["Value"][0]["00081197"]["Value"] == [0xA900]
+
+
+def test_metadata_and_a_picture_become_an_instance(served: Served, token: str, client: DICOMwebClient) -> None:
+    ds = Dataset()
+    ds.SOPClassUID, ds.Modality = "1.2.840.10008.5.1.4.1.1.77.1.4", "XC"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = "1.2.82", "1.2.82.1", "1.2.82.1.1"
+    ds.PatientID, ds.PatientName = "PAT-82", "Test^Pictured"
+    picture = io.BytesIO()
+    Image.fromarray(np.full((30, 40, 3), 90, "u1")).save(picture, "JPEG")
+    model = {**ds.to_json_dict(), "7FE00010": {"vr": "OB", "BulkDataURI": "photo"}}
+    parts = [
+        ({"Content-Type": "application/dicom+json"}, [json.dumps([model]).encode()]),
+        ({"Content-Type": "image/jpeg", "Content-Location": "photo"}, [picture.getvalue()]),
+    ]
+    kind = f'multipart/related; type="application/dicom+json"; boundary={BOUNDARY}'
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": kind, "Content-Encoding": "gzip"}
+    body = gzip.compress(b"".join(multipart_related(parts, BOUNDARY)))
+
+    answer = requests.post(f"{served.base_url}/dicom-web/studies", data=body, headers=headers, timeout=20)
+
+    assert answer.status_code == 200, answer.text
+    (found,) = client.retrieve_study("1.2.82")
+    assert (found.Rows, found.Columns, found.LossyImageCompression) == (30, 40, "01")
 
 
 # ---- bare sockets

@@ -64,8 +64,14 @@ class Orthanc:
 
     def get(self, path: str, body: Any = None) -> bytes:
         """GET, or POST a body as JSON."""
+        return self._asked(path, None if body is None else json.dumps(body).encode())
+
+    def upload(self, file: bytes) -> None:
+        """Give it a file."""
+        self._asked("/instances", file)
+
+    def _asked(self, path: str, data: bytes | None) -> bytes:
         secret = base64.b64encode(USER.encode()).decode()
-        data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", data, headers={"Authorization": f"Basic {secret}"}
         )
