@@ -232,13 +232,17 @@ def invocations(draw: st.DrawFn) -> tuple[str, str, Any]:
     """An operation at an address, and what is sent to it."""
     operation = draw(st.sampled_from(OPERATIONS))
     kind = draw(st.sampled_from(sorted(operation.types)) if operation.types else KIND)
-    place = draw(st.sampled_from([kind, f"{kind}/known", f"{kind}/{quote(draw(ID))}"]))
+    place = draw(st.sampled_from([kind, f"{kind}/known", f"{kind}/{quote(draw(ID))}", ""]))
     rows: list[Any] = []
     for name in draw(st.lists(st.sampled_from([*sorted(operation.parameters), "x"]), max_size=3)):
         value = draw(st.sampled_from(["valueString", "valueUri", "valueCode", "valueInteger", "valueMeta", "resource"]))
         rows.append({"name": name, value: draw(NASTY | st.just(least(kind)))})
     sent = {"resourceType": "Parameters", "parameter": rows} if draw(st.booleans()) else least(kind)
-    return draw(st.sampled_from(["GET", "POST"])), f"/fhir/{place}/${operation.name}", draw(damaged(sent))
+    return (
+        draw(st.sampled_from(["GET", "POST"])),
+        f"/fhir/{place}/${operation.name}".replace("//", "/"),
+        draw(damaged(sent)),
+    )
 
 
 def check(response: Any) -> None:
