@@ -1,7 +1,7 @@
 """From the facts of a study to the FHIR resources that show it.
 
 Pure: from what the archive knows to ImagingStudy, Patient, Device and Endpoint. How the result meets what clients wrote
-is told in `ownership`. Profiles: SMART ImagingStudy and SMART WADO-RS Endpoint of SMART Imaging Access 0.1.0, on
+is told in `study_elements`. Profiles: SMART ImagingStudy and SMART WADO-RS Endpoint of SMART Imaging Access 0.1.0, on
 FHIR 4.0.1.
 """
 

@@ -18,12 +18,12 @@ from fhir_server.model import json
 from fhir_server.model.conditions_observation import observation
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.query import Query
-from fhir_server.ownership import shows_images
 from fhir_server.projection import Resource, Surroundings
 from fhir_server.store.documents import Resource as Version
 from fhir_server.store.documents import stamped
 from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.repository import Repository
+from fhir_server.study_elements import shows_images
 from imaging.archive import Archive, SeriesFacts, StudyFacts
 from imaging.dataset import InstanceSummary
 from imaging.errors import AppError, Category

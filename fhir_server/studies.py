@@ -18,13 +18,13 @@ from fhir_server.admission import Admission
 from fhir_server.deletion import Deletion
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.query import Query
-from fhir_server.ownership import shows_images
 from fhir_server.projection import Resource
 from fhir_server.projector import Place, Projector, read_or_none
 from fhir_server.storage_checks import remarks
 from fhir_server.store.filters import ALLOW, Act
 from fhir_server.store.lease import Leases
 from fhir_server.store.repository import Repository
+from fhir_server.study_elements import shows_images
 from imaging.archive import Archive, Incoming, Instance, Outcome, Remark, Stored
 from imaging.dataset import InstanceSummary, Patient
 from imaging.errors import AppError, Category

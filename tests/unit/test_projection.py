@@ -8,14 +8,7 @@ import pytest
 
 from fhir_server.access.contracts import RIGHTS_SYSTEM, Right
 from fhir_server.access.principals import SUBSCRIBER_SYSTEM
-from fhir_server.ownership import (
-    OWNED,
-    OWNED_OF_DEVICE,
-    OWNED_OF_SERIES,
-    changed_by_client,
-    is_the_servers,
-    merge,
-)
+from fhir_server.ownership import OWNED_OF_DEVICE, is_the_servers
 from fhir_server.projection import (
     IMAGING_CONDITIONS,
     Surroundings,
@@ -26,6 +19,7 @@ from fhir_server.projection import (
     project,
     study_uid_of,
 )
+from fhir_server.study_elements import OWNED, OWNED_OF_SERIES, changed_by_client, merge
 from tests.support.facts import instance, patient, series, study
 
 AROUND = Surroundings(subject="Patient/p", assigner="Organization/a", accession_system="urn:oid:1.2.3.4")
