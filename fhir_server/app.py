@@ -27,17 +27,19 @@ from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config, networks
 from fhir_server.deletion import Deletion
 from fhir_server.endpoints import Endpoints
-from fhir_server.model.capability import capability_statement, with_parameters
+from fhir_server.model.capability import TOPIC_SERVER, capability_statement, with_parameters
 from fhir_server.model.criteria import Limits as SearchLimits
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.task import code_of
 from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
+from fhir_server.rest import subscriptions as subscribing
 from fhir_server.rest.batch import BundleLimits
 from fhir_server.rest.exporting import BULK_DATA, EXPORTS
 from fhir_server.rest.held import Held
 from fhir_server.rest.operations import OPERATIONS
+from fhir_server.rest.subscription_operations import socket_url
 from fhir_server.sign_on import SignOn, sign_on, stores
 from fhir_server.store import chain
 from fhir_server.store.answers import Answers
@@ -54,13 +56,16 @@ from fhir_server.store.reindex import reindex_resources
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
+from fhir_server.store.subscriptions import Subscriptions
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.studies import Place, Studies
 from fhir_server.work import outside, parties, triggers
 from fhir_server.work.collection.collector import Collector
 from fhir_server.work.crew import Crew
+from fhir_server.work.events import Dispatcher
 from fhir_server.work.handlers import Limits as TaskLimits
 from fhir_server.work.kinds import handlers
+from fhir_server.work.notifying import Notifications, Notifier
 from fhir_server.work.tasks import Surroundings, Worker
 from fhir_server.work.upkeep import Upkeep
 from imaging.archive import Archive, with_extra
@@ -98,6 +103,7 @@ class Server:
     audit: Audit
     peers: Peers
     collected: Collected
+    subscriptions: Subscriptions
     search_parameters: SearchParameters
     base_statement: dict[str, Any]
 
@@ -202,7 +208,8 @@ def assemble(
     )
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
     collected, exports = Collected(database), Exports(database, clock)
-    parts = (archive, credentials, peers, collected, printer_store, exports, *stores(database))
+    subscriptions = Subscriptions(database, clock, kept_s=config["subscriptions.kept_hours"] * 3_600)
+    parts = (archive, credentials, peers, collected, printer_store, exports, subscriptions, *stores(database))
     ensure_schema(database, others=[partial(_ensure_indexes, each) for each in parts], clock=clock)
     base_url = f"{config['web.base_url']}/fhir"
     client_ids = config["fhir.ids"] == "clients"
@@ -237,7 +244,11 @@ def assemble(
             triggers.admit(server, principal, plan, is_new=is_new)
 
         hooks = hooks_of(actor, kinds, Overseer(admit, reported, admit_plan), clock)
-        checked = {**hooks, "SearchParameter": hooks_of_parameters(search_parameters.check)}
+        checked = {
+            **hooks,
+            "SearchParameter": hooks_of_parameters(search_parameters.check),
+            "Subscription": subscribing.hooks_of(server, principal),
+        }
         stamp = Stamp(principal.subscriber, principal.granted(), writes_about(principal))
         return own.opened_for(restriction(principal), hooks=checked, stamp=stamp)
 
@@ -275,6 +286,7 @@ def assemble(
         exports=exports,
         peers=peers,
         collected=collected,
+        subscriptions=subscriptions,
         search_parameters=search_parameters,
         base_statement=capability_statement(
             RESOURCES.values(),
@@ -283,9 +295,10 @@ def assemble(
             date=clock(),
             security={**SECURITY, **security(config["web.base_url"]), "cors": True},
             client_ids=client_ids,
-            operations=[(each.name, each.definition) for each in OPERATIONS],
+            operations=[(each.name, each.definition, each.types) for each in OPERATIONS],
+            socket_url=socket_url(base_url),
             exports=EXPORTS,
-            instantiates=[BULK_DATA],
+            instantiates=[BULK_DATA, TOPIC_SERVER],
         ),
     )
     return server
@@ -363,6 +376,13 @@ def collector(server: Server) -> Collector:
     return Collector(server, Leases(server.database, server.clock))
 
 
+def notifications(server: Server) -> Notifications:
+    """Return what makes events of changes and delivers them to the endpoints of Subscriptions."""
+    leases = Leases(server.database, server.clock)
+    threads = server.config["work.notifications"]
+    return Notifications(Dispatcher(server, leases), Notifier(server, leases), server, threads=threads)
+
+
 def create_app_from_config(config: Config) -> Flask:
     """Return the Flask application of a web worker process, on the engine that runs."""
     return create_app(build(config, engine.attach(config)))
@@ -370,7 +390,20 @@ def create_app_from_config(config: Config) -> Flask:
 
 def create_app(server: Server) -> Flask:
     """Return the Flask application with all doors of `server`."""
-    from fhir_server.web import cors, dicomweb, export, fhir, health, http, later, operations, preview, sign_on
+    from fhir_server.web import (
+        cors,
+        dicomweb,
+        export,
+        fhir,
+        health,
+        http,
+        later,
+        operations,
+        preview,
+        sign_on,
+        subscription_socket,
+    )
+    from fhir_server.web.sockets import Sockets
 
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
 
@@ -387,6 +420,10 @@ def create_app(server: Server) -> Flask:
     app.register_blueprint(export.blueprint(server))
     app.register_blueprint(later.blueprint(server))
     app.register_blueprint(preview.blueprint(server))
+    events = subscription_socket.Events(server)
+    sockets = app.extensions["sockets"] = Sockets(server.config["web.sockets"], started=events.start)
+    events.serve(sockets)
+    app.register_blueprint(subscription_socket.blueprint(server, sockets))
     app.register_blueprint(dicomweb.blueprint(server))
     app.register_blueprint(health.blueprint(server.check))
     return app

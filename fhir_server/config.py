@@ -324,6 +324,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("web.threads", "8", _integer(1, 256), "threads", "Requests that one process answers at a time."),
     Setting(
+        "web.sockets", "200", _integer(0, 10_000), "connections",
+        "WebSocket connections that one process keeps open; they take none of its threads.",
+    ),
+    Setting(
         "web.timeout_s", "120", _integer(5, 86_400), "s",
         "A web process that shows no sign of life for so long is replaced.",
     ),
@@ -468,6 +472,10 @@ SETTINGS: tuple[Setting, ...] = (
         "work.transfer_workers", "2", _integer(0, 64), "orders",
         "Orders that wait for other machines (collections, deliveries), done at a time besides the others; 0: none.",
     ),
+    Setting(
+        "work.notifications", "4", _integer(0, 64), "Subscriptions",
+        "Subscriptions that one worker process notifies at a time; 0: none.",
+    ),
     Setting("work.order_cpu_s", "3600", _integer(1, 1_000_000), "s", "Processor time that one order may use."),
     Setting("work.order_wall_s", "7200", _number(1, 1_000_000), "s", "Time after which an order is given up."),
     Setting(
@@ -521,6 +529,28 @@ SETTINGS: tuple[Setting, ...] = (
         "Pause after an endpoint did not answer; it doubles with each failure in a row.",
     ),
     Setting("outbound.longest_pause_s", "600", _number(0.01, 86_400), "s", "Longest pause between two tries."),
+    # --- subscriptions
+    Setting(
+        "subscriptions.most", "50", _integer(0, 100_000), "",
+        "Most Subscriptions of one subscriber; 0: nobody may have any.",
+    ),
+    Setting(
+        "subscriptions.private_networks", "", _networks, "",
+        "Networks, comma separated, that endpoints of Subscriptions may lie in although they are not public, and "
+        "without TLS. Subscribers choose these addresses by themselves; empty: public ones only, by TLS.",
+    ),
+    Setting(
+        "subscriptions.timeout_s", "30", _number(0.1, 120), "s",
+        "Longest wait for an endpoint to take a notification, where the Subscription does not say.",
+    ),
+    Setting(
+        "subscriptions.attempts", "20", _integer(1, 1_000), "",
+        "Failures in a row, with the pauses of outbound.pause_s, after which a Subscription has the status error.",
+    ),
+    Setting(
+        "subscriptions.kept_hours", "168", _number(0.01, 100_000), "h",
+        "How long events are kept, to be told or asked for.",
+    ),
     # --- hard copy
     Setting(
         "hardcopy.logo", "", _optional_path, "",

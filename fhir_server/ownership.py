@@ -16,6 +16,7 @@ from fhir_server.model import rule as rules
 from fhir_server.model import task as tasks
 from fhir_server.model import task_writing as writing
 from fhir_server.model.peer import ENDPOINT_PREFIX
+from fhir_server.model.topics import PREFIX as TOPIC_PREFIX
 from fhir_server.projection import (
     ENDPOINT_ID,
     EQUIPMENT,
@@ -41,7 +42,7 @@ _UID_FORM = re.compile(r"\d+(?:\.\d+)+")
 
 
 def is_the_servers(resource_type: str, resource_id: str) -> bool:
-    """Say whether an id is one only this server gives: to what images show, algorithms, endpoints and printers.
+    """Say whether an id is one only this server gives: to what images show, algorithms, endpoints, printers and topics.
 
     ImagingStudy is not among them: clients may write one, within what `changed_by_client` allows.
     """
@@ -53,6 +54,8 @@ def is_the_servers(resource_type: str, resource_id: str) -> bool:
             return is_ours or is_printer(resource_id)
         case "ActivityDefinition":
             return resource_id.startswith(ALGORITHM)
+        case "Basic":
+            return resource_id.startswith(TOPIC_PREFIX)
         case "Endpoint":
             return resource_id == ENDPOINT_ID or resource_id.startswith(ENDPOINT_PREFIX)
     return False
@@ -149,6 +152,9 @@ HOOKS: Mapping[str, Hooks] = MappingProxyType(
             before_update=_update_definition,
             before_delete=_delete_made,
             reserves=partial(is_the_servers, "ActivityDefinition"),
+        ),
+        "Basic": Hooks(
+            before_update=_update_made, before_delete=_delete_made, reserves=partial(is_the_servers, "Basic")
         ),
         "Device": Hooks(
             before_update=_update_device, before_delete=_delete_made, reserves=partial(is_the_servers, "Device")

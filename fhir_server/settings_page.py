@@ -21,6 +21,7 @@ _GROUPS = {
     "bulk": "Bulk data",
     "outbound": "Connections to others",
     "collect": "Collection",
+    "subscriptions": "Subscriptions",
     "hardcopy": "Hard copy",
     "dimse": "DICOM without the web",
     "log": "Logs",

@@ -1,10 +1,10 @@
 """From rights and grants to a restriction: which resource types a principal may read and write, and under what demands.
 
-Pure. `register-images` writes and reads nothing; `receive-images` reads and writes nothing; `order-processing` and
-`order-hard-copy` write Tasks, and read their own, what came of them (Provenance), their own Endpoints and what can be
-ordered; the first also writes processing rules; `process-images` writes Tasks and may claim open ones; `define` reads
-and writes what tells everybody here how to work; `audit` reads the audit record and what explains it. What no
-row names is denied.
+Pure. `register-images` writes and reads nothing; `receive-images` reads, and writes its own Subscriptions;
+`order-processing` and `order-hard-copy` write Tasks, and read their own, what came of them (Provenance), their own
+Endpoints and what can be ordered; the first also writes processing rules; `process-images` writes Tasks and may claim
+open ones; `define` reads and writes what tells everybody here how to work; `audit` reads the audit record and what
+explains it. What no row names is denied.
 """
 
 from collections.abc import Callable
@@ -217,7 +217,10 @@ def _rule(resource_type: str, agreement: _Agreed) -> Rule:
         write[Act.UPDATE] = either(write[Act.UPDATE], own)
     if resource_type == "PlanDefinition" and Right.ORDER_PROCESSING in rights:
         # That what is written is a rule is told by `ownership`.
-        write = {act: either(write[act], ALLOW if act is Act.CREATE else _own_rules(subscriber)) for act in WRITING}
+        write = {act: either(write[act], ALLOW if act is Act.CREATE else _own(subscriber)) for act in WRITING}
+    if resource_type == "Subscription" and Right.RECEIVE_IMAGES in rights:
+        # What a Subscription may ask for is told by `rest.subscriptions`.
+        write = {act: ALLOW if act is Act.CREATE else _own(subscriber) for act in WRITING}
     return Rule(_read(resource_type, agreement), write[Act.CREATE], write[Act.UPDATE], write[Act.DELETE])
 
 
@@ -230,6 +233,8 @@ def _read(resource_type: str, agreement: _Agreed) -> Access:
     to_order = _read_to_order(resource_type, rights, subscriber) if rights & ORDERING else DENY
     if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":
         return to_order
+    if resource_type == "Subscription":
+        return _own(subscriber)  # it may hold credentials
     # What others agreed with the operator is nobody else's business.
     mine: Access = (Clause("subject", "reference", "", (Reference((subscriber,)),)),)
     received = both(
@@ -253,10 +258,10 @@ def _read_to_order(resource_type: str, rights: frozenset[Right], subscriber: str
         "Endpoint": (Clause("organization", "reference", "", own),),
         "ActivityDefinition": ALLOW if Right.ORDER_PROCESSING in rights else DENY,
         "Device": (Clause("identifier", "token", "", devices),),
-        "PlanDefinition": _own_rules(subscriber) if Right.ORDER_PROCESSING in rights else DENY,
+        "PlanDefinition": _own(subscriber) if Right.ORDER_PROCESSING in rights else DENY,
     }
     return clauses.get(resource_type, DENY)
 
 
-def _own_rules(subscriber: str) -> tuple[Clause, ...]:
+def _own(subscriber: str) -> tuple[Clause, ...]:
     return (Clause("_tag", "token", "", (Token(OWNER, subscriber),)),)

@@ -23,7 +23,19 @@ import click
 
 from fhir_server import config as settings
 from fhir_server import logs
-from fhir_server.cli import agent, apps, collect, dimse, endpoints, images, limits, orders, people, printers
+from fhir_server.cli import (
+    agent,
+    apps,
+    collect,
+    dimse,
+    endpoints,
+    images,
+    limits,
+    orders,
+    people,
+    printers,
+    subscriptions,
+)
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
@@ -149,15 +161,16 @@ def web(config: Config, fd: int | None) -> None:
 def worker(config: Config) -> None:
     """Run a worker alone, for production. Any number may run, on any machines.
 
-    It does orders, brings ImagingStudies up to date and removes what crashes left; `serve` has one of its own.
+    It does orders, notifies Subscriptions, brings ImagingStudies up to date and removes what crashes left; `serve` has
+    one of its own.
 
     \b
     Example:
       MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
     """
     from fhir_server import engine, hardcopies
-    from fhir_server.app import collector, open_server, task_crew
-    from fhir_server.work import maintenance, offered, printer_watch
+    from fhir_server.app import collector, notifications, open_server, task_crew
+    from fhir_server.work import maintenance, offered, printer_watch, topics
 
     _configure_logs(config, "worker")
     engine.attach(config)
@@ -165,11 +178,13 @@ def worker(config: Config) -> None:
         with open_server(config) as server:
             offered.publish(server.own)
             hardcopies.publish(server.own, server.fhir_url)
+            topics.publish(server.own)
             # Until here a signal ends the process at once: a write that waits for a lost database would outlast it.
             stopping = _stop_on_signals()
             runs: dict[str, Callable[[threading.Event], None]] = {
                 "tasks": task_crew(server).run,
                 "collection": collector(server).run,
+                "notifications": notifications(server).run,
                 "printers": functools.partial(printer_watch.run, server),
             }
             threads = [threading.Thread(target=run, args=(stopping,), name=name) for name, run in runs.items()]
@@ -361,6 +376,7 @@ cli.add_command(apps.app)
 cli.add_command(people.person)
 cli.add_command(endpoints.endpoint)
 cli.add_command(images.images)
+cli.add_command(subscriptions.subscriptions)
 cli.add_command(printers.printer)
 cli.add_command(agent.print_agent)
 cli.add_command(dimse.dimse)

@@ -12,11 +12,17 @@ from fhir_server.model.criteria import modifiers
 from fhir_server.model.dates import to_instant
 from fhir_server.model.definitions import FHIR_VERSION, Parameter, compartments_known, parameters
 from fhir_server.model.resources import Interaction, ResourceType, SystemInteraction
+from fhir_server.model.topics import TOPICS
 
 Json = dict[str, Any]
 
 SOFTWARE = "FHIR Imaging Server"
 FORMATS = ("application/fhir+json", "application/fhir+xml", "json", "xml")
+_WEBSOCKET = "http://hl7.org/fhir/StructureDefinition/capabilitystatement-websocket"
+# Subscriptions R5 Backport 1.1.0, conformance in R4.
+_BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport"
+_TOPIC = f"{_BACKPORT}/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+TOPIC_SERVER = f"{_BACKPORT}/CapabilityStatement/backport-subscription-server-r4"
 PATCH_FORMATS = ("application/json-patch+json", "application/fhir+json", "application/fhir+xml")
 
 
@@ -28,7 +34,8 @@ def capability_statement(
     date: datetime,
     security: Json | None = None,
     client_ids: bool = False,
-    operations: Iterable[tuple[str, str]] = (),
+    operations: Iterable[tuple[str, str, frozenset[str]]] = (),
+    socket_url: str = "",
     formats: Iterable[str] = FORMATS,
     exports: Mapping[str, str] = MappingProxyType({}),
     instantiates: Sequence[str] = (),
@@ -38,23 +45,27 @@ def capability_statement(
     date      when the tables last changed: the release's date, or the start of the process
     security  the `rest.security` element
     client_ids  an update of an absent id creates it, whatever a type's row says
-    operations  (name, canonical URL of the definition), which says for which types they are
+    operations  (name, canonical URL of the definition, the types that they are for, none for all)
+    socket_url  where clients are told by WebSocket what Subscriptions tell
     exports     type of an address that takes `$export`, "" for the whole -> canonical URL of the definition
     instantiates  canonical URLs of the statements that are fulfilled
     """
     rest: Json = {"mode": "server", "documentation": _SEARCH_NOTE}
+    if socket_url:
+        rest = {"extension": [{"url": _WEBSOCKET, "valueUri": socket_url}], **rest}
     if security:
         rest["security"] = security
+    offered = tuple(operations)
     rows = sorted(resources, key=lambda row: row.name)
     rest["resource"] = [
         _resource(row, [other.name for other in rows], client_ids)
-        | _operations(row, base_url, exports.get(row.name, ""))
+        | _operations(row, base_url, offered, exports.get(row.name, ""))
         for row in rows
     ]
     rest["interaction"] = [{"code": code.value} for code in SystemInteraction]
-    if operations:
-        whole = [("export", exports[""])] if "" in exports else []
-        rest["operation"] = [{"name": name, "definition": url} for name, url in (*operations, *whole)]
+    if offered:
+        whole = [("export", exports[""], frozenset[str]())] if "" in exports else []
+        rest["operation"] = [{"name": name, "definition": url} for name, url, _ in (*offered, *whole)]
     everywhere = (parameters("Patient")[code] for code in sorted(_EVERYWHERE))
     rest["searchParam"] = [_parameter(each) for each in everywhere]
     owners = sorted(compartments_known())
@@ -117,7 +128,9 @@ _SEARCH_NOTE = (
 
 
 def _resource(row: ResourceType, served: list[str], client_ids: bool) -> Json:
-    made: Json = {"type": row.name, "profile": f"http://hl7.org/fhir/StructureDefinition/{row.name}"}
+    topics = [{"url": _TOPIC, "valueCanonical": url} for url in (TOPICS if row.name == "Subscription" else ())]
+    made: Json = {"extension": topics} if topics else {}
+    made |= {"type": row.name, "profile": f"http://hl7.org/fhir/StructureDefinition/{row.name}"}
     if row.profiles:
         made["supportedProfile"] = list(row.profiles)
     made["interaction"] = [{"code": code.value} for code in Interaction if code in row.interactions]
@@ -136,11 +149,14 @@ def operation_id(resource_type: str, name: str) -> str:
     return f"{resource_type.lower()}-{name}"
 
 
-def _operations(row: ResourceType, base_url: str, export: str) -> Json:
+def _operations(
+    row: ResourceType, base_url: str, offered: Iterable[tuple[str, str, frozenset[str]]], export: str
+) -> Json:
     found = [
         {"name": name, "definition": f"{base_url}/OperationDefinition/{operation_id(row.name, name)}"}
         for name in row.operations
     ]
+    found += [{"name": name, "definition": url} for name, url, types in offered if row.name in types]
     found += [{"name": "export", "definition": export}] if export else []
     return {"operation": found} if found else {}
 

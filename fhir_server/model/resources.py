@@ -41,6 +41,7 @@ class Domain(StrEnum):
     SERVER = "server"  # made by the server or by its operator alone
 
 
+SUBSCRIPTION_PROFILE = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-subscription"
 READ_ONLY = frozenset(
     {Interaction.READ, Interaction.VREAD, Interaction.HISTORY, Interaction.HISTORY_TYPE, Interaction.SEARCH}
 )
@@ -113,7 +114,7 @@ _SPECIAL = (
     ResourceType("Procedure"),
     ResourceType("Provenance", sorts=("recorded",)),
     ResourceType("ServiceRequest", sorts=("authored",)),
-    ResourceType("Subscription", READ_ONLY, Domain.SERVER),  # nothing is delivered for one
+    ResourceType("Subscription", domain=Domain.SERVER, profiles=(SUBSCRIPTION_PROFILE,)),  # each subscriber's own
     ResourceType("Task", sorts=("authored-on", "modified"), operations=("preview",)),
 )
 

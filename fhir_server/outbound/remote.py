@@ -172,14 +172,16 @@ class Remote:
         most_bytes: int,
         headers: Headers | None = None,
         body: bytes | Iterable[bytes] | None = None,
+        within_s: float = 0.0,
     ) -> Answer:
         """Send a request below the address and return the whole answer, whatever its status.
 
-        An iterable body is sent as it comes, in chunks. Raises BUSY when the other side is silent or breaks off,
-        TOO_LARGE when its answer is beyond `most_bytes`.
+        An iterable body is sent as it comes, in chunks. Raises BUSY when the other side is silent, breaks off or is not
+        done after `within_s` (0: as long as any answer may take), TOO_LARGE when its answer is beyond `most_bytes`.
         """
-        with self._answered(method, path, headers or {}, body, ANSWER_WITHIN_S) as response:
-            end = time.monotonic() + ANSWER_WITHIN_S  # however long the sending took
+        within_s = within_s or ANSWER_WITHIN_S
+        with self._answered(method, path, headers or {}, body, within_s) as response:
+            end = time.monotonic() + within_s  # however long the sending took
             held = bytearray()
             while block := _next(response):
                 held += block

@@ -36,7 +36,7 @@ def searchset(base_url: str, query: Query, page: Page, outcome: dict[str, Any] |
 
 def history(base_url: str, versions: Sequence[Resource], links: Iterable[tuple[str, str]], now: datetime) -> bytes:
     """Return the Bundle of versions of one resource, as they are given; the total is not told."""
-    return _bundle("history", None, links, [_version(base_url, each) for each in versions], now)
+    return _bundle("history", None, links, [version_entry(base_url, each) for each in versions], now)
 
 
 def responses(kind: str, entries: list[bytes], now: datetime) -> bytes:
@@ -70,7 +70,8 @@ def _entry(base_url: str, resource: Resource, told: bytes) -> bytes:
     return b"".join([b'{"fullUrl":', url, b',"resource":', resource.body, b",", told, b"}"])
 
 
-def _version(base_url: str, version: Resource) -> bytes:
+def version_entry(base_url: str, version: Resource) -> bytes:
+    """Return the entry of a version in a history."""
     status = {"DELETE": "204", "POST": "201"}.get(version.method, "201" if version.version == 1 else "200")
     url = version.type if version.method == "POST" else version.key
     told = {

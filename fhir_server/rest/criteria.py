@@ -38,8 +38,12 @@ def criteria_of_text(resource_type: str, text: str, base_url: str, limits: Limit
     before, mark, after = text.strip().rpartition("?")
     if mark and before.rpartition("/")[2] not in ("", resource_type):
         raise AppError(Category.INVALID, f"criteria for {resource_type} are wanted", where="If-None-Exist")
+    return criteria(resource_type, parameters_of(after, limits, where="If-None-Exist"), base_url, limits)
+
+
+def parameters_of(text: str, limits: Limits, *, where: str) -> list[tuple[str, str]]:
+    """Return the parameters of a search as it stands in an address. Raises INVALID."""
     try:
-        parameters = parse_qsl(after, keep_blank_values=True, strict_parsing=True, max_num_fields=limits.parameters)
+        return parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=limits.parameters)
     except ValueError:
-        raise AppError(Category.INVALID, "search criteria are wanted: name=value&...", where="If-None-Exist") from None
-    return criteria(resource_type, parameters, base_url, limits)
+        raise AppError(Category.INVALID, "search criteria are wanted: name=value&...", where=where) from None

@@ -23,7 +23,7 @@ from fhir_server.model.patch import patched
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
 from fhir_server.model.summary import subset
 from fhir_server.model.validation import validate
-from fhir_server.rest import bundles, past
+from fhir_server.rest import bundles, past, subscriptions
 from fhir_server.rest.asks import Answer, Ask, Json, Return, is_known, version_wanted
 from fhir_server.rest.criteria import criteria, criteria_of_text
 from fhir_server.store.documents import Resource
@@ -59,7 +59,7 @@ KINDS: Mapping[Interaction | SystemInteraction, Kind] = {
 }
 
 
-class Backing(Protocol):
+class Backing(subscriptions.Backing, Protocol):
     """What interactions need of the server."""
 
     @property

@@ -22,6 +22,7 @@ from fhir_server.rest.calls import Call, Json, Operation, answer
 from fhir_server.rest.everything import PARAMETERS, everything
 from fhir_server.rest.held import Held
 from fhir_server.rest.interactions import Backing
+from fhir_server.rest.subscription_operations import OPERATIONS as OF_SUBSCRIPTIONS
 from fhir_server.rest.terminology_operations import expand, lookup, validate_code
 from fhir_server.store.filters import Act
 from fhir_server.store.repository import Repository
@@ -186,6 +187,7 @@ OPERATIONS: tuple[Operation, ...] = (
         frozenset({"ValueSet"}), on_type=True, on_instance=True,
     ),
     Operation("lookup", f"{CORE}CodeSystem-lookup", lookup, _CODE, frozenset({"CodeSystem"}), on_type=True),
+    *OF_SUBSCRIPTIONS,
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ BATCH = 200  # versions looked at together
 MOST_BYTES = 64 << 20  # of the versions of one answer; what is beyond comes with the next
 MOST_SCANNED = 10_000  # versions looked at for one answer
 MAX_TIME_MS = 20_000  # of one query to the database
-_JUDGED_BYTES = 4 << 20  # of bodies whose search rows are judged together
+JUDGED_BYTES = 4 << 20  # of bodies whose search rows are judged together
 
 _ORDER = [("lastUpdated", -1), ("version", -1), ("_id", -1)]
 _PLACE = re.compile(r"(\d{1,15})(?:\.(\d{1,18})\.([A-Za-z]{1,64}/[A-Za-z0-9\-.]{1,64}))?", re.ASCII)
@@ -126,11 +126,26 @@ class History:
     def meeting(self, versions: Sequence[Resource], condition: Json) -> list[Resource]:
         """Return the versions, all with content, that meet a condition on documents of current versions."""
         names: set[str] = set()
-        for group in _by_size(versions):
+        for group in by_size(versions):
             rows = [{"$literal": self._judged(each)} for each in group]
             pipeline: list[Json] = [{"$documents": rows}, {"$match": condition}, {"$project": {"name": 1}}]
             names |= {document["name"] for document in self._database.aggregate(pipeline)}
         return [each for each in versions if _name(each) in names]
+
+    def meeting_each(self, versions: Sequence[Resource], conditions: Mapping[str, Json]) -> dict[str, list[Resource]]:
+        """Return for each name which of the versions, all with content, meet the condition of that name."""
+        found: dict[str, list[Resource]] = {name: [] for name in conditions}
+        branches = {
+            f"c{number}": [{"$match": condition}, {"$project": {"name": 1}}]
+            for number, condition in enumerate(conditions.values())
+        }
+        for group in by_size(versions if conditions else ()):
+            rows = [{"$literal": self._judged(each)} for each in group]
+            (answer,) = self._database.aggregate([{"$documents": rows}, {"$facet": branches}], maxTimeMS=MAX_TIME_MS)
+            for number, name in enumerate(conditions):
+                names = {document["name"] for document in answer[f"c{number}"]}
+                found[name] += [each for each in group if _name(each) in names]
+        return found
 
     def demand(self, kind: str, mandatory: tuple[Demand, ...]) -> dict[str, Any]:
         """Return the filter of what lies within clauses."""
@@ -221,11 +236,12 @@ def _name(version: Resource) -> str:
     return f"{version.key}/{version.version}"
 
 
-def _by_size(versions: Iterable[Resource]) -> Iterable[list[Resource]]:
+def by_size(versions: Iterable[Resource]) -> Iterable[list[Resource]]:
+    """Yield the versions in groups whose search rows can be judged together."""
     group: list[Resource] = []
     size = 0
     for each in versions:
-        if group and size + len(each.body) > _JUDGED_BYTES:
+        if group and size + len(each.body) > JUDGED_BYTES:
             yield group
             group, size = [], 0
         group.append(each)

@@ -29,7 +29,9 @@ from fhir_server.store.documents import BODY_FIELDS, NOBODY, Json, Resource, Sta
 from fhir_server.store.failures import translated
 from fhir_server.store.filters import DENY, Act, Demand, Restriction
 from fhir_server.store.history import MAX_HISTORY, History, Period, Versions
+from fhir_server.store.joins import Joins
 from fhir_server.store.labels import labels
+from fhir_server.store.matching import Selection, selection
 from fhir_server.store.search import Page, search
 from fhir_server.store.secrets import secret
 from fhir_server.store.session import InSession
@@ -157,6 +159,11 @@ class Repository:
         with self._translated("resources"):
             found = self._resources.find({"_id": {"$in": list(keys)}}, BODY_FIELDS)
             self._expected = {**dict.fromkeys(keys), **{document["_id"]: document for document in found}}
+
+    @property
+    def stamp(self) -> Stamp:
+        """Who brings what is written by it."""
+        return self._stamp
 
     @property
     def is_shared(self) -> bool:
@@ -401,6 +408,23 @@ class Repository:
     def as_of(self, moment: datetime) -> Snapshot:
         """Return the resources as they were at a moment, before which nothing is written any more."""
         return Snapshot(self._database, self._restriction, self._past, moment, clock=self._clock)
+
+    def selection(self, query: Query) -> Selection:
+        """Return what the query of one type selects among versions, within the restriction. Raises FORBIDDEN."""
+        now = self._clock()
+        with self._translated(query.type):
+            joins = Joins(self._database["resources"], self._restriction, now)
+            return selection(joins, query, self._restriction, now)
+
+    def selected_by(
+        self, versions: Sequence[Resource], selections: Mapping[str, Selection]
+    ) -> dict[str, set[tuple[str, int]]]:
+        """Return for each name which versions of one type, (key, number), it selects; never a deletion."""
+        conditions = {name: each.condition for name, each in selections.items()}
+        with self._translated("criteria"):
+            met = self._past.meeting_each([each for each in versions if not each.deleted], conditions)
+            chosen = {name: selections[name].verified(found) for name, found in met.items()}
+        return {name: {(each.key, each.version) for each in found} for name, found in chosen.items()}
 
     def find_one(self, type: str, param: str, value: str) -> Resource | None:
         """Return the resource that one search criterion finds, None without any. Raises CONFLICT for several."""

@@ -30,6 +30,7 @@ from fhir_server.rest.statuses import TooOften, status_of
 from fhir_server.store.failures import unavailable
 from fhir_server.web.formats import shown
 from fhir_server.web.pace import TooSlow
+from fhir_server.web.sockets import HANDED_OVER
 from imaging.errors import AppError, Category
 
 if TYPE_CHECKING:
@@ -180,6 +181,9 @@ class RequestLog:
 
         with _known_as(environ):
             answer = self._inner(environ, start)
+        if environ.get(HANDED_OVER):
+            finish()
+            raise StopIteration  # by which gunicorn's worker knows that there is nothing more to do
         return ClosingIterator(_pieces(environ, answer), [*_closers(answer), finish])
 
 

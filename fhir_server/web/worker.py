@@ -7,6 +7,7 @@ kind of mistake it was: gunicorn's own words quote the address that was asked, w
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -17,11 +18,13 @@ from gunicorn.workers.gthread import ThreadWorker
 from fhir_server.model import json
 from fhir_server.model.outcome import Issue, outcome
 from fhir_server.web.pace import PacedSocket
+from fhir_server.web.sockets import Sockets
 
 log = logging.getLogger(__name__)
 
 STEP_ASIDE_S = 0.001  # much longer than an idle process takes to accept
 MOST_STEPS = 4
+SOCKETS_S = 3.0  # for clients of sockets to answer that these are closed
 
 
 class Refusal(NamedTuple):
@@ -83,6 +86,21 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn is untyped
         if stays is False:
             conn.close(graceful=True)
         return stays
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        """Begin to stop; clients of sockets are told at once, so that they find another server."""
+        super().handle_exit(sig, frame)
+        self._sockets(lambda sockets: sockets.stop())
+
+    def run(self) -> None:
+        """Serve until told to stop, and then close what was handed over."""
+        super().run()
+        self._sockets(lambda sockets: sockets.close(SOCKETS_S))
+
+    def _sockets(self, act: Callable[[Sockets], None]) -> None:
+        found = getattr(self.wsgi, "extensions", {}).get("sockets")
+        if found is not None:
+            act(found)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that failed outside of the application."""

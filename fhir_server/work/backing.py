@@ -18,6 +18,7 @@ from fhir_server.store.exports import Exports
 from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.repository import Repository
+from fhir_server.store.subscriptions import Subscriptions
 from fhir_server.studies import Studies
 from imaging.archive import Archive
 
@@ -56,6 +57,10 @@ class Backing(Protocol):
     @property
     def peers(self) -> Peers:
         """Other ends of connections that this server makes, and what was exchanged with them."""
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """What happened, and how far each Subscription has been told."""
 
     @property
     def collected(self) -> Collected:

@@ -15,6 +15,7 @@ from fhir_server.model.task import CODES
 from fhir_server.store.answers import Asked
 from fhir_server.store.exports import Page, Part, Place
 from tests.support.doors import Caller, Doors, new_study, opened
+from tests.support.subscribing import NEW, to_topic
 
 REGISTER, RECEIVE, AUDIT = Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, Right.AUDIT
 PATIENT = {"resourceType": "Patient", "gender": "other"}
@@ -91,6 +92,17 @@ DOORS = [
     door("POST", "/fhir/Patient/$validate", "register", "receive", "all", send="patient"),
     door("POST", "/fhir/Patient/{patient}/$meta-add", "all", send="meta"),
     door("POST", "/fhir/Patient/{patient}/$meta-delete", "all", send="meta"),
+    # FHIR: Subscriptions are for who may receive
+    door("GET", "/fhir/Subscription/$status", "receive", "all"),
+    door("POST", "/fhir/Subscription/$status", "receive", "all", send="parameters"),
+    door("GET", "/fhir/Subscription/{subscription}/$status", "receive", "all"),
+    door("POST", "/fhir/Subscription/{subscription}/$status", "receive", "all", send="parameters"),
+    door("GET", "/fhir/Subscription/{subscription}/$events", "receive", "all"),
+    door("POST", "/fhir/Subscription/{subscription}/$events", "receive", "all", send="parameters"),
+    door("GET", "/fhir/Subscription/$get-ws-binding-token?id={subscription}", "receive", "all"),
+    door("POST", "/fhir/Subscription/$get-ws-binding-token?id={subscription}", "receive", "all", send="parameters"),
+    door("GET", "/fhir/Subscription/{subscription}/$get-ws-binding-token", "receive", "all"),
+    door("POST", "/fhir/Subscription/{subscription}/$get-ws-binding-token", "receive", "all", send="parameters"),
     # FHIR: a Bundle comes in with any token; its entries are asked one by one
     door("POST", "/fhir", "register", "receive", "audit", "all", send="bundle"),
     door("POST", "/fhir/", "register", "receive", "audit", "all", send="bundle"),
@@ -175,6 +187,7 @@ SIGNING_IN = {
     *(("POST", f"/auth/{each}") for each in ("authorize", "patient", "decision", "token", "introspect", "revoke")),
     *(("POST", f"/auth/{each}") for each in ("sign-in", "sign-out", "sessions", "start")),
 }
+SOCKET = "/fhir/_socket"  # whoever binds it is asked then: tests/system/test_subscriptions.py
 RIGHTS = {"register": [REGISTER], "receive": [RECEIVE], "audit": [AUDIT], "all": list(Right)}
 
 
@@ -186,7 +199,7 @@ class Scene:
 
     def come(self, caller: Caller, entrance: Door):
         names = self.names | self.own_names(entrance)
-        made = {"job": self.job, "export": self.export}
+        made = {"job": self.job, "export": self.export, "subscription": self.subscription}
         own = {name: make(caller) for name, make in made.items() if f"{{{name}}}" in entrance.path}
         path = entrance.path.format(**names, **own)
         if entrance.send == "patient":
@@ -223,6 +236,14 @@ class Scene:
         names = self.disposable()
         self.doors.caller(*Right, name="all").delete(f"/dicom-web/studies/{names['study']}")
         return names
+
+    def subscription(self, caller: Caller) -> str:
+        """The id of a Subscription of the caller; any id for who may have none."""
+        found = caller.get("/fhir/Subscription").json.get("entry")
+        if found:
+            return str(found[0]["resource"]["id"])
+        made = caller.post("/fhir/Subscription", to_topic(NEW, way="websocket"))
+        return str(made.json.get("id", "unknown"))
 
     def job(self, caller: Caller) -> str:
         """The id of a request that the caller asked to be answered later; any id for who may not ask."""
@@ -318,9 +339,9 @@ def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
     urls = create_app(scene.doors.server).url_map
     routes = {(method, rule.rule) for rule in urls.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}}
     adapter = urls.bind("images.test")
-    asked = [(each.method, each.path.format(**scene.names, job="1", export="1")) for each in DOORS] + [
-        ("GET", path) for path in OPEN
-    ]
+    filled = {"job": "1", "export": "1", "subscription": "1"}
+    asked = [(each.method, each.path.format(**scene.names, **filled)) for each in DOORS]
+    asked += [("GET", path) for path in (*OPEN, SOCKET)]
 
     bare = [(method, path.partition("?")[0]) for method, path in asked]
     covered = {(method, adapter.match(path, method, return_rule=True)[0].rule) for method, path in bare}

@@ -60,6 +60,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "InsurancePlan": {"name": "x"},
     "Linkage": {"item": [{"type": "source", "resource": {"display": "x"}}] * 2},
     "Organization": {"name": "x"},
+    "Subscription": {"criteria": "Patient?", "channel": {"type": "websocket"}, "status": "requested"},
     "SearchParameter": {"status": "draft"},  # what is used has to be what can be indexed
     "StructureDefinition": {"differential": {"element": [{"path": "Patient", "id": "Patient"}]}, "type": "Patient"},
     "TerminologyCapabilities": {"description": "x", "kind": "requirements"},

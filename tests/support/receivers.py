@@ -27,6 +27,7 @@ class Came:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    method: str = "POST"
 
     def files(self) -> list[bytes]:
         """The DICOM files of a multipart body."""
@@ -152,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         headers = {name.lower(): each for name, each in self.headers.items()}
-        answer = self.receiver.answer(Came(self.path, headers, self._body()))
+        answer = self.receiver.answer(Came(self.path, headers, self._body(), self.command))
         if answer == HANG:
             self.receiver.released.wait(60)
         if isinstance(answer, str):
@@ -164,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.body)
 
-    do_GET = do_POST
+    do_GET = do_PUT = do_POST
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
