@@ -13,6 +13,7 @@ from fhir_server.access.grants import Grant, Role
 from fhir_server.access.people import People, Person
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.access.scopes import Scopes
+from fhir_server.access.second_factor import SecondFactor
 from fhir_server.access.sessions import SignIn
 from fhir_server.config import Config
 from fhir_server.outbound.jwks import KeySets
@@ -38,6 +39,7 @@ class SignOn:
     apps: Apps
     people: People
     sign_in: SignIn
+    second_factor: SecondFactor
     authorization: Authorization
     principals: Principals
     own: Repository
@@ -112,4 +114,4 @@ def sign_on(
         is_session=sign_in.is_going_on,
         clock=clock,
     )
-    return SignOn(apps, people, sign_in, authorization, principals, own, clock)
+    return SignOn(apps, people, sign_in, SecondFactor(people, clock), authorization, principals, own, clock)

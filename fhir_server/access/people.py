@@ -88,23 +88,47 @@ class People:
         """Shut a person out, or let one in again; sessions end either way. Raises NOT_FOUND."""
         return self._changed(login, is_disabled=is_disabled, stamp=_new_stamp(), failures=0, held_until=None)
 
+    def set_second_factor(self, login: str, secret: str, step: int, recovery_codes: list[str]) -> Person:
+        """Ask for codes of this secret from now on; "" asks for none. Raises NOT_FOUND."""
+        return self._changed(login, totp_secret=secret, totp_step=step, recovery_codes=recovery_codes)
+
+    def use_step(self, login: str, step: int) -> bool:
+        """Note that the code of a step was used; say whether it is later than any before."""
+        return self._register.use_step(login, step)
+
+    def use_recovery_code(self, login: str, code_sha256: str) -> bool:
+        """Take a recovery code away; say whether it was there."""
+        return self._register.use_recovery_code(login, code_sha256)
+
+    def check_hold(self, person: Person) -> None:
+        """Return unless signing in failed too often a moment ago. Raises UNAUTHENTICATED."""
+        now = self._clock()
+        if person.held_until and now < person.held_until:
+            wait = int((person.held_until - now).total_seconds()) + 1
+            message = f"signing in failed too often; try again in {wait} seconds"
+            raise AppError(Category.UNAUTHENTICATED, message, where="sign-in")
+
+    def note_failure(self, person: Person) -> None:
+        """Count a failure to sign in; after some, the login is held."""
+        self._note_failure(person.login, self._clock())
+
     def sign_in(self, login: str, password: str) -> Person:
         """Return the person whom login and password prove. Raises UNAUTHENTICATED, BUSY when too many try at once."""
         if len(login) > 100 or len(password) > LONGEST_PASSWORD:
             raise AppError(Category.UNAUTHENTICATED, _NOBODY, where="sign-in")
         person, now = self._register.find(login.strip().lower()), self._clock()
-        if person and person.held_until and now < person.held_until:
-            wait = int((person.held_until - now).total_seconds()) + 1
-            message = f"signing in failed too often; try again in {wait} seconds"
-            raise AppError(Category.UNAUTHENTICATED, message, where="sign-in")
+        if person:
+            self.check_hold(person)
         is_right = self._matches(person.password_hash if person else self._decoy_hash(), password)
         if person is None or person.is_disabled or not is_right:
             if person:
                 self._note_failure(person.login, now)
             raise AppError(Category.UNAUTHENTICATED, _NOBODY, where="sign-in")
-        if person.failures:
-            return self._changed(person.login, failures=0, held_until=None)
         return person
+
+    def signed_in(self, person: Person) -> Person:
+        """Note that signing in worked to its end: failures are forgotten."""
+        return self._changed(person.login, failures=0, held_until=None) if person.failures else person
 
     def _note_failure(self, login: str, now: datetime) -> None:
         beyond = self._register.count_failure(login) - FAILURES_ALLOWED

@@ -81,6 +81,22 @@ def set_password(config: Config, login: str, password: TextIO | None) -> None:
         click.echo(given)
 
 
+@person.command("forget-second-factor")
+@click.argument("login")
+@configured()
+def forget_second_factor(config: Config, login: str) -> None:
+    """Let LOGIN in with the password alone, until another second factor is set up: the phone is lost.
+
+    \b
+    Example:
+      fhir-imaging person forget-second-factor ann
+    """
+    from fhir_server.app import open_server
+
+    with open_server(config) as server:
+        server.sign_on.people.set_second_factor(login, "", 0, [])
+
+
 @person.command("list")
 @configured()
 def list_people(config: Config) -> None:

@@ -1,7 +1,8 @@
 """People who sign in, on MongoDB.
 
 * `people`  `_id` login, in lower case; the subscriber that the person belongs to, role, FHIR resource that represents
-            the person, hash of the password, how often signing in failed since it last worked, until when it is held
+            the person, hash of the password, how often signing in failed since it last worked, until when it is held,
+            secret of the second factor, digests of recovery codes
 """
 
 from dataclasses import asdict, dataclass
@@ -35,6 +36,9 @@ class Person:
     is_disabled: bool = False
     failures: int = 0
     held_until: datetime | None = None
+    totp_secret: str = ""
+    totp_step: int = 0  # the last one of which a code was used
+    recovery_codes: tuple[str, ...] = ()  # digests of those that are left
 
 
 class People:
@@ -72,6 +76,18 @@ class People:
         )
         return _person(changed)
 
+    def use_step(self, login: str, step: int) -> bool:
+        """Note that the code of a step was used; say whether it is later than any before."""
+        changed = self._people.update_one({"_id": login, "totp_step": {"$lt": step}}, {"$set": {"totp_step": step}})
+        return bool(changed.modified_count)
+
+    def use_recovery_code(self, login: str, code_sha256: str) -> bool:
+        """Take a recovery code away; say whether it was there."""
+        changed = self._people.update_one(
+            {"_id": login, "recovery_codes": code_sha256}, {"$pull": {"recovery_codes": code_sha256}}
+        )
+        return bool(changed.modified_count)
+
     def count_failure(self, login: str) -> int:
         """Count one more failure to sign in; return how many there were since it last worked."""
         changed = self._people.find_one_and_update(
@@ -83,4 +99,7 @@ class People:
 def _person(document: dict[str, Any] | None) -> Person | None:
     if document is None:
         return None
-    return Person(login=document["_id"], **{name: value for name, value in document.items() if name != "_id"})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in document.items() if name != "_id"
+    }
+    return Person(login=document["_id"], **values)

@@ -54,7 +54,7 @@ def install(app: Flask, server: Backing) -> None:
 
     is_open = server.config["smart.registration"] == "subscribers"
     app.register_blueprint(_pages())
-    app.register_blueprint(people.blueprint(found.authorization, found.sign_in, seen, server.audit.signed_in))
+    app.register_blueprint(people.blueprint(found, seen, server.audit.signed_in))
     app.register_blueprint(authorize.blueprint(found.authorization, oauth_server, seen))
     app.register_blueprint(
         smart.blueprint(found.authorization, oauth_server, reads=reads, is_registration_open=is_open)

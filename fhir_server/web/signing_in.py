@@ -4,7 +4,7 @@ The cookie holds a random value; what it stands for is kept in the database, so 
 anywhere. A session is new after each sign-in. Forms carry a token of the session they were shown in (Flask-WTF).
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -19,7 +19,12 @@ from imaging.errors import AppError, Category
 
 LONGEST_NEXT = 8_000  # characters of where a person wanted to go
 # Nothing but our own style, no scripts; where forms lead to is set by each page.
-_POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action "
+_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action "
+)
+_HALF = "half"  # in the session: who proved the first of two factors
+_OFFERED = "offered"  # in the session: the secret that is being set up
+HALF_LIFE = timedelta(minutes=5)
 _FRESH = "fresh"  # in the session: for which authorisation somebody signed in, "" while that is not known
 
 
@@ -73,6 +78,27 @@ def begin(sign_in: SignIn, person: Person) -> None:
         raise AppError(Category.UNAUTHENTICATED, "the person may not sign in any more", where="sign-in")
     login_user(User(found[0], found[1], value))
     session[_FRESH] = ""
+
+
+def begin_half(person: Person, now: datetime) -> None:
+    """Remember who proved the first of two factors, for a while."""
+    session[_HALF] = {"login": person.login, "stamp": person.stamp, "until": (now + HALF_LIFE).timestamp()}
+
+
+def half(now: datetime) -> tuple[str, str]:
+    """Return login and stamp of who proved the first factor a moment ago, empty texts when nobody did."""
+    found = session.get(_HALF) or {"login": "", "stamp": "", "until": 0}
+    return (found["login"], found["stamp"]) if now.timestamp() < found["until"] else ("", "")
+
+
+def offer_secret(secret: str) -> None:
+    """Remember the secret that a person was shown to set an authenticator up."""
+    session[_OFFERED] = secret
+
+
+def offered_secret() -> str:
+    """Return the secret that a person was shown, "" when none was; it is forgotten."""
+    return str(session.pop(_OFFERED, ""))
 
 
 def is_fresh_for(what: str) -> bool:

@@ -183,9 +183,9 @@ OPEN = [
 ]
 # Where apps prove themselves otherwise and people have sessions: test_authorization and test_authorization_abuse.
 SIGNING_IN = {
-    *(("GET", each) for each in ("/auth/", "/auth/authorize")),
+    *(("GET", each) for each in ("/auth/", "/auth/authorize", "/auth/second-factor")),
     *(("POST", f"/auth/{each}") for each in ("authorize", "patient", "decision", "token", "introspect", "revoke")),
-    *(("POST", f"/auth/{each}") for each in ("sign-in", "sign-out", "sessions", "start")),
+    *(("POST", f"/auth/{each}") for each in ("sign-in", "code", "second-factor", "sign-out", "sessions", "start")),
 }
 SOCKET = "/fhir/_socket"  # whoever binds it is asked then: tests/system/test_subscriptions.py
 RIGHTS = {"register": [REGISTER], "receive": [RECEIVE], "audit": [AUDIT], "all": list(Right)}

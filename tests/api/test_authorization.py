@@ -1,9 +1,11 @@
 """SMART App Launch: from discovery to tokens, through the pages that a person sees."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import pyotp
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
@@ -422,6 +424,42 @@ class TestPeople:
 
         assert "Your account" in browser.sign_in("ann").text
 
+    def test_second_factor_is_asked_for_and_each_code_is_good_once(self, doors: Doors, browser: Browser) -> None:
+        """Codes of RFC 6238, as an authenticator app makes them."""
+        add_person(doors, "lee")
+        browser.sign_in("lee")
+        page = browser.open("/auth/second-factor")
+        app = pyotp.TOTP(re.search(r"<strong>([A-Z2-7]{32})</strong>", page.text)[1])
+        page = browser.submit(page, "/auth/second-factor", code=app.at(doors.clock()))
+        recovery = re.findall(r"<li>([0-9a-f-]{13})</li>", page.text)
+        assert len(recovery) == 8
+
+        again = Browser(doors.flask.application.test_client())
+        asked = again.sign_in("lee")
+        assert "Enter your code" in asked.text
+        assert "Sign in" in again.open("/auth/").text, "half a sign-in opens nothing"
+        assert "wrong" in again.submit(asked, "/auth/code", code=app.at(doors.clock())).text, "used to set it up"
+        doors.clock.forward(seconds=30)
+        assert "Your account" in again.submit(asked, "/auth/code", code=app.at(doors.clock())).text
+
+        lost = Browser(doors.flask.application.test_client())
+        assert "Your account" in lost.submit(lost.sign_in("lee"), "/auth/code", code=recovery[0]).text
+        twice = Browser(doors.flask.application.test_client())
+        assert "wrong" in twice.submit(twice.sign_in("lee"), "/auth/code", code=recovery[0]).text
+
+    def test_codes_cannot_be_tried_out(self, doors: Doors) -> None:
+        add_person(doors, "kim")
+        secret = pyotp.random_base32()
+        doors.server.sign_on.people.set_second_factor("kim", secret, 0, [])
+        browser = Browser(doors.flask.application.test_client())
+        asked = browser.sign_in("kim")
+        for _ in range(5):
+            assert "wrong" in browser.submit(asked, "/auth/code", code="000000").text
+
+        held = browser.submit(asked, "/auth/code", code=pyotp.TOTP(secret).at(doors.clock()))
+
+        assert "too often" in held.text
+
     def test_unknown_login_reads_like_a_wrong_password(self, browser: Browser) -> None:
         wrong, unknown = browser.sign_in("jones", "not the password"), browser.sign_in("nobody-at-all", "x")
 
@@ -436,6 +474,12 @@ class TestPeople:
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "script-src" not in policy
+
+
+def add_person(doors: Doors, login: str) -> None:
+    organization = doors.server.principals.named("radiology")
+    given = {"name": login, "role": "practitioner", "fhir_user": "", "password": PASSWORD}
+    doors.server.sign_on.add_person(login, organization=organization, **given)
 
 
 def agree(browser: Browser, app: TestApp, scope: str) -> Any:

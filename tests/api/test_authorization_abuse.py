@@ -219,7 +219,7 @@ class TestPages:
         assert refused.status_code == 403
 
     @pytest.mark.parametrize(
-        "path", ["/auth/sign-in", "/auth/sign-out", "/auth/sessions", "/auth/start", "/auth/patient"]
+        "path", ["/auth/sign-in", "/auth/code", "/auth/sign-out", "/auth/sessions", "/auth/start", "/auth/patient"]
     )
     def test_every_form_is_protected(self, browser: Browser, path: str) -> None:
         assert browser.flask.post(path, data={"x": "y"}, base_url=BASE_URL).status_code == 403
