@@ -307,7 +307,7 @@ def test_what_is_agreed_by_a_command_is_asked_of_the_next_image(served: Served) 
     }
 
     answer = requests.post(
-        f"{served.base_url}/dicom-web/studies", data=ct(1, PatientID=""), headers=headers, timeout=20
+        f"{served.base_url}/dicom-web/studies", data=ct(1, study="1.2.83", PatientID=""), headers=headers, timeout=20
     )
 
     assert said.stdout == "agreed with agreed: patient-id: reject\n"
