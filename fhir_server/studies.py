@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 from fhir_server import projection
 from fhir_server.access.agreements import Agreements
@@ -27,6 +28,7 @@ from fhir_server.store.repository import Repository
 from fhir_server.study_elements import shows_images
 from imaging.archive import Archive, Incoming, Instance, Outcome, Remark, Stored
 from imaging.dataset import InstanceSummary, Patient
+from imaging.dicomweb import Matching
 from imaging.errors import AppError, Category
 
 __all__ = ["Place", "Studies"]
@@ -37,6 +39,7 @@ CATCH_UP_S = 1.0  # of projecting on behalf of one search; the maintenance worke
 BELIEVED_S = 1.0
 _MOST_SEEN = 10_000  # authorisations remembered
 REST_S = 30.0  # before a study that could not be projected is tried again by the same process
+FEW_STUDIES = 2_000  # that a principal may search, which are looked for by name
 _LINKED = 20  # studies that may wait for one order
 
 
@@ -156,6 +159,19 @@ class Studies:
             return False
         self.project(study_uid)
         return True
+
+    def query(self, matching: Matching, principal: Principal) -> list[dict[str, Any]]:
+        """Return what a QIDO-RS query finds for a principal among the studies that it may search, as DICOM JSON.
+
+        Where those are few, only they are looked at; otherwise matches are judged together, in their order.
+        """
+        if restriction(principal).access("ImagingStudy", Act.SEARCH) is ALLOW:
+            return self._archive.query(matching)
+        repository = self._repository_for(principal)
+        few = repository.ids("ImagingStudy", Act.SEARCH, limit=FEW_STUDIES + 1)
+        if len(few) <= FEW_STUDIES:
+            return self._archive.query(matching, studies=few)
+        return self._archive.query(matching, lambda uids: repository.ids("ImagingStudy", Act.SEARCH, among=uids))
 
     def require_reach(self, instances: Iterable[Instance], principal: Principal) -> None:
         """Return when a principal may have these images worked on: it may read them, or registered them itself.

@@ -28,7 +28,7 @@ from fhir_server.store import index
 from fhir_server.store.documents import BODY_FIELDS, NOBODY, Json, Resource, Stamp, resource_of, stamped, tombstone
 from fhir_server.store.failures import translated
 from fhir_server.store.filters import DENY, Act, Demand, Restriction
-from fhir_server.store.history import MAX_HISTORY, History, Period, Versions
+from fhir_server.store.history import MAX_HISTORY, MAX_TIME_MS, History, Period, Versions
 from fhir_server.store.joins import Joins
 from fhir_server.store.labels import labels
 from fhir_server.store.matching import Selection, selection
@@ -238,6 +238,18 @@ class Repository:
         wanted = {"$and": [{"_id": key}, self._past.demand(type, mandatory)]}
         with self._translated(key):
             return self._resources.find_one(wanted, {"_id": 1}) is not None
+
+    def ids(self, type: str, act: Act, *, among: Sequence[str] | None = None, limit: int = 0) -> list[str]:
+        """Return the ids of up to `limit` resources within reach of an act, of those named where some are.
+
+        Raises FORBIDDEN where the act is not allowed on any resource of the type.
+        """
+        wanted = [self._past.demand(type, self._restriction.require(type, act))]
+        if among is not None:
+            wanted.append({"_id": {"$in": [f"{type}/{each}" for each in among]}})
+        with self._translated(type):
+            found = self._resources.find({"$and": wanted}, {"_id": 1}).limit(limit).max_time_ms(MAX_TIME_MS)
+            return [document["_id"].removeprefix(f"{type}/") for document in found]
 
     def permits(self, resource: Json, act: Act) -> bool:
         """Say whether a resource that has an id lies within what an act is allowed on; nothing is stored.
@@ -457,15 +469,21 @@ class Repository:
         return f"{kind}/{identifier}", self._restriction.require(kind, act)
 
     def _visible(self, key: str, mandatory: tuple[Demand, ...]) -> Resource:
+        if mandatory:
+            wanted = {"$and": [{"_id": key}, self._past.demand(key.partition("/")[0], mandatory)]}
+            with self._translated(key):
+                document = self._resources.find_one(wanted, BODY_FIELDS)
+            if document is not None:
+                return resource_of(key, document)
         found = self._current(key)
         if not mandatory and not found.deleted:
             return found
-        last = found if not found.deleted else next(iter(self._versions(key, [found.version - 1])), found)
+        if not found.deleted:
+            raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
+        last = next(iter(self._versions(key, [found.version - 1])), found)
         if not self._within([last], mandatory):
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
-        if found.deleted:
-            raise AppError(Category.GONE, f"{key} was deleted", where=key)
-        return found
+        raise AppError(Category.GONE, f"{key} was deleted", where=key)
 
     def _current(self, key: str) -> Resource:
         with self._translated(key):
@@ -577,16 +595,18 @@ class Repository:
         else:
             document = self._resources.find_one({"_id": key}, BODY_FIELDS, session=session)
         found = resource_of(key, document) if document else None
-        if found and not self._within([found], mandatory):
+        if found and not self._is_within(session, key, mandatory):
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
         return found
 
+    def _is_within(self, session: ClientSession, key: str, mandatory: tuple[Demand, ...]) -> bool:
+        wanted = {"$and": [{"_id": key}, self._past.demand(key.partition("/")[0], mandatory)]}
+        return not mandatory or self._resources.find_one(wanted, {"_id": 1}, session=session) is not None
+
     def _check_demanded(self, session: ClientSession, key: str, mandatory: tuple[Demand, ...]) -> None:
-        kind = key.partition("/")[0]
-        if mandatory:
-            wanted = {"$and": [{"_id": key}, self._past.demand(kind, mandatory)]}
-            if self._resources.find_one(wanted, {"_id": 1}, session=session) is None:
-                raise AppError(Category.FORBIDDEN, f"you may not write this {kind}: it would leave your reach")
+        if not self._is_within(session, key, mandatory):
+            kind = key.partition("/")[0]
+            raise AppError(Category.FORBIDDEN, f"you may not write this {kind}: it would leave your reach")
 
     def _owner_among(self, session: ClientSession, document: Json) -> str | None:
         """Return whose a new resource is, where not its writer's: whose patient it is about, if that is allowed."""

@@ -4,7 +4,7 @@ Hides paging, the addresses that results carry and what is brought up to date be
 Sources: PS3.18 10.6 and 8.3.4.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -13,9 +13,9 @@ import orjson
 from flask import Response, request
 
 from fhir_server.access.audit import Access
-from fhir_server.access.policy import require_images, restriction
+from fhir_server.access.policy import require_images
 from fhir_server.access.principals import Principal, Right
-from fhir_server.store.filters import ALLOW, Act
+from fhir_server.store.filters import Act
 from fhir_server.web.dicom_answers import (
     DICOM_XML,
     JSON_OFFERS,
@@ -30,7 +30,6 @@ from fhir_server.web.dicom_answers import (
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level, Matching, Offer, parse_query
 from imaging.dicomweb.native_model import native_model
-from imaging.errors import AppError, Category
 
 OFFERS = (*JSON_OFFERS, Offer(DICOM_XML, multipart=True))
 RETRIEVE_URL = "00081190"
@@ -83,29 +82,12 @@ def _matching(door: Door, level: Level, study_uid: str | None, series_uid: str |
 def _page(door: Door, matching: Matching, principal: Principal) -> tuple[list[Result], bool]:
     """Return the asked page and whether more would have matched."""
     if matching.limit is None:
-        return door.server.archive.query(matching, _allowed(door, principal)), False
+        return door.server.studies.query(matching, principal), False
     if matching.limit == 0:
         return [], False
     one_more = replace(matching, limit=matching.limit + 1)
-    found = door.server.archive.query(one_more, _allowed(door, principal))
+    found = door.server.studies.query(one_more, principal)
     return found[: matching.limit], len(found) > matching.limit
-
-
-def _allowed(door: Door, principal: Principal) -> Callable[[str], bool] | None:
-    """Return the test of a study that the principal's restriction makes; None when it lets all of them through."""
-    if restriction(principal).access("ImagingStudy", Act.SEARCH) is ALLOW:
-        return None
-
-    def allowed(study_uid: str) -> bool:
-        try:
-            door.server.studies.authorise(study_uid, principal, Act.SEARCH)
-        except AppError as error:
-            if error.category in (Category.FORBIDDEN, Category.NOT_FOUND):
-                return False
-            raise
-        return True
-
-    return allowed
 
 
 def _names(parameters: Iterable[str]) -> list[str]:

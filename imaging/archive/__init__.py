@@ -202,9 +202,11 @@ class Archive:
         """Yield the DICOM JSON of instances in the order asked, read as it is taken; see `metadata`."""
         return (json for _, json in metadata(self._database, self._blobs, sop_uids))
 
-    def query(self, matching: Matching, allowed: Callable[[str], bool] | None = None) -> list[Document]:
+    def query(
+        self, matching: Matching, allowed: query.Allowed | None = None, studies: Sequence[str] | None = None
+    ) -> list[Document]:
         """Return matching studies, series or instances as DICOM JSON, stably ordered; see `imaging.archive.query`."""
-        return query.run(self._database, self._blobs, matching, self._tables, allowed)
+        return query.run(self._database, self._blobs, matching, self._tables, allowed, studies)
 
     # ---- out
 

@@ -4,7 +4,7 @@ Every asked condition is applied or refused, never ignored. Results are stably o
 instances in reading order, UIDs breaking ties. Sources: PS3.18 10.6, PS3.4 C.2.2.2.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -35,7 +35,8 @@ from imaging.errors import AppError, Category
 MAX_PARENTS = 20_000  # studies or series that the conditions of a higher level may match
 BULK_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}
 
-Allowed = Callable[[str], bool]
+Allowed = Callable[[Sequence[str]], Collection[str]]  # of studies, those that may be seen
+_TOGETHER = 200  # rows whose studies are asked about together
 
 # Attributes that are fields of their own; all others are matched in `keys`. None: the collection's `_id`.
 _FIELDS = {
@@ -95,22 +96,37 @@ def run(
     matching: Matching,
     tables: Tables,
     allowed: Allowed | None = None,
+    studies: Sequence[str] | None = None,
 ) -> list[Document]:
-    """Return what matches as DICOM JSON data sets, tags ascending; `allowed` tells which studies may be seen.
+    """Return what matches as DICOM JSON data sets, tags ascending.
+
+    allowed   tells which studies may be seen; None: all
+    studies   the only ones that may be seen, where they are few
 
     Results of a query that names its study hold the attributes of their own level; others also those above, as the
     standard asks. Raises INVALID for an attribute that cannot be matched at this level, TOO_LARGE when conditions on a
     higher level match too much.
     """
     wanted = _clauses(database, matching, tables)
+    if studies is not None:
+        wanted.append({_FIELDS[matching.level][STUDY_INSTANCE_UID]: {"$in": list(studies)}})
     cursor = database[matching.level].find({"$and": wanted}, _RETURNED).sort(_ORDER[matching.level])
     if allowed is None:
         rows = list(cursor.skip(matching.offset).limit(matching.limit or 0)) if matching.limit != 0 else []
     else:
-        seen = (row for row in cursor if allowed(str(row.get("study", row["_id"]))))
+        seen = _seen(cursor, allowed)
         stop = None if matching.limit is None else matching.offset + matching.limit
         rows = list(islice(seen, matching.offset, stop))
     return [_result(row) for row in _completed(database, blobs, matching, tables, rows)]
+
+
+def _seen(rows: Iterable[Document], allowed: Allowed) -> Iterator[Document]:
+    """Yield the rows whose studies may be seen, in order."""
+    rest = iter(rows)
+    while some := list(islice(rest, _TOGETHER)):
+        studies = [str(row.get("study", row["_id"])) for row in some]
+        visible = set(allowed(list(dict.fromkeys(studies))))
+        yield from (row for row, study in zip(some, studies, strict=True) if study in visible)
 
 
 def _clauses(database: Database[Document], matching: Matching, tables: Tables) -> list[Document]:

@@ -142,7 +142,10 @@ def test_reading_and_searching_are_permitted_apart(scene):
     assert searches.get(f"/dicom-web/studies/{uid}/metadata").status_code == 403
 
 
-def test_pages_and_counts_tell_of_permitted_studies_only(scene):
+@pytest.mark.parametrize("few", [0, 2_000])
+def test_pages_and_counts_tell_of_permitted_studies_only(scene, few, monkeypatch):
+    """Where few studies may be seen they are looked for by name, where many are, matches are judged."""
+    monkeypatch.setattr("fhir_server.studies.FEW_STUDIES", few)
     caller = scene.caller("patient/ImagingStudy.rs", "anna")
 
     pages = [scene.queried(caller, f"/dicom-web/studies?limit=1&offset={offset}") for offset in range(3)]

@@ -7,6 +7,7 @@ python -m tests.benchmarks growth [N]          cost of an instance while the sto
 python -m tests.benchmarks tasks [N]           what the engine of Tasks costs, on N orders (default 1,000)
 python -m tests.benchmarks processing [N]      what MPR and MIP of N slices cost beyond decoding and computing
 python -m tests.benchmarks searches [N]        FHIR searches at 10,000 and at N ImagingStudies (default 100,000)
+python -m tests.benchmarks grants [N]          what it costs to see less than all, among N studies (default 100,000)
 python -m tests.benchmarks qido [N]            QIDO-RS at 1,000 and at N studies (default 100,000)
 python -m tests.benchmarks writes [N]          what a create costs beside a bare transaction, on N of each
 python -m tests.benchmarks retrieval [N]       a study of N instances (default 5,000), many clients, pictures
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import doors, films, growth, processing, qido, retrieval, searches, stages, tasks, writes
+from tests.benchmarks import doors, films, grants, growth, processing, qido, retrieval, searches, stages, tasks, writes
 
 PARTS = {
     "stages": stages.run,
@@ -29,6 +30,7 @@ PARTS = {
     "writes": writes.run,
     "qido": qido.run,
     "films": films.run,
+    "grants": grants.run,
     "retrieval": retrieval.run,
 }
 

@@ -347,10 +347,12 @@ def test_studies_that_may_not_be_seen_do_not_count(three_studies: Archive) -> No
     search(three_studies, Level.STUDIES)
 
     found = three_studies.query(
-        parse_query(Level.STUDIES, [("limit", "1"), ("offset", "1")]), lambda uid: uid != "1.2.3.2"
+        parse_query(Level.STUDIES, [("limit", "1"), ("offset", "1")]), lambda uids: set(uids) - {"1.2.3.2"}
     )
+    named = three_studies.query(parse_query(Level.SERIES, []), studies=["1.2.3.1"])
 
     assert values(found, "0020000D") == ["1.2.3.1"]
+    assert set(values(named, "0020000D")) == {"1.2.3.1"}
 
 
 # ---- deleting, sweeping, verifying

@@ -41,3 +41,12 @@ def test_searches_are_measured(capsys: pytest.CaptureFixture[str], monkeypatch: 
     rows = re.findall(r"^│ (.+?) +│ +([\d.]+)(?: bare)? +│ +([\d.]+) +│ +([\d.]+) +│[^│]*│$", text, re.MULTILINE)
     assert {"patient", "compartment", "page of 50 as a Bundle", "read"} <= {row[0] for row in rows}
     assert all(float(each) > 0 for row in rows for each in row[1:])
+
+
+def test_grants_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["grants", "800"])
+
+    text = capsys.readouterr().out
+    rows = re.findall(r"^│ (.+?) +│" + r" +([\d.]+) +│" * 4 + "$", text, re.MULTILINE)
+    assert {"check of a request", "read", "newest studies"} <= {row[0] for row in rows}
+    assert all(float(each) > 0 for row in rows for each in row[1:])
