@@ -6,6 +6,7 @@
 #   make serve   run a server                                      (ARGS="--port 9000 --data-dir DIR")
 #   make lint    ruff, mypy, import rules
 #   make bench   benchmarks, beside Orthanc where that is installed
+#   make sbom    write what is installed for a server as build/sbom.json (CycloneDX)
 #   make clean   remove .venv and what tools left; never data
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -19,7 +20,7 @@ NPM_PACKAGES := fhirclient@2.6.3 axe-core@4.10.3
 # Tests wait for the disk more than they compute. Each process has a mongod of its own; a few chosen tests need one.
 PROCESSES ?= $(if $(ARGS),0,4)
 
-.PHONY: demo test serve lint format bench clean
+.PHONY: demo test serve lint format bench sbom clean
 
 demo: $(VENV)/installed
 	@$(BIN)/fhir-imaging demo $(ARGS)
@@ -42,6 +43,16 @@ format: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# In environments of their own: what is listed is what a server needs, without the tools that list it.
+sbom: | $(BIN)/python
+	@rm -rf build/sbom && mkdir -p build/sbom
+	@$(PYTHON) -m venv build/sbom/server && build/sbom/server/bin/python -m pip install --quiet '.[embedded]'
+	@$(PYTHON) -m venv build/sbom/tool && build/sbom/tool/bin/python -m pip install --quiet 'cyclonedx-bom>=7'
+	@build/sbom/tool/bin/cyclonedx-py environment --output-reproducible --validate --output-file build/sbom.json \
+		build/sbom/server/bin/python
+	@rm -rf build/sbom
+	@echo "build/sbom.json"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

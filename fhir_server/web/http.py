@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 REQUEST_ID = "X-Request-Id"
 RETRY_AFTER_S = 5
+HSTS_S = 365 * 86_400
 
 # What Flask and Werkzeug raise by themselves, in our vocabulary.
 CATEGORY_OF_STATUS: dict[int, tuple[Category, str | None]] = {
@@ -290,6 +291,9 @@ def _finish(response: Response) -> Response:
     response.headers[REQUEST_ID] = request.environ["fhir_imaging.request_id"]
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Cache-Control", "no-store")
+    if current_app.config.get("FHIR_URL", "").startswith("https://"):
+        # Who has come by TLS once never comes without it again. Source: RFC 6797 6.1.
+        response.headers["Strict-Transport-Security"] = f"max-age={HSTS_S}; includeSubDomains"
     return response
 
 

@@ -272,3 +272,18 @@ class TestRegistrationIsOff:
 
         assert refused.status_code == 404
         assert "registration_endpoint" not in doors.stranger.get("/fhir/.well-known/smart-configuration").json
+
+
+@pytest.mark.parametrize(
+    ("address", "header"), [("https://images.test", "max-age=31536000; includeSubDomains"), (BASE_URL, None)]
+)
+def test_who_came_by_tls_is_told_to_stay_with_it(
+    db: Database[dict[str, Any]], address: str, header: str | None
+) -> None:
+    with opened(db, web__base_url=address) as doors:
+        cookie = doors.stranger.get("/auth/sign-in").headers["Set-Cookie"]
+        for path in ("/fhir/metadata", "/fhir/Patient", "/auth/sign-in", "/nowhere"):
+            assert doors.stranger.get(path).headers.get("Strict-Transport-Security") == header
+
+        assert ("Secure" in cookie) is (header is not None)
+        assert cookie.startswith("__Host-") is (header is not None)
