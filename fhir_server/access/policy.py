@@ -20,12 +20,12 @@ from fhir_server.access.grants import Grant, Role
 from fhir_server.access.principals import Principal
 from fhir_server.access.scopes import ANY, Context, Permission, ResourceScope
 from fhir_server.hardcopy.devices import PRINTER_SYSTEM
-from fhir_server.model.criteria import Clause, Reference, Token
+from fhir_server.model.criteria import Clause, Missing, Reference, Token
 from fhir_server.model.query import Query
 from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.model.rule import OWNER
 from fhir_server.store.filters import ALLOW, DENY, Access, Act, Restriction, Rule, both, either
-from fhir_server.store.index import ON_BEHALF_OF
+from fhir_server.store.index import ON_BEHALF_OF, SECURITY_CONTEXT
 from imaging.errors import AppError, Category
 
 WRITERS = {Domain.CARE: Right.REGISTER_IMAGES, Domain.DEFINITION: Right.DEFINE}  # nobody writes the others
@@ -221,7 +221,15 @@ def _rule(resource_type: str, agreement: _Agreed) -> Rule:
     if resource_type == "Subscription" and Right.RECEIVE_IMAGES in rights:
         # What a Subscription may ask for is told by `rest.subscriptions`.
         write = {act: ALLOW if act is Act.CREATE else _own(subscriber) for act in WRITING}
-    return Rule(_read(resource_type, agreement), write[Act.CREATE], write[Act.UPDATE], write[Act.DELETE])
+    reading = _read(resource_type, agreement)
+    # The repository looks at the context when one Binary is read; among many of them it looks at none.
+    search = both(reading, _WITHOUT_CONTEXT) if resource_type == "Binary" else None
+    return Rule(reading, write[Act.CREATE], write[Act.UPDATE], write[Act.DELETE], search)
+
+
+_WITHOUT_CONTEXT: Access = (
+    Clause(SECURITY_CONTEXT.code, SECURITY_CONTEXT.type, "missing", (Missing(is_missing=True),), SECURITY_CONTEXT),
+)
 
 
 def _read(resource_type: str, agreement: _Agreed) -> Access:

@@ -37,10 +37,13 @@ MAX_COMBINATIONS = 100  # composite rows of one element
 RESTRICTION_PERIOD = "restriction-period"
 # For whom something was done. The code is none that a SearchParameter of a client can have: access hangs on it.
 ON_BEHALF_OF = Parameter("_on-behalf-of", "reference", "", "Provenance.agent.onBehalfOf")
+# Whose readers alone may read a Binary.
+SECURITY_CONTEXT = Parameter("_security-context", "reference", "", "Binary.securityContext")
 # Rows by which no client searches, only this server itself.
 HIDDEN = {
     "Task": (Parameter(RESTRICTION_PERIOD, "date", "", "Task.restriction.period"),),
     "Provenance": (ON_BEHALF_OF,),
+    "Binary": (SECURITY_CONTEXT,),
 }
 MAX_CONTAINED = 100  # contained resources that can be found
 CANONICAL = "ucum"  # marks rows of quantities in base units: in the place of the system, or after the parameter's code

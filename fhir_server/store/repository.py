@@ -27,7 +27,7 @@ from fhir_server.model.resources import RESOURCES, ResourceType
 from fhir_server.store import index
 from fhir_server.store.documents import BODY_FIELDS, NOBODY, Json, Resource, Stamp, resource_of, stamped, tombstone
 from fhir_server.store.failures import translated
-from fhir_server.store.filters import DENY, Act, Demand, Restriction
+from fhir_server.store.filters import DENY, UNRESTRICTED, Act, Demand, Restriction
 from fhir_server.store.history import MAX_HISTORY, MAX_TIME_MS, History, Period, Versions
 from fhir_server.store.joins import Joins
 from fhir_server.store.labels import labels
@@ -43,6 +43,7 @@ T = TypeVar("T")
 Clock = Callable[[], datetime]
 
 ALWAYS = Period()
+_UNREADABLE = frozenset({Category.NOT_FOUND, Category.GONE, Category.FORBIDDEN, Category.INVALID})
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +276,7 @@ class Repository:
             raise AppError(Category.NOT_FOUND, f"{key} has no version {version}", where=key)
         if found[0].deleted:
             raise AppError(Category.GONE, f"version {version} of {key} is its deletion", where=key)
+        self._check_context(found[0])
         return found[0]
 
     def history(
@@ -474,16 +476,41 @@ class Repository:
             with self._translated(key):
                 document = self._resources.find_one(wanted, BODY_FIELDS)
             if document is not None:
-                return resource_of(key, document)
+                found = resource_of(key, document)
+                self._check_context(found)
+                return found
         found = self._current(key)
         if not mandatory and not found.deleted:
+            self._check_context(found)
             return found
         if not found.deleted:
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
         last = next(iter(self._versions(key, [found.version - 1])), found)
         if not self._within([last], mandatory):
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
+        self._check_context(last)
         raise AppError(Category.GONE, f"{key} was deleted", where=key)
+
+    def _check_context(self, binary: Resource) -> None:
+        """Raise NOT_FOUND for a Binary whose security context may not be read, or cannot be looked at here.
+
+        Source: FHIR R4 Binary.securityContext.
+        """
+        if binary.type != "Binary" or binary.deleted or self._restriction is UNRESTRICTED:
+            return
+        context = binary.json().get("securityContext")
+        if context is None:
+            return
+        reference = str(context.get("reference", "")).removeprefix(f"{self._base_url}/").partition("/_history/")[0]
+        kind, _, identifier = reference.partition("/")
+        try:
+            if kind == "Binary":  # might lead round in a circle
+                raise AppError(Category.FORBIDDEN, "a Binary is no security context", where=binary.key)
+            self.read(kind, identifier)
+        except AppError as error:
+            if error.category not in _UNREADABLE:
+                raise
+            raise AppError(Category.NOT_FOUND, f"{binary.key} is not known", where=binary.key) from None
 
     def _current(self, key: str) -> Resource:
         with self._translated(key):
@@ -597,6 +624,8 @@ class Repository:
         found = resource_of(key, document) if document else None
         if found and not self._is_within(session, key, mandatory):
             raise AppError(Category.NOT_FOUND, f"{key} is not known", where=key)
+        if found:
+            self._check_context(found)
         return found
 
     def _is_within(self, session: ClientSession, key: str, mandatory: tuple[Demand, ...]) -> bool:

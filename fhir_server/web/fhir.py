@@ -21,7 +21,7 @@ from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, prefe
 from fhir_server.rest.interactions import KINDS, Interactions
 from fhir_server.rest.later import of_bundle, of_search
 from fhir_server.store.joins import shipped
-from fhir_server.web import later
+from fhir_server.web import binaries, later
 from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, sent, shown
 from fhir_server.web.http import leave_to_entries, principal_of, tries
 from imaging.errors import AppError, Category
@@ -31,6 +31,8 @@ MOST_FORM_BYTES = 1 << 20
 PATCH_TYPES = (JSON_PATCH, *RESOURCE_TYPES)
 LEVELS_OF_BUNDLE = 4  # around each resource
 SEARCHES = frozenset({Interaction.SEARCH, SystemInteraction.SEARCH})
+SHOWING = frozenset({Interaction.READ, Interaction.VREAD})
+STORING = frozenset({Interaction.CREATE, Interaction.UPDATE})
 WITH_BODY = frozenset({Interaction.CREATE, Interaction.UPDATE, Interaction.PATCH})
 
 
@@ -99,21 +101,24 @@ class _Door:
         def view(**found: str) -> Response:
             variables = meant(route, found)
             acting = self._acting(route, variables.get("type", ""))
-            check_accept()
+            is_content = variables.get("type") == "Binary" and interaction in SHOWING and binaries.is_content_wanted()
+            if not is_content:
+                check_accept()
             ask = Ask(
                 interaction,
                 variables.get("type", ""),
                 variables.get("id", ""),
                 variables.get("vid", ""),
                 parameters=self._searched() if by_form else tuple(request.args.items(multi=True)),
-                body=self._received(interaction) if interaction in WITH_BODY else None,
+                body=self._received(interaction, variables) if interaction in WITH_BODY else None,
                 conditions=conditions_of(dict(request.headers)),
                 preferences=_preferences(),
                 compartment=variables.get("compartment", ""),
             )
             if ask.preferences.is_async and interaction in SEARCHES:
                 return later.accepted(self._server, principal_of(request), of_search(ask))
-            return _answered(acting, ask)
+            answer = _answer(acting, ask)
+            return binaries.content(answer) if is_content else _response(answer)
 
         return view
 
@@ -147,8 +152,10 @@ class _Door:
             g.allow = g.allow - {"PUT"}  # what an absent resource can be asked instead
         return acting
 
-    def _received(self, interaction: Interaction | SystemInteraction) -> Any:
+    def _received(self, interaction: Interaction | SystemInteraction, variables: Mapping[str, str]) -> Any:
         most_bytes = self._server.most_resource_bytes
+        if variables.get("type") == "Binary" and interaction in STORING and binaries.is_content():
+            return binaries.received(variables.get("id", ""), most_bytes=most_bytes)
         if interaction is Interaction.PATCH:
             check_content_type(request, PATCH_TYPES)
             document = received(request, most_bytes=most_bytes)
@@ -158,11 +165,11 @@ class _Door:
         return received(request, most_bytes=most_bytes)
 
 
-def _answered(acting: Interactions, ask: Ask) -> Response:
+def _answer(acting: Interactions, ask: Ask) -> Answer:
     acting.prepare(ask)
     answer = acting.perform(ask)
     acting.settle()
-    return _response(answer)
+    return answer
 
 
 def _response(answer: Answer) -> Response:
