@@ -8,8 +8,10 @@ Sources: PS3.18 8.5 to 8.7, RFC 9110 section 8.8 (validators), RFC 9111 (caching
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from typing import Protocol
@@ -24,6 +26,7 @@ from fhir_server.web.http import principal_of
 from imaging.archive import Archive
 from imaging.blobs import Buffer
 from imaging.dicomweb import PIECE_BYTES, Choice, Offer, multipart_related, negotiate, packed
+from imaging.dicomweb.negotiation import UNICODE
 from imaging.errors import AppError, Category
 
 DICOM_JSON = "application/dicom+json"
@@ -34,6 +37,7 @@ REVALIDATE = "private, no-cache"
 MOST_BUFFERED_BYTES = 16 << 20  # up to this size an answer gets an ETag made of its content
 GZIP_LEVEL = 1  # of metadata: a tenth of the bytes at 100 MB/s
 GZIP_LEAST_BYTES = 1024
+RECORDERS = 8  # audit records of retrievals that a process writes at a time
 
 
 Part = tuple[str, dict[str, str], Iterable[bytes]]  # content type, further headers, chunks of the body
@@ -62,6 +66,7 @@ class Door:
 
     server: Server
     base_url: str
+    recorders: Executor = field(default_factory=lambda: ThreadPoolExecutor(RECORDERS, "audit"))
 
     def address(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> str:
         """Return the URL of a study, series or instance."""
@@ -82,6 +87,21 @@ class Door:
         """Leave an audit record of a retrieval; called before the first byte goes out."""
         self.server.audit.record(principal, access, studies={study_uid: instances})
 
+    @contextmanager
+    def retrieving(
+        self, principal: Principal, study_uid: str, instances: int = 1, access: Access = Access.RETRIEVE
+    ) -> Iterator[None]:
+        """Leave an audit record of a retrieval while its first bytes are made: durable when the block is left.
+
+        Waiting for the journal takes about as long as a frame takes to be decoded.
+        """
+        # In a copy of the context, which knows the request's id and where it came from.
+        recorded = self.recorders.submit(copy_context().run, self.retrieved, principal, study_uid, instances, access)
+        try:
+            yield
+        finally:
+            recorded.result()
+
 
 def choose(offers: Iterable[Offer]) -> Choice:
     """Return what the request accepts of the offers. Raises UNSUPPORTED (406)."""
@@ -91,7 +111,15 @@ def choose(offers: Iterable[Offer]) -> Choice:
 def chooser() -> Callable[[Iterable[Offer]], Choice]:
     """Return `choose` for the request at hand, also for when it is not any more."""
     headers, parameter = request.headers.getlist("Accept"), ",".join(request.args.getlist("accept"))
-    return lambda offers: negotiate(headers, parameter, offers)
+    charsets = {name.strip().lower() for name in request.args.get("charset", "*").split(",")}
+
+    def chosen(offers: Iterable[Offer]) -> Choice:
+        choice = negotiate(headers, parameter, offers)
+        if charsets.isdisjoint(UNICODE) and Offer(choice.media_type).is_text:
+            raise AppError(Category.UNSUPPORTED, "texts are sent in UTF-8; leave charset out", where="Accept")
+        return choice
+
+    return chosen
 
 
 @contextmanager

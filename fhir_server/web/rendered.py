@@ -76,12 +76,12 @@ def retrieve_rendered(
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     pictures = Pictures(archive, look, choice.media_type)
-    door.retrieved(principal, study_uid, images.total)
-    if choice.multipart:
-        parts: Iterator[Part] = ((choice.media_type, {}, (picture,)) for picture in pictures.files(every))
-        response = streamed(multipart(parts, tag), choice.content_type(tag))
-    else:
-        response = Response(picture_file(pictures, choice, every), content_type=choice.media_type)
+    with door.retrieving(principal, study_uid, images.total):
+        if choice.multipart:
+            parts: Iterator[Part] = ((choice.media_type, {}, (picture,)) for picture in pictures.files(every))
+            response = streamed(multipart(parts, tag), choice.content_type(tag))
+        else:
+            response = Response(picture_file(pictures, choice, every), content_type=choice.media_type)
     return _warned(door, validated(response, tag, REVALIDATE))
 
 
@@ -102,8 +102,8 @@ def retrieve_thumbnail(
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     pictures = Pictures(archive, look, choice.media_type)
-    door.retrieved(principal, study_uid)
-    (picture,) = pictures.files([shown])
+    with door.retrieving(principal, study_uid):
+        (picture,) = pictures.files([shown])
     return _warned(door, validated(Response(picture, content_type=choice.media_type), tag, REVALIDATE))
 
 

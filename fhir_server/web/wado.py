@@ -76,8 +76,7 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
     tag = digest("files", VERSION, choice, series_uid, found.version, *sorted(map(forms, found.samples)))
     if unchanged := not_modified(tag, found.caching):
         return unchanged
-    door.retrieved(principal, study_uid, len(found.uids))
-    with decoding():
+    with door.retrieving(principal, study_uid, len(found.uids)), decoding():
         if not choice.multipart and choice.media_type == DICOM:
             return file_by_itself(archive, first, forms(first), tag)
         chosen = ((instance, forms(instance)) for instance in archive.each(found.uids))
@@ -223,9 +222,8 @@ def _frames(
     tag = digest("frames", VERSION, choice, syntax, instance.sha256_stored, numbers)
     if unchanged := not_modified(tag, IMMUTABLE):
         return unchanged
-    door.retrieved(principal, instance.study_uid)
     kind = part_content_type(choice.media_type, syntax)
-    with decoding():
+    with door.retrieving(principal, instance.study_uid), decoding():
         if not choice.multipart:
             line = _Line(lambda n: door.server.archive.frame(instance, numbers[n], syntax), len(numbers))
             response = validated(Response(line, content_type=kind), tag, IMMUTABLE)

@@ -75,8 +75,8 @@ def _picture(door: Door, principal: Principal, instance: Instance, choice: Choic
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     pictures = Pictures(door.server.archive, look, choice.media_type)
-    door.retrieved(principal, instance.study_uid, access=Access.RETRIEVE_URI)
-    response = Response(picture_file(pictures, choice, [shown]), content_type=choice.media_type)
+    with door.retrieving(principal, instance.study_uid, access=Access.RETRIEVE_URI):
+        response = Response(picture_file(pictures, choice, [shown]), content_type=choice.media_type)
     return validated(response, tag, REVALIDATE)
 
 

@@ -18,6 +18,7 @@ from pymongo import MongoClient
 
 from imaging.archive import Archive
 from imaging.dicomweb import iter_parts
+from imaging.errors import AppError, Category
 from tests.support.dicomweb import (
     EXPLICIT_LE,
     HTJ2K_RPCL,
@@ -318,6 +319,30 @@ def test_texts_come_in_utf_8_only(here: Site) -> None:
     assert here.get(path, "application/dicom+json; charset=utf-8").status_code == 200
     assert here.get(path, "application/dicom+json; charset=iso-8859-1").status_code == 406
     assert here.get(f"{address_of(data)}/rendered", "image/png; charset=iso-8859-1").status_code == 200
+    assert here.get(f"{path}?charset=utf-8").status_code == 200
+    assert here.get(f"{path}?charset=iso-8859-1,*").status_code == 200
+    assert here.get(f"{path}?charset=iso-8859-1").status_code == 406
+
+
+def test_several_accept_parameters_are_one_list(here: Site) -> None:
+    data = ct(1)
+    here.store(data)
+    path = f"{address_of(data)}/rendered"
+
+    assert here.get(f"{path}?accept=image/bmp&accept=image/png", "image/jpeg").mimetype == "image/png"
+    assert here.get(f"{path}?accept=image/bmp,image/png;q=0.5,image/gif", "image/jpeg").mimetype == "image/gif"
+
+
+def test_nothing_is_given_when_it_cannot_be_put_on_record(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ct()
+    here.store(data)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise AppError(Category.BUSY, "the database is not available")
+
+    monkeypatch.setattr(type(here.server.audit), "record", failing)
+    for path in ("", "/frames/1", "/rendered", "/thumbnail", "/metadata", "/received"):
+        assert here.get(address_of(data) + path).status_code == 503
 
 
 def test_metadata_is_compressed_for_those_who_take_it(here: Site) -> None:
