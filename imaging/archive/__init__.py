@@ -10,6 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -345,10 +346,11 @@ class Archive:
             self._database.garbage.insert_one(
                 {"keys": keys[start : start + 10_000], "studies": [], "at": self._clock()}
             )
-        deleted = self._database.instances.delete_many({"_id": {"$in": [row["_id"] for row in rows]}}).deleted_count
-        if rows:
-            mark_studies(self._database.studies, [study_uid], self._clock())
-        return deleted
+        with self._marked_anyhow(study_uid):
+            gone = self._database.instances.delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
+            if rows:
+                mark_studies(self._database.studies, [study_uid], self._clock())
+        return gone.deleted_count
 
     def put_aside(
         self,
@@ -363,20 +365,18 @@ class Archive:
         now = self._clock()
         wanted = _named(study_uid, series_uid, sop_uid)
         until = now + keep_for
-        gone = trash.put_aside(self._database, wanted, now=now, until=until, deleted_by=deleted_by)
-        if gone:
-            mark_studies(self._database.studies, [study_uid], now)
+        with self._marked_anyhow(study_uid):
+            gone = trash.put_aside(self._database, wanted, now=now, until=until, deleted_by=deleted_by)
+            if gone:
+                mark_studies(self._database.studies, [study_uid], now)
         return gone
 
     def take_back(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> tuple[int, int]:
         """Put back what was put aside; return how many instances came back, and how many others have taken over."""
-        now = self._clock()
-        # Should this process die after the rows are back, the sweeper marks the study.
-        token = self._database.garbage.insert_one({"keys": [], "studies": [study_uid], "at": now}).inserted_id
-        found = trash.take_back(self._database, trash.where(study_uid, series_uid, sop_uid))
-        if any(found):
-            mark_arrivals(self._database.studies, [study_uid], now)
-        self._database.garbage.delete_one({"_id": token})
+        with self._marked_anyhow(study_uid):
+            found = trash.take_back(self._database, trash.where(study_uid, series_uid, sop_uid))
+            if any(found):
+                mark_arrivals(self._database.studies, [study_uid], self._clock())
         return found
 
     def put_aside_by(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> set[str]:
@@ -431,6 +431,14 @@ class Archive:
             progress(done, max(done, total))
 
     # ---- inside
+
+    @contextmanager
+    def _marked_anyhow(self, study_uid: str) -> Iterator[None]:
+        """Change rows of a study and mark it; should this process die in between, the sweeper marks it."""
+        row = {"keys": [], "studies": [study_uid], "at": self._clock()}
+        token = self._database.garbage.insert_one(row).inserted_id
+        yield
+        self._database.garbage.delete_one({"_id": token})
 
     def _row(self, study_uid: str, series_uid: str, sop_uid: str, fields: Document) -> Document:
         row = self._database.instances.find_one({"_id": sop_uid}, fields)

@@ -12,7 +12,7 @@ from pymongo.database import Database
 
 from imaging.archive import trash
 from imaging.archive.catalogue import Document
-from imaging.archive.ingest import mark_arrivals
+from imaging.archive.ingest import mark_arrivals, mark_studies
 from imaging.blobs import BlobStore
 from imaging.blobs.gridfs import RENEW_WITHIN
 
@@ -47,11 +47,14 @@ def sweep(database: Database[Document], blobs: BlobStore, now: datetime) -> Swep
     marked = deleted = in_use = 0
     for row in database.garbage.find({"at": {"$lt": now - SETTLED}}).sort("at"):
         if row["studies"] and not row.get("marked"):
-            # Only those with an instance: a crash before any was written must not leave an empty study.
+            # A crash before any instance was written must not leave an empty study.
             found = [uid for uid in row["studies"] if database.instances.find_one({"study": uid}, {"_id": 1})]
+            emptied = [uid for uid in row["studies"] if uid not in found and database.studies.find_one({"_id": uid})]
             if found:
                 mark_arrivals(studies, found, now)
-            marked += len(found)
+            if emptied:
+                mark_studies(studies, emptied, now)
+            marked += len(found) + len(emptied)
             database.garbage.update_one({"_id": row["_id"]}, {"$set": {"marked": True}})
         if row["at"] >= now - ORPHANED:
             continue
