@@ -6,7 +6,7 @@ from typing import Protocol
 from urllib.parse import urlencode
 
 from fhir_server.model import dates, query
-from fhir_server.model.criteria import Limits
+from fhir_server.model.criteria import Limits, check_id
 from fhir_server.model.resources import RESOURCES, Interaction
 from fhir_server.rest import bundles
 from fhir_server.rest.asks import Answer, Ask
@@ -14,7 +14,7 @@ from fhir_server.store.history import Period
 from fhir_server.store.repository import ALWAYS, Repository
 from imaging.errors import AppError, Category
 
-KNOWN = frozenset({"_count", "_since", "_at", query.CURSOR})
+KNOWN = frozenset({"_count", "_since", "_at", "_list", query.CURSOR})
 
 
 class Surroundings(Protocol):
@@ -34,7 +34,9 @@ def of_resource(repository: Repository, ask: Ask, base_url: str, around: Surroun
     wanted, count = _wanted(ask, around.search_limits)
     before = _whole_number(wanted, query.CURSOR, default=0) or None
     # One more than the page, to know whether there is a next.
-    found = repository.history(ask.type, ask.id, count=count + 1, before=before, period=_period(wanted))
+    found = repository.history(
+        ask.type, ask.id, count=count + 1, before=before, period=_period(wanted), listed=_list(wanted)
+    )
     page = found[:count]
     following = str(page[-1].version) if len(found) > count and page else ""
     links = _links(f"{base_url}/{ask.key}/_history", wanted, count, following)
@@ -46,7 +48,7 @@ def of_types(repository: Repository, ask: Ask, base_url: str, around: Surroundin
     wanted, count = _wanted(ask, around.search_limits)
     types = [ask.type] if ask.type else [row.name for row in RESOURCES.values() if _has_history(row.name)]
     place = wanted.get(query.CURSOR, "")
-    found = repository.changes(types, count=count, place=place, period=_period(wanted))
+    found = repository.changes(types, count=count, place=place, period=_period(wanted), listed=_list(wanted))
     address = f"{base_url}/{ask.type}/_history" if ask.type else f"{base_url}/_history"
     links = _links(address, wanted, count, found.place)
     body = bundles.history(base_url, found.found, links, around.clock())
@@ -75,6 +77,15 @@ def _period(wanted: dict[str, str]) -> Period:
     if since is None and at is None:
         return ALWAYS
     return Period(_interval("_since", since).low if since else None, _interval("_at", at) if at else None)
+
+
+def _list(wanted: dict[str, str]) -> str:
+    text = wanted.get("_list")
+    if text is None:
+        return ""
+    if text.startswith("$"):
+        raise AppError(Category.INVALID, "functional lists are not kept here; name a List by its id", where="_list")
+    return check_id(text.removeprefix("List/"), where="_list")
 
 
 def _interval(name: str, text: str) -> dates.Interval:

@@ -91,13 +91,31 @@ class History:
             until = each["lastUpdated"]
         return found
 
-    def changes(self, reach: Reach, period: Period, *, count: int, place: str = "") -> Versions:
-        """Return versions of resources of several types. Raises INVALID for a place that is none.
+    def named(self, references: Iterable[str]) -> list[str]:
+        """Return the names `Type/id/version` of versions that references are to; without a version, to all there are.
+
+        Raises TOO_LARGE for more than 10,000.
+        """
+        parts = [reference.partition("/_history/") for reference in references]
+        whole = list({key for key, _, version in parts if not version})
+        found = {f"{key}/{version}": None for key, _, version in parts if version}
+        for document in self._database["resources"].find({"_id": {"$in": whole}}, {"version": 1}):
+            found |= {f"{document['_id']}/{number}": None for number in range(1, document["version"] + 1)}
+            if len(found) > MOST_SCANNED:
+                raise AppError(Category.TOO_LARGE, f"the list is to more than {MOST_SCANNED} versions", where="_list")
+        return list(found)
+
+    def changes(
+        self, reach: Reach, period: Period, *, count: int, place: str = "", among: Sequence[str] | None = None
+    ) -> Versions:
+        """Return versions of resources of several types, of those named `among` only. Raises INVALID for a wrong place.
 
         Looks at 10,000 versions at most: a page may be short, even empty, and still lead on.
         """
         begun = _read(place) if place else None
         condition = {"type": {"$in": sorted(reach)}, **_bounds(period)}
+        if among is not None:
+            condition["_id"] = {"$in": list(among)}
         found: list[Resource] = []
         size = scanned = 0
         while True:

@@ -280,10 +280,18 @@ class Repository:
         return found[0]
 
     def history(
-        self, type: str, id: str, *, count: int = 50, before: int | None = None, period: Period = ALWAYS
+        self,
+        type: str,
+        id: str,
+        *,
+        count: int = 50,
+        before: int | None = None,
+        period: Period = ALWAYS,
+        listed: str = "",
     ) -> list[Resource]:
         """Return versions, latest first, deletions included; `before` continues below a version.
 
+        listed   as of `changes`
         Raises NOT_FOUND for a resource that never was.
         """
         key, mandatory = self._opened(type, id, Act.READ)
@@ -295,18 +303,24 @@ class Repository:
             latest = self._current(key).version
         top = latest if before is None else min(latest, before - 1)
         most = min(count, MAX_HISTORY)
+        among = frozenset(self._listed(listed)) if listed else None
         with self._translated(key):
-            if period is ALWAYS or RESOURCES[type].append_only:
+            if (period is ALWAYS and among is None) or RESOURCES[type].append_only:
                 wanted = list(range(top, max(0, top - most), -1))
             else:
-                wanted = [number for number in self._past.numbers(key, period) if number <= top][:most]
+                numbers = (number for number in self._past.numbers(key, period) if number <= top)
+                wanted = [each for each in numbers if among is None or f"{key}/{each}" in among][:most]
         return self._within(self._versions(key, wanted), mandatory)
 
-    def changes(self, types: Sequence[str], *, count: int, place: str = "", period: Period = ALWAYS) -> Versions:
+    def changes(
+        self, types: Sequence[str], *, count: int, place: str = "", period: Period = ALWAYS, listed: str = ""
+    ) -> Versions:
         """Return versions of resources of these types, latest first, deletions included; `place` continues there.
 
+        listed   id of a List: only versions that its entries refer to; without a version, to every one of a resource
         Types that may not be read are left out. Raises FORBIDDEN where none is left, INVALID for a place that is none.
         """
+        among = self._listed(listed) if listed else None
         reach = {}
         for name in types:
             access = self._restriction.access(name, Act.SEARCH)
@@ -315,7 +329,15 @@ class Repository:
         if not reach:
             raise AppError(Category.FORBIDDEN, "you may not read resources of these types", where="_history")
         with self._translated("_history"):
-            return self._past.changes(reach, period, count=min(count, MAX_HISTORY), place=place)
+            return self._past.changes(reach, period, count=min(count, MAX_HISTORY), place=place, among=among)
+
+    def _listed(self, identifier: str) -> list[str]:
+        """Return the names of versions that a List refers to. Raises NOT_FOUND."""
+        entries = self.read("List", identifier).json().get("entry", ())
+        items = (each.get("item", {}).get("reference", "") for each in entries if not each.get("deleted"))
+        local = [item.removeprefix(f"{self._base_url}/") for item in items]
+        with self._translated("_list"):
+            return self._past.named(each for each in local if each)
 
     def update(
         self,

@@ -205,3 +205,45 @@ def test_a_history_is_on_record_with_what_it_told(doors: Doors, both, auditor):
 
     events = auditor.get(f"/fhir/AuditEvent?entity=Patient/{identifier}&subtype=history-type").json["entry"]
     assert len(events) == 1
+
+
+def listed(both: Caller, *references: str, **more: Any) -> str:
+    entries = [{"item": {"reference": each}} for each in references]
+    gone = [{"item": {"reference": each}, "deleted": True} for each in more.get("deleted", ())]
+    resource = {"resourceType": "List", "status": "current", "mode": "changes", "entry": [*entries, *gone]}
+    return created(both, resource)["id"]
+
+
+def test_a_list_says_which_versions_are_told(both):
+    first, second = scene(both)
+    third = created(both)["id"]
+    some = listed(
+        both, f"Patient/{first}/_history/2", f"{BASE_URL}/fhir/Patient/{second}", deleted=[f"Patient/{third}"]
+    )
+    every = listed(both, f"Patient/{first}")
+
+    assert versions(both.get(f"/fhir/Patient/_history?_list={some}").json) == [f"{first}/2", f"{second}/1"]
+    assert versions(both.get(f"/fhir/_history?_list=List/{some}").json) == [f"{first}/2", f"{second}/1"]
+    assert versions(both.get(f"/fhir/Observation/_history?_list={some}").json) == []
+    assert versions(both.get(f"/fhir/Patient/{first}/_history?_list={some}").json) == [f"{first}/2"]
+    assert versions(both.get(f"/fhir/Patient/{third}/_history?_list={some}").json) == []
+    assert versions(both.get(f"/fhir/Patient/_history?_list={every}").json) == [
+        f"{first}/x",
+        f"{first}/2",
+        f"{first}/1",
+    ]
+    paged = pages(both, f"/fhir/Patient/{first}/_history?_list={every}&_count=1")
+    assert paged == pages(both, f"/fhir/Patient/_history?_list={every}&_count=1")
+    assert [each for page in paged for each in page] == [f"{first}/x", f"{first}/2", f"{first}/1"]
+
+
+def test_a_list_has_to_be_there_and_not_too_long(both, monkeypatch):
+    first, second = scene(both)
+    long = listed(both, f"Patient/{first}", f"Patient/{second}")
+    monkeypatch.setattr(store_history, "MOST_SCANNED", 3)
+
+    codes = [
+        both.get(f"/fhir/Patient/_history?_list={each}").status_code for each in ("unknown", "$current", "a/b/c", long)
+    ]
+
+    assert codes == [404, 400, 400, 413]
