@@ -6,6 +6,7 @@ Source: PS3.18 8.3.5.1.1, which leaves the choice of attributes to the server.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
@@ -62,7 +63,7 @@ def annotated(image: Image.Image, annotation: Annotation) -> Image.Image:
     image = image.copy()
     draw = ImageDraw.Draw(image)
     size = max(_SMALLEST, min(image.size) // _PART)
-    face = ImageFont.load_default(size)
+    face = _face(size)
     line, edge = round(size * 1.25), max(1, size // 10)
     width, height = image.size
     white, black = (255, 0) if image.mode == "L" else ((255, 255, 255), (0, 0, 0))
@@ -83,6 +84,11 @@ def annotated(image: Image.Image, annotation: Annotation) -> Image.Image:
     for letter, place, anchor in zip(annotation.letters, places, ("ma", "rm", "md", "lm"), strict=True):
         write(place, letter, anchor)
     return image
+
+
+@lru_cache(maxsize=16)
+def _face(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
 def _patient(document: Document) -> tuple[str, ...]:

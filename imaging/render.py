@@ -24,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_SIDE = 16_384  # pixels of a viewport
+MOST_PIXELS = 64_000_000  # of a picture that is scaled
 MAX_LEVELS = 5  # of reduced-resolution decoding; 2**5 is what any encoder's default offers
 
 
@@ -91,10 +92,17 @@ class Viewport:
 
 
 def fitting(shape: tuple[float, float], viewport: Viewport) -> tuple[int, int]:
-    """Return (width, height) in pixels of the largest image of the shape (width, height in any unit) that fits."""
+    """Return (width, height) in pixels of the largest image of the shape (width, height in any unit) that fits.
+
+    Raises TOO_LARGE beyond `MOST_PIXELS`.
+    """
     width, height = shape
     scale = min(viewport.width / width, viewport.height / height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    if size[0] * size[1] > MOST_PIXELS:
+        message = f"a picture of {size[0]} x {size[1]} pixels; at most {MOST_PIXELS} are made"
+        raise AppError(Category.TOO_LARGE, message, where="viewport")
+    return size
 
 
 def render(

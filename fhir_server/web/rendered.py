@@ -157,7 +157,7 @@ def _offers(*, is_one: bool, is_study: bool) -> tuple[Offer, ...]:
 
 
 def _of_instance(archive: Archive, instance: Instance, json: bytes, frames: str | None) -> list[Shown]:
-    if instance.sop_class_uid == GRAYSCALE_STATE:
+    if instance.sop_class_uid == GRAYSCALE_STATE and not frames:
         return _under_state(archive, instance, json)
     if not instance.frames:
         raise _no_image()

@@ -99,6 +99,11 @@ def test_further_media_types_can_be_asked(here: Site, accept: str, kind: str) ->
     assert image_of(here.get(f"{IMAGE}/rendered", accept)).format == kind
 
 
+def test_a_picture_is_bounded(here: Site) -> None:
+    assert here.get(f"{IMAGE}/rendered?viewport=16384,16384").status_code == 413
+    assert here.get(f"{IMAGE}/rendered?viewport=16384,16").status_code == 200
+
+
 def test_quality_makes_files_smaller(here: Site) -> None:
     sizes = [len(here.get(f"{IMAGE}/rendered?quality={quality}").get_data()) for quality in (10, 90)]
 
@@ -261,6 +266,7 @@ def test_a_state_of_one_image_has_a_thumbnail_and_comes_in_parts(here: Site) -> 
         (f"{SLICES}/instances/1.2.3.1.2/rendered?{UNDER}", 400),  # not one of its images
         (f"{IMAGE}/rendered?presentationUID=1.2.3.4.1", 400),
         (f"{IMAGE}/rendered?presentationUID=1.2.3.1.2&presentationSeriesUID=1.2.3.1", 400),  # no state
+        (f"{STATE}/frames/1/rendered", 404),
         (f"{IMAGE}/rendered?presentationUID=9.9&presentationSeriesUID=1.2.3.4", 404),
     ],
 )
