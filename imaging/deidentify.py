@@ -26,8 +26,9 @@ from imaging.conversion import convert
 from imaging.dataset import Received, read
 from imaging.deidentify_elements import Cleaner, Options, PrivateElement, Pseudonyms
 from imaging.deidentify_pixels import Rectangle, burn_out, clear_unused_bits, without_comments
-from imaging.derive import IMPLEMENTATION_CLASS_UID, coded
+from imaging.derive import coded
 from imaging.errors import AppError, Category
+from imaging.part10 import IMPLEMENTATION_CLASS_UID
 from imaging.syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
 from imaging.transcode import encode
 

@@ -9,36 +9,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from typing import Any, Final
 from uuid import UUID, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import dcmwrite, write_sequence_item
+from pydicom.filewriter import write_sequence_item
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
 from imaging.algorithm import Code, Result
+from imaging.derive_files import to_part10 as to_part10
 from imaging.derive_kept import CT_IMAGE, PET_IMAGE, REQUIRED, class_of, kept
 from imaging.errors import AppError, Category
 from imaging.geometry import Float32, Image, Matrix, Source, Volume, letters_of
 
 NAMESPACE: Final = UUID("6d3f6d5e-3f0c-5a0a-9d0e-0f4c1b6f7a52")
 """Namespace of the UUIDs from which UIDs of results are made (PS3.5 B.2)."""
-IMPLEMENTATION_CLASS_UID: Final = "2.25.144961536894152410374226571270846216786"
 
 RESCALE_TYPES: Final = {"[hnsf'U]": "HU"}
 """UCUM unit to Rescale Type; other units are "US", unspecified (PS3.3 C.11.1.1.2)."""
 PET_UNITS: Final = {"Bq/ml": "BQML", "g/ml": "GML", "{counts}": "CNTS", "cm2/ml": "CM2ML", "%": "PCT"}
 
 SOURCE_IMAGES: Final = BaseTag(0x00082112)
+PIXEL_DATA: Final = BaseTag(0x7FE00010)
 _KINDS: Final = ("AXIAL", "LOCALIZER")  # of CT images.   Source: PS3.3 C.8.2.1.1.1
 _MOST_KNOWN: Final = 16
 _EQUIPMENT: Final = (
@@ -123,14 +123,17 @@ def derive_images(result: Result, sources: Sequence[Dataset], work: Work, *, ser
         _add_class(series, group, uid, sources[0])
         _add_series(series, work, number, series_number + number)
         _add_derivation(series, work, sources)
+        templates = _Templates(series, sources)
         for index, (image, each) in enumerate(zip(group, stored, strict=True), start=1):
-            ds = _copied(series)
-            ds.SOPInstanceUID, ds.InstanceNumber = work.uid("series", number, "instance", index), index
+            ds = _copied(templates.of(image, each))
+            _put(ds, "SOPInstanceUID", work.uid("series", number, "instance", index))
+            _put(ds, "InstanceNumber", index)
             if uid == PET_IMAGE:
-                ds.ImageIndex = index
+                _put(ds, "ImageIndex", index)
             ds[SOURCE_IMAGES] = used.element(image.sources)
-            _add_place(ds, image, sources)
-            _add_pixels(ds, image, each)
+            if image.affine is not None:
+                _put(ds, "ImagePositionPatient", [DSfloat(each, auto_format=True) for each in image.affine[:3, 3]])
+            ds.add_new(PIXEL_DATA, "OW", _padded(each.frames))
             # So that pydicom writes the references as they are, and does not read them for that.
             ds.set_original_encoding(False, True, encodings)
             yield ds
@@ -188,18 +191,6 @@ def _are_whole(values: Float32) -> bool:
     return all(bool(np.array_equal(part, np.rint(part))) for part in (values[:1], values))
 
 
-def to_part10(ds: Dataset) -> bytes:
-    """Return an instance as a file, Explicit VR Little Endian; the same bytes for the same instance."""
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    out = BytesIO()
-    dcmwrite(out, ds, enforce_file_format=True)
-    return out.getvalue()
-
-
 def _decimal(value: float) -> float:
     """Return the number as a decimal string of 16 characters can write it (PS3.5 6.2, VR DS)."""
     return float(str(DSfloat(value, auto_format=True)))
@@ -213,7 +204,41 @@ def _moved(affine: Matrix, position: Matrix) -> Matrix:
 
 def _copied(ds: Dataset) -> Dataset:
     """Return a dataset with the same elements, of which others can be put in place; deepcopy takes milliseconds."""
-    return Dataset({tag: ds[tag] for tag in ds.keys()})  # noqa: SIM118 -- iterating a dataset gives elements
+    return Dataset(dict(ds.items()))
+
+
+def _put(ds: Dataset, keyword: str, value: Any) -> None:
+    """Put an element in place of one that others may share, whose value an assignment would change for all of them."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None  # noqa: S101 -- keywords here are the standard's
+    ds.add_new(tag, dictionary_VR(tag), value)
+
+
+class _Templates:
+    """The instances of a series as far as they are alike: most often all of them, but for place and pixels."""
+
+    def __init__(self, series: Dataset, sources: Sequence[Dataset]) -> None:
+        self._series, self._sources = series, sources
+        self._kind: tuple[Any, ...] | None = None
+        self._last = series
+
+    def of(self, image: Image, stored: Stored) -> Dataset:
+        """Return what an image has in common with others of its kind, to be copied."""
+        axes = None if image.affine is None else image.affine[:3, :3].tobytes()
+        pixels = (
+            stored.frames.shape,
+            stored.frames.dtype,
+            stored.slope,
+            stored.intercept,
+            image.is_inverse,
+            image.unit,
+        )
+        kind = (axes, image.spacing_mm, image.frame_of_reference_uid, *pixels)
+        if kind != self._kind:
+            self._kind, self._last = kind, _copied(self._series)
+            _add_place(self._last, image, self._sources)
+            _add_pixels(self._last, image, stored)
+        return self._last
 
 
 def _add_class(ds: Dataset, group: Sequence[Image], class_uid: str, first: Dataset) -> None:
@@ -270,9 +295,19 @@ class _References:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Source, ...], RawDataElement] = {}
+        # By identity: the hash of thousands of sources takes as long as an image. They are kept, so it stays theirs.
+        self._same: dict[int, tuple[tuple[Source, ...], RawDataElement]] = {}
 
     def element(self, sources: tuple[Source, ...]) -> RawDataElement:
         """Return the sequence of references in the bytes of a file; pydicom reads it when it is asked for."""
+        known = self._same.get(id(sources))
+        if known is None:
+            if len(self._same) > _MOST_KNOWN:
+                self._same.clear()
+            known = self._same[id(sources)] = (sources, self._of(sources))
+        return known[1]
+
+    def _of(self, sources: tuple[Source, ...]) -> RawDataElement:
         if sources not in self._known:
             if len(self._known) > _MOST_KNOWN:
                 self._known.clear()
@@ -316,37 +351,50 @@ def add_work(ds: Dataset, work: Work) -> None:
 
 
 def _add_place(ds: Dataset, image: Image, sources: Sequence[Dataset]) -> None:
+    """Write how an image lies, but not where."""
     if image.spacing_mm is not None:
         # Distances at the detector are not those in the patient, and stay what they are.
         is_at_detector = "PixelSpacing" not in sources[0] and "ImagerPixelSpacing" in sources[0]
         keyword = "ImagerPixelSpacing" if is_at_detector and image.affine is None else "PixelSpacing"
-        setattr(ds, keyword, [DSfloat(each, auto_format=True) for each in image.spacing_mm])
+        _put(ds, keyword, [DSfloat(each, auto_format=True) for each in image.spacing_mm])
     if image.affine is None:
-        ds.PatientOrientation = None
+        _put(ds, "PatientOrientation", None)
         for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):
             if keyword in ds:
                 delattr(ds, keyword)
         return
     axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
     normal = np.cross(axes[:, 2], axes[:, 1])
-    ds.FrameOfReferenceUID = image.frame_of_reference_uid or ds.get("FrameOfReferenceUID", "")
-    ds.PositionReferenceIndicator = ds.get("PositionReferenceIndicator") or None
-    ds.ImagePositionPatient = [DSfloat(each, auto_format=True) for each in image.affine[:3, 3]]
-    ds.ImageOrientationPatient = [DSfloat(each, auto_format=True) for each in (*axes[:, 2], *axes[:, 1])]
-    ds.PatientOrientation = [letters_of(axes[:, 2]), letters_of(axes[:, 1])]
-    ds.SliceThickness = DSfloat(abs(float(image.affine[:3, 0] @ normal)), auto_format=True)
+    directions = [DSfloat(each, auto_format=True) for each in (*axes[:, 2], *axes[:, 1])]
+    _put(ds, "FrameOfReferenceUID", image.frame_of_reference_uid or ds.get("FrameOfReferenceUID", ""))
+    _put(ds, "PositionReferenceIndicator", ds.get("PositionReferenceIndicator") or None)
+    _put(ds, "ImageOrientationPatient", directions)
+    _put(ds, "PatientOrientation", [letters_of(axes[:, 2]), letters_of(axes[:, 1])])
+    _put(ds, "SliceThickness", DSfloat(abs(float(image.affine[:3, 0] @ normal)), auto_format=True))
 
 
 def _add_pixels(ds: Dataset, image: Image, stored: Stored) -> None:
-    ds.Rows, ds.Columns = stored.frames.shape
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME1" if image.is_inverse else "MONOCHROME2"
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
-    ds.PixelRepresentation = int(stored.frames.dtype.kind == "i")
-    ds.RescaleSlope = DSfloat(stored.slope, auto_format=True)
-    ds.RescaleIntercept = DSfloat(stored.intercept, auto_format=True)
+    """Write what pixels are like, but not the pixels."""
+    rows, columns = stored.frames.shape
+    told: dict[str, Any] = {
+        "Rows": rows,
+        "Columns": columns,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME1" if image.is_inverse else "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": int(stored.frames.dtype.kind == "i"),
+        "RescaleSlope": DSfloat(stored.slope, auto_format=True),
+        "RescaleIntercept": DSfloat(stored.intercept, auto_format=True),
+        "BurnedInAnnotation": ds.get("BurnedInAnnotation") or "NO",
+    }
     if ds.SOPClassUID != PET_IMAGE:
-        ds.RescaleType = RESCALE_TYPES.get(image.unit, "US")
-    ds.BurnedInAnnotation = ds.get("BurnedInAnnotation") or "NO"
-    value = stored.frames.astype(stored.frames.dtype.newbyteorder("<")).tobytes()
-    ds.PixelData = value + b"\0" * (len(value) % 2)
-    ds["PixelData"].VR = "OW"
+        told["RescaleType"] = RESCALE_TYPES.get(image.unit, "US")
+    for keyword, value in told.items():
+        _put(ds, keyword, value)
+
+
+def _padded(frame: NDArray[Any]) -> bytes:
+    value = frame.astype(frame.dtype.newbyteorder("<"), copy=False).tobytes()
+    return value + b"\0" * (len(value) % 2)

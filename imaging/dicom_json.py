@@ -8,7 +8,7 @@ Source: PS3.18 annex F.
 import math
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -35,7 +35,14 @@ _TAG: Final = re.compile(r"[0-9A-Fa-f]{8}")
 
 def dicom_json(received: Received) -> bytes:
     """Return the dataset as one DICOM JSON object, UTF-8, without File Meta Information and group lengths."""
-    return orjson.dumps(_dataset(received.values, _PLACEHOLDER))
+    return dicom_json_of(received, ())[0]
+
+
+def dicom_json_of(received: Received, tags: Iterable[str]) -> tuple[bytes, dict[str, Any]]:
+    """Return what `dicom_json` does, and of it these attributes, "GGGGEEEE", read back; the rest may be long."""
+    model = _dataset(received.values, _PLACEHOLDER)
+    some = {tag: model[tag] for tag in tags if tag in model}
+    return orjson.dumps(model), orjson.loads(orjson.dumps(some))
 
 
 def bulkdata(received: Received, path: str) -> tuple[Buffer, str]:

@@ -104,8 +104,11 @@ class Linear:
 
     def write(self, stored: Pixels, values: Float32) -> None:  # noqa: D102
         if self.is_whole and stored.dtype.itemsize <= 2:  # exact in float32, and quicker
-            np.multiply(stored, np.float32(self.slope), out=values, casting="unsafe")
-            values += np.float32(self.intercept)
+            np.copyto(values, stored)
+            if self.slope != 1:
+                values *= np.float32(self.slope)
+            if self.intercept:
+                values += np.float32(self.intercept)
         else:
             values[:] = stored * np.float64(self.slope) + self.intercept
 

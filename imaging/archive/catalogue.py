@@ -29,7 +29,7 @@ from imaging.archive.attributes import Tables
 from imaging.blobs import Buffer
 from imaging.conditions import conditions, conditions_to_document
 from imaging.dataset import InstanceSummary, PixelLayout, Received
-from imaging.dicom_json import dicom_json
+from imaging.dicom_json import dicom_json_of
 from imaging.elements import Encoding
 from imaging.frames import FrameTable
 from imaging.part10 import write_elements
@@ -181,9 +181,7 @@ def instance_row(
 ) -> Document:
     """Return the row of an instance; `envelope` and `metadata` may be moved aside when large (see `ingest`)."""
     summary = received.summary
-    described = summary.to_document()
-    instance = described.pop("instance")
-    json = dicom_json(received)
+    json, told = dicom_json_of(received, tables.instances)
     syntaxes = list(dict.fromkeys((encoded.transfer_syntax_uid, received.transfer_syntax_uid)))
     return {
         "_id": summary.sop_uid,
@@ -192,9 +190,9 @@ def instance_row(
         "class": summary.instance.sop_class_uid,
         "number": summary.instance.instance_number,
         "series_number": summary.series.series_number,
-        "common": orjson.dumps(described),
-        "instance": orjson.dumps(instance),
-        **instance_index(orjson.loads(json), tables, syntaxes),
+        "common": orjson.dumps({"patient": summary.patient, "study": summary.study, "series": summary.series}),
+        "instance": orjson.dumps(summary.instance),
+        **instance_index(told, tables, syntaxes),
         "conditions": orjson.dumps(conditions_to_document(conditions(received.values))),
         "metadata": zlib.compress(json, 1),
         "stored_syntax": encoded.transfer_syntax_uid,

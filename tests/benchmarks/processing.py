@@ -132,8 +132,11 @@ def _ordered(server: Server, algorithm: str, values: dict[str, Any], number: int
     }  # fmt: skip
     one = [each for each in inputs if each["type"]["coding"][0]["code"] == "algorithm"]
     slice_ = value("instance", "valueId", _instances(server)[0].sop_uid)
+    first = task | {"id": f"{task['id']}-0", "input": [*one, slice_]}
+    for each in (first, task):
+        server.own.update(each, create=True)
     # A child process is kept for many orders: the first one reads definitions and loads libraries.
-    handlers.get("process").run(task | {"id": f"{task['id']}-0", "input": [*one, slice_]}, server, lambda _: None)
+    handlers.get("process").run(first, server, lambda _: None)
     started, cpu = time.perf_counter(), time.process_time()
     handlers.get("process").run(task, server, lambda _: None)
     return time.perf_counter() - started, time.process_time() - cpu

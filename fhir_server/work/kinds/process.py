@@ -212,14 +212,16 @@ def _joined(results: Sequence[Result]) -> Result:
 
 def _files(result: Result, sources: Sequence[Sequence[Dataset]], work: Any) -> Iterator[bytes]:
     """Yield the DICOM files of a result: images, segmentations, their measurements, the registration."""
-    from imaging.derive import derive_images, to_part10
+    from imaging.derive import derive_images
+    from imaging.derive_files import Writer, to_part10
     from imaging.derive_regions import derive_report, derive_segmentations
     from imaging.derive_registration import derive_registration
 
     every = [ds for series in sources for ds in series]
     number = FIRST_SERIES_NUMBER + 10 * int(every[0].get("SeriesNumber") or 0)
+    writer = Writer()
     for ds in derive_images(result, every, work, series_number=number):
-        yield to_part10(ds)
+        yield writer.part10(ds)
     regions = derive_segmentations(result, every, work, series_number=number + 7)
     for ds in regions:
         yield to_part10(ds)
