@@ -22,6 +22,7 @@ from fhir_server import engine, logs
 from fhir_server.access.agreements import Agreements
 from fhir_server.access.audit import Audit
 from fhir_server.access.discovery import security
+from fhir_server.access.foreign import ForeignTokens, Issuer
 from fhir_server.access.policy import restriction, writes_about
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config, networks
@@ -135,13 +136,7 @@ class Server:
     @property
     def outbound(self) -> Rules:
         """What holds for all connections that are made to peers."""
-        config = self.config
-        return Rules(
-            private_networks=networks(config["outbound.private_networks"]),
-            ca_file=config["outbound.ca_bundle"],
-            connect_s=config["outbound.connect_s"],
-            silence_s=config["outbound.silence_s"],
-        )
+        return _outbound(self.config)
 
     @property
     def endpoints(self) -> Endpoints:
@@ -266,7 +261,12 @@ def assemble(
     rules = Agreements(own, clock, cache_s=config["access.cache_s"]), Deletion(keep_for, undelete_for, clock)
     studies = Studies(archive, own, repository_for, Leases(database, clock), audit, place, *rules)
     principals = Principals(
-        credentials, own, cache_s=config["access.cache_s"], token_days=config["access.token_days"], clock=clock
+        credentials,
+        own,
+        cache_s=config["access.cache_s"],
+        token_days=config["access.token_days"],
+        clock=clock,
+        foreign=_foreign(config),
     )
     version = metadata.version("fhir-imaging-server")
     kinds = {code: handlers.get(code).kind for code in handlers}
@@ -310,6 +310,35 @@ def _audit_key(config: Config, database: Database[Any]) -> bytes:
         message = f"a key has at least {SHORTEST_AUDIT_KEY} characters; make one with: openssl rand -hex 32"
         raise AppError(Category.INVALID, message, where="audit.key")
     return key or secret(database, "audit-chain")
+
+
+def _outbound(config: Config) -> Rules:
+    return Rules(
+        private_networks=networks(config["outbound.private_networks"]),
+        ca_file=config["outbound.ca_bundle"],
+        connect_s=config["outbound.connect_s"],
+        silence_s=config["outbound.silence_s"],
+    )
+
+
+def _foreign(config: Config) -> Callable[[Principals], ForeignTokens] | None:
+    """Return what makes the check of another issuer's tokens, None where no issuer is set. Raises INVALID."""
+    if not config["issuer.url"]:
+        return None
+    if bool(config["issuer.jwks_url"]) is bool(config["issuer.introspection_url"]) or not config["issuer.subscriber"]:
+        message = "an issuer needs issuer.subscriber, and one of issuer.jwks_url and issuer.introspection_url"
+        raise AppError(Category.INVALID, message, where="issuer.url")
+    issuer = Issuer(
+        url=config["issuer.url"],
+        audience=config["issuer.audience"] or f"{config['web.base_url']}/fhir",
+        subscriber=config["issuer.subscriber"],
+        jwks_url=config["issuer.jwks_url"],
+        introspection_url=config["issuer.introspection_url"],
+        client_id=config["issuer.client_id"],
+        client_secret=config["issuer.client_secret"],
+        patient_system=config["issuer.patient_system"],
+    )
+    return lambda principals: ForeignTokens(issuer, principals.identified, rules=lambda: _outbound(config))
 
 
 def _ensure_indexes(part: Any, _: Database[Any]) -> None:

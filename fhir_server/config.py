@@ -450,6 +450,29 @@ SETTINGS: tuple[Setting, ...] = (
         "smart.registration", "off", _choice("off", "subscribers"), "",
         "Whether apps can be registered over the network, with a token of their subscriber (RFC 7591).",
     ),
+    # --- tokens of another authorization server
+    Setting(
+        "issuer.url", "", _text, "",
+        "Issuer whose tokens are taken as well, such as an EHR; exactly as its tokens say (iss).",
+    ),
+    Setting("issuer.jwks_url", "", _text, "", "Address of the issuer's keys, where its tokens are signed (JWT)."),
+    Setting(
+        "issuer.introspection_url", "", _text, "",
+        "Where the issuer is asked about tokens that are not signed (RFC 7662).",
+    ),
+    Setting("issuer.client_id", "", _text, "", "Client id of this server with the issuer, to ask about tokens."),
+    Setting("issuer.client_secret", "", _text, "", "Secret of that client.", secret=True),
+    Setting(
+        "issuer.audience", "", _text, "",
+        "Who tokens of the issuer have to be for (aud); empty: the FHIR base of this server.",
+    ),
+    Setting(
+        "issuer.subscriber", "", _text, "", "Subscriber whose contracts bound what tokens of the issuer open."
+    ),
+    Setting(
+        "issuer.patient_system", "", _text, "",
+        "Identifier system under which Patients here have the ids of the issuer's Patients.",
+    ),
     # --- background work
     Setting(
         "work.sweep_interval_s", "60", _number(0.1, 86_400), "s",

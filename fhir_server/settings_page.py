@@ -15,6 +15,7 @@ _GROUPS = {
     "limits": "Limits",
     "search": "Search for images",
     "access": "Access",
+    "issuer": "Tokens of another authorization server",
     "audit": "Audit record",
     "smart": "Apps and people that sign in",
     "work": "Background work",

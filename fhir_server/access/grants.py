@@ -112,6 +112,7 @@ class Grant:
     family      name of the authorisation that the token descends from, "" for none
     more        further parameters of the launch, such as (`intent`, "review"); told to the client, and nothing else
     subject     by which name apps know the user, "" where they were told none
+    called      what another server, which issued the token, calls the patient, "Patient/..."; "" where that is the same
     Raises INVALID for what does not go together.
     """
 
@@ -127,6 +128,7 @@ class Grant:
     family: str = ""
     more: tuple[tuple[str, str | bool], ...] = ()
     subject: str = ""
+    called: str = ""
 
     def __post_init__(self) -> None:
         """Check what goes together."""
@@ -169,6 +171,7 @@ class Grant:
             "user": self.user,
             "role": self.role.value if self.role else "",
             "subscriber": self.subscriber,
+            "called": self.called,
             "more": dict(self.more),
             "subject": self.subject,
         }
@@ -191,6 +194,7 @@ def grant_from_document(document: Mapping[str, Any], *, client_id: str, expires:
             family=family,
             more=tuple(document.get("more", {}).items()),
             subject=document.get("subject", ""),
+            called=document.get("called", ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _invalid("grant", "what is kept with the token is no grant") from error

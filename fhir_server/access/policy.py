@@ -7,7 +7,7 @@ open ones; `define` reads and writes what tells everybody here how to work; `aud
 explains it. What no row names is denied.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -99,6 +99,15 @@ def check_patients(principal: Principal, query: Query, is_seen: Callable[[str], 
     reading = restriction(replace(principal, grant=None)).access("Patient", Act.READ)
     if isinstance(reading, tuple) and not all(any(map(is_seen, _local(candidates))) for candidates in named):
         raise AppError(Category.FORBIDDEN, "no contract lets you see this patient", where="patient")
+
+
+def renamed(parameters: Iterable[tuple[str, str]], grant: Grant) -> list[tuple[str, str]]:
+    """Return search parameters in which the patient of a token is called as here, not as its issuer calls him."""
+    theirs = {grant.called, grant.called.removeprefix("Patient/")}
+    return [
+        (name, grant.patient if name.partition(":")[0] in BY_PATIENT and value in theirs else value)
+        for name, value in parameters
+    ]
 
 
 def _patients_of(grant: Grant, kinds: set[str]) -> set[str] | None:

@@ -15,11 +15,12 @@ from typing import Any
 
 from fhir_server.access.agreements import LONGEST_ISSUER, Agreement, agreement_contract, is_agreement
 from fhir_server.access.contracts import UNLIMITED, Limits, Right, Term, contract, terms_in_force
+from fhir_server.access.foreign import LONGEST, ForeignTokens
 from fhir_server.access.grants import AT_MOST, Grant, grant_from_document
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.dates import LATEST
 from fhir_server.model.query import Query
-from fhir_server.store.credentials import LONGEST_TOKEN, Client, Credential, Credentials, digest
+from fhir_server.store.credentials import LONGEST_TOKEN, TOKEN_PREFIX, Client, Credential, Credentials, digest
 from fhir_server.store.documents import Resource
 from fhir_server.store.repository import Repository
 from imaging.errors import AppError, Category
@@ -93,7 +94,10 @@ class Principals:
         cache_s: float,
         token_days: float,
         clock: Callable[[], datetime],
+        foreign: Callable[["Principals"], ForeignTokens] | None = None,
     ) -> None:
+        """Keep the register. `foreign` makes what knows the tokens of another authorization server."""
+        self._foreign = foreign(self) if foreign else None
         self._credentials = credentials
         self._own = own
         self._cache_s = cache_s
@@ -104,13 +108,16 @@ class Principals:
 
     def authenticate(self, token: str) -> Principal:
         """Return the principal of a bearer token. Raises UNAUTHENTICATED when it is unknown, expired or suspended."""
-        if not token or len(token) > LONGEST_TOKEN:
+        is_foreign = self._foreign is not None and not token.startswith(TOKEN_PREFIX)
+        if not token or (len(token) > LONGEST_TOKEN and not is_foreign) or len(token) > LONGEST:
             raise _unauthenticated(_UNKNOWN)
         key, now = digest(token), self._clock()
         cached = self._cache.get(key)
         if cached and now < cached[1]:
             return cached[0]
-        principal, until = self._resolve(self._credentials.find(key), now)
+        principal, until = (
+            self._of_issuer(token, now) if is_foreign else self._resolve(self._credentials.find(key), now)
+        )
         with self._lock:
             if len(self._cache) >= _MOST_CACHED:
                 self._cache.clear()
@@ -120,6 +127,28 @@ class Principals:
     def is_active(self, organization: str) -> bool:
         """Say whether a subscriber, "Organization/...", is registered and not suspended."""
         return self._is_active(organization)
+
+    def identified(self, system: str, value: str) -> str:
+        """Return the one Patient of the issuer's subscriber that has an identifier, "" for none or several."""
+        if self._foreign is None:
+            return ""
+        owner = self.named(self._foreign.issuer.subscriber)
+        terms, _ = terms_in_force(self._contracts(owner), owner, self._clock())
+        whose = [term.limits.whose for term in terms if term.right is Right.RECEIVE_IMAGES]
+        clause = Clause("identifier", "token", "", (Token(system, value),))
+        found = self._own.search(Query("Patient", (clause,), count=_MOST_ALIKE)).matches
+        seen = [each.key for each in found if any(one is None or each.stamp.owner in one for one in whose)]
+        return seen[0] if len(seen) == 1 else ""
+
+    def _of_issuer(self, token: str, now: datetime) -> tuple[Principal, datetime]:
+        """Return who shows a token of another authorization server, and until when that may be believed."""
+        assert self._foreign is not None  # noqa: S101 -- asked before
+        grant, organization = self._foreign.grant_of(token, now), self.named(self._foreign.issuer.subscriber)
+        if not self._is_active(organization):
+            raise _unauthenticated("the subscriber is suspended")
+        terms, change = terms_in_force(self._contracts(organization), organization, now)
+        until = min(grant.expires, change, now + timedelta(seconds=self._cache_s))
+        return self._principal(organization, grant.client_id, self._foreign.issuer.subscriber, terms, grant), until
 
     def acting_for(self, organization: str, granted: Mapping[str, Any] | None = None) -> Principal:
         """Return the principal as which this server works for a subscriber, "Organization/...", with its rights now.
@@ -334,6 +363,7 @@ class Principals:
 
 _UNKNOWN = "the bearer token is not one of this server"
 _PAGE = 500  # resources fetched at a time
+_MOST_ALIKE = 20  # Patients with one identifier that are looked at
 
 
 def _grant(credential: Credential) -> Grant | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fhir_server import reindexing
 from fhir_server.access.audit import Access, Audit
-from fhir_server.access.policy import check_patients, restriction
+from fhir_server.access.policy import check_patients, renamed, restriction
 from fhir_server.access.principals import Principal
 from fhir_server.model import json, query
 from fhir_server.model.criteria import ID_FORM, Limits, check_id
@@ -241,9 +241,10 @@ class Interactions:
     def _search(self, ask: Ask) -> Answer:
         server = self._server
         is_lenient = ask.preferences.is_lenient
+        grant = self._principal.grant
         asked = query.parse(
             ask.type,
-            ask.parameters,
+            renamed(ask.parameters, grant) if grant and grant.called else ask.parameters,
             base_url=self._url,
             limits=server.search_limits,
             lenient=is_lenient,

@@ -178,8 +178,9 @@ def test_the_token_is_checked_at_each_retrieve(scene):
     caller = scene.caller("patient/ImagingStudy.rs", "anna")
     instance = caller.get(f"{address}/instances", headers={"Accept": "application/dicom+json"}).json[0]
     series, sop = instance["0020000E"]["Value"][0], instance["00080018"]["Value"][0]
-    paths = [address, f"{address}/metadata", f"{address}/series/{series}", f"{address}/series/{series}/instances/{sop}",
-             f"{address}/series/{series}/instances/{sop}/frames/1", f"{address}/rendered", f"{address}/thumbnail"]  # fmt: skip
+    instance = f"series/{series}/instances/{sop}"
+    below = ["metadata", f"series/{series}", instance, f"{instance}/frames/1", "rendered", "thumbnail"]
+    paths = [address, *(f"{address}/{each}" for each in below)]
     assert {caller.get(each).status_code for each in paths} == {200}
 
     principals.revoke(caller.token)
