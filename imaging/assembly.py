@@ -15,7 +15,7 @@ import orjson
 from imaging.archive import Incoming, Made, Refused, Remark
 from imaging.bulk_media import OCTET_STREAM
 from imaging.coercion import COERCED, SYSTEM
-from imaging.compose import BulkValue, compose, parts_wanted
+from imaging.compose import BulkValue, compose, frames_of, parts_wanted
 from imaging.dataset import check_uid
 from imaging.dataset_from_model import Model, text_of, uris
 from imaging.dicomweb import Part
@@ -32,7 +32,8 @@ MAX_PARKED_BYTES: Final = 128 << 20
 MAX_PARKED_FILES: Final = 256
 """What may wait for the rest of its instance: in memory, and in temporary files (parts too large for it)."""
 _FRAMES: Final = re.compile(r"(?P<base>.*)/frames/(?P<number>\d{1,9})")
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]|"', re.DOTALL)
+# Possessive, so that nothing is remembered of a long text.
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]|"', re.DOTALL)
 _SPACE: Final = re.compile(rb"\s*")
 _COMMA: Final = re.compile(rb"\s*,")
 
@@ -44,6 +45,7 @@ class _Waiting:
     load: Callable[[], Model]
     sop_class_uid: str
     sop_uid: str
+    frames: int
     wanted: Mapping[str, str]  # URI -> tag
     missing: set[str]
     model: Model | None = None
@@ -60,6 +62,9 @@ class _Bulk:
         return BulkValue(self.media_type, self.transfer_syntax, tuple(body for _, body in ordered))
 
 
+_NOTHING: Final = _Bulk("", "")
+
+
 class Assembly:
     """Takes the parts of a request, in any order, and gives instances.
 
@@ -74,14 +79,17 @@ class Assembly:
         self._instances = 0
         self._wanting: dict[str, list[_Waiting]] = {}
         self._bulk: dict[str, _Bulk] = {}
+        self._parked_bytes = self._parked_files = 0
 
     def take(self, part: Part) -> Iterator[Incoming]:
         """Yield the instances that this part completes. Raises INVALID for metadata that cannot be read as a whole."""
         told = part.content_type
         media_type = told.media_type if told else self._root_type if not self._instances else ""
         if media_type in JSON_TYPES:
-            spans = list(objects(part.body))
-            self._count(len(spans))
+            spans = []
+            for span in objects(part.body):
+                self._count(1)
+                spans.append(span)
             for span in spans:
                 yield from self._metadata(lambda span=span: _json(part.body, *span))  # type: ignore[misc]
         elif media_type in XML_TYPES:
@@ -104,13 +112,16 @@ class Assembly:
         self._bulk.clear()
 
     def _metadata(self, load: Callable[[], Model]) -> Iterator[Incoming]:
+        named = ("", "")
         try:
             model = load()
+            named = (_uid(model, "00080016"), _uid(model, "00080018"))
+            frames = frames_of(model)
         except AppError as error:
-            yield Refused(error)
+            yield Refused(error, *named)
             return
         wanted = {uri: tag for tag, uri in uris(model)}
-        waiting = _Waiting(load, _uid(model, "00080016"), _uid(model, "00080018"), wanted, set(wanted))
+        waiting = _Waiting(load, *named, frames, wanted, set(wanted))
         waiting.model = model
         for uri in wanted:
             self._wanting.setdefault(uri, []).append(waiting)
@@ -132,6 +143,7 @@ class Assembly:
             uri, number = frame["base"], int(frame["number"])
         held = self._bulk.setdefault(uri, _Bulk(media_type or OCTET_STREAM, syntax))
         held.parts.append((number, part.body))
+        self._park(part.body, 1)
         for waiting in list(self._wanting.get(uri, ())):
             yield from self._settle(waiting)
         self._check_parked()
@@ -153,8 +165,7 @@ class Assembly:
 
     def _is_whole(self, waiting: _Waiting, uri: str) -> bool:
         held = self._bulk[uri]
-        model = waiting.model or waiting.load()
-        return len(held.parts) >= parts_wanted(model, waiting.wanted[uri], held.media_type)
+        return len(held.parts) >= parts_wanted(waiting.frames, waiting.wanted[uri], held.media_type)
 
     def _forget(self, waiting: _Waiting) -> None:
         for uri in waiting.wanted:
@@ -163,12 +174,18 @@ class Assembly:
                 self._wanting[uri] = others
             else:
                 self._wanting.pop(uri, None)
-                self._bulk.pop(uri, None)
+                for _, body in self._bulk.pop(uri, _NOTHING).parts:
+                    self._park(body, -1)
+
+    def _park(self, body: Buffer, sign: int) -> None:
+        """Count what waits, or does no more."""
+        if isinstance(body, bytes):
+            self._parked_bytes += sign * len(body)
+        else:
+            self._parked_files += sign
 
     def _check_parked(self) -> None:
-        bodies = [body for held in self._bulk.values() for _, body in held.parts]
-        in_memory = sum(len(body) for body in bodies if isinstance(body, bytes))
-        if in_memory > MAX_PARKED_BYTES or sum(not isinstance(body, bytes) for body in bodies) > MAX_PARKED_FILES:
+        if self._parked_bytes > MAX_PARKED_BYTES or self._parked_files > MAX_PARKED_FILES:
             message = "too much bulk data waits for other parts; send metadata first, and all of an instance together"
             raise AppError(Category.TOO_LARGE, message, where="multipart")
 

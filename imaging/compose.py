@@ -59,12 +59,15 @@ class Composed:
     original: Mapping[str, Any]
 
 
-def parts_wanted(model: Model, tag: str, media_type: str) -> int:
-    """Return how many parts make up a value: of some media types each frame is one. Raises INVALID."""
-    medium = MEDIA.get(media_type)
-    if tag != PIXEL_DATA or medium is None or not medium.is_frame:
-        return 1
+def frames_of(model: Model) -> int:
+    """Return the number of frames that metadata tell, 1 where they tell none. Raises INVALID."""
     return max(1, number_of(model, FRAMES) or 1)
+
+
+def parts_wanted(frames: int, tag: str, media_type: str) -> int:
+    """Return how many parts make up a value: of some media types each frame is one."""
+    medium = MEDIA.get(media_type)
+    return frames if tag == PIXEL_DATA and medium is not None and medium.is_frame else 1
 
 
 def compose(model: Model, bulk: Mapping[str, BulkValue], *, at: datetime, system: str) -> Composed:
