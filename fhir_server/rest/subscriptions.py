@@ -187,6 +187,14 @@ def require_same(subscription: Subscription, grant: Mapping[str, Any] | None) ->
         raise AppError(Category.FORBIDDEN, message, where=f"Subscription/{subscription.id}")
 
 
+def set_status(server: Backing, asked: Subscription, status: Status, reason: str = "") -> Subscription:
+    """Write another status. Raises PRECONDITION where the Subscription was changed since, NOT_FOUND and GONE."""
+    current = server.own.read("Subscription", asked.id).json()
+    rest = {name: value for name, value in current.items() if name != "error"}
+    changed = {**rest, "status": status.value, **({"error": reason} if reason else {})}
+    return asked_for(server.own.update(changed, if_match=asked.version))
+
+
 # ---- what they select
 
 

@@ -78,6 +78,7 @@ class State:
     number    of the last event
     told      number of the last event that was told
     failures  tries in a row that failed; `reason` says why the last one did
+    is_pushed  whether this server goes to the subscriber
     last      when a notification went out last
     woken     how often somebody asked to look at it at once
     """
@@ -88,6 +89,7 @@ class State:
     told: int = 0
     failures: int = 0
     reason: str = ""
+    is_pushed: bool = False
     last: datetime | None = None
     woken: int = 0
 
@@ -326,6 +328,7 @@ def _state(row: Mapping[str, Any]) -> State:
         row["told"],
         row["failures"],
         row["reason"],
+        row["is_pushed"],
         row.get("last"),
         row["woken"],
     )

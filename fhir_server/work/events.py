@@ -16,11 +16,11 @@ from fhir_server.model.criteria import Clause, Token
 from fhir_server.model.query import Query
 from fhir_server.model.subscription import Status, Subscription
 from fhir_server.model.topics import CREATE, DELETE, UPDATE
-from fhir_server.rest.subscriptions import LIVE, Backing, asked_for, principal_of, query_of
+from fhir_server.rest.subscriptions import LIVE, Backing, asked_for, principal_of, query_of, set_status
 from fhir_server.store.documents import Resource
 from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.matching import Selection
-from fhir_server.store.subscriptions import Change
+from fhir_server.store.subscriptions import Change, State
 from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 LEASE = "subscriptions"
 LEASE_S = 30.0
 MOST_VERSIONS = 100  # of a Subscription that are looked at to learn since when it has been asked for
+MOST_EVENTS = 5_000  # that one transaction makes, about
+LEAST = 10  # changes that are looked at together, however many Subscriptions there are
 _PAGE = 500  # Subscriptions fetched at a time
 _REFUSED = frozenset({Category.FORBIDDEN, Category.NOT_FOUND, Category.GONE})
 
@@ -36,12 +38,11 @@ Versions = Mapping[tuple[str, int], Resource]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A Subscription in which changes count, since when, and its search; `broken` says why it has none any more."""
+    """A Subscription in which changes count, since when, and its search."""
 
     subscription: Subscription
     since: datetime
-    query: Query | None
-    broken: str = ""
+    query: Query
 
 
 class Dispatcher:
@@ -53,6 +54,7 @@ class Dispatcher:
         self._worker = str(uuid.uuid4())
         self._listeners: tuple[Listener, ...] = ()
         self._generation: int | None = None  # None: Subscriptions have to be read
+        self._broken: set[tuple[str, int]] = set()  # versions of Subscriptions whose criteria cannot be looked up
 
     def concerns(self, resource_type: str) -> bool:
         """Say whether a change of a resource of this type is worth a round; take note of one of a Subscription."""
@@ -73,7 +75,7 @@ class Dispatcher:
         try:
             self._read()
             while self._listeners and (changes := self._store.changes()):
-                self._pass_on(changes, lease)
+                self._pass_on(changes[: max(LEAST, MOST_EVENTS // len(self._listeners))], lease)
         finally:
             self._leases.finish(lease)
         return None
@@ -104,26 +106,27 @@ class Dispatcher:
         states = self._store.states()
         for gone in states.keys() - found.keys():
             self._store.end(gone)
-        listeners = [each for name in found if (each := self._listener(found[name], name in states)) is not None]
+        listeners = [each for name in found if (each := self._listener(found[name], states.get(name))) is not None]
         states = self._store.states()
         self._listeners = tuple(replace(each, since=states[each.subscription.id].since) for each in listeners)
         if self._listeners:
             self._store.forget_changes(min(each.since for each in self._listeners))
 
-    def _listener(self, resource: Resource, is_known: bool) -> Listener | None:
+    def _listener(self, resource: Resource, state: State | None) -> Listener | None:
         try:
             subscription = asked_for(resource)
         except AppError as error:
             log.warning("a Subscription is not understood", extra={"subscription": resource.id, "reason": str(error)})
             return None
-        if not is_known:
+        if state is None or state.is_pushed is not subscription.is_pushed:
             self._store.begin(resource.id, self._asked_since(resource), is_pushed=subscription.is_pushed)
-        if not is_known or subscription.status is Status.REQUESTED or subscription.end:
+        if state is None or subscription.status is Status.REQUESTED or subscription.end:
             self._store.wake(resource.id)
         try:
             return Listener(subscription, resource.last_updated, query_of(self._server, subscription))
-        except AppError as error:
-            return Listener(subscription, resource.last_updated, None, str(error))
+        except AppError as error:  # a search parameter is gone
+            self._break(subscription, str(error))
+            return None
 
     def _asked_since(self, resource: Resource) -> datetime:
         """Return when a Subscription came to be as it is: nobody may have looked since, and it was changed again."""
@@ -153,9 +156,44 @@ class Dispatcher:
         triggered = {each.subscription.id: _triggering(each, changes, versions) for each in listeners}
         selections = self._selections([each for each in listeners if triggered[each.subscription.id]])
         judged = {_judged(c) for name in selections for c in triggered[name]}
-        met = self._server.own.selected_by([versions[each] for each in sorted(judged) if each in versions], selections)
-        found = {name: [c for c in triggered[name] if _judged(c) in met[name]] for name in selections}
+        met = self._met([versions[each] for each in sorted(judged) if each in versions], selections)
+        found = {name: [c for c in triggered[name] if _judged(c) in met[name]] for name in met}
         return {name: mine for name, mine in found.items() if mine}
+
+    def _met(self, versions: Sequence[Resource], selections: dict[str, Selection]) -> dict[str, set[tuple[str, int]]]:
+        """Return which versions each Subscription selects; one whose criteria cannot be looked up holds up no other."""
+        own = self._server.own
+        try:
+            return own.selected_by(versions, selections)
+        except Exception:
+            if len(selections) < 2:
+                raise
+        met: dict[str, set[tuple[str, int]]] = {}
+        failed: dict[str, Exception] = {}
+        for name, selection in selections.items():
+            try:
+                met |= own.selected_by(versions, {name: selection})
+            except Exception as error:  # noqa: BLE001 -- whatever the database finds wrong with these criteria
+                failed[name] = error
+        if not met:  # it is not about the criteria
+            raise next(iter(failed.values()))
+        for each in self._listeners:
+            if (failure := failed.get(each.subscription.id)) is not None:
+                reason = str(failure) if isinstance(failure, AppError) else f"they fail ({type(failure).__name__})"
+                self._break(each.subscription, f"the criteria cannot be looked up: {reason}")
+        return met
+
+    def _break(self, subscription: Subscription, reason: str) -> None:
+        """Say that the criteria of a Subscription cannot be looked up; it is left out from now on."""
+        self._broken.add((subscription.id, subscription.version))
+        self._store.failed(subscription.id, reason)
+        if subscription.status is not Status.ERROR:
+            log.warning("a Subscription fails", extra={"subscription": subscription.id, "reason": reason})
+            try:
+                set_status(self._server, subscription, Status.ERROR, reason)
+            except AppError as error:
+                if error.category not in (Category.PRECONDITION, *_REFUSED):
+                    raise
 
     def _selections(self, listeners: Iterable[Listener]) -> dict[str, Selection]:
         """Return what has to be met, by Subscription; none for who may not read any of it now."""
@@ -166,13 +204,15 @@ class Dispatcher:
             if who not in principals:
                 principals[who] = self._principal(each.subscription)
             principal = principals[who]
-            if principal is None or each.query is None:
+            if principal is None or (each.subscription.id, each.subscription.version) in self._broken:
                 continue
             try:
                 selections[each.subscription.id] = self._server.repository_for(principal).selection(each.query)
             except AppError as error:
-                if error.category not in _REFUSED:
+                if error.category in (Category.BUSY, Category.FAULT):
                     raise
+                if error.category not in _REFUSED:
+                    self._break(each.subscription, str(error))
         return selections
 
     def _principal(self, subscription: Subscription) -> Principal | None:

@@ -19,7 +19,7 @@ from random import uniform
 from fhir_server.model.subscription import Status, Subscription
 from fhir_server.outbound.remote import Remote, require_good
 from fhir_server.rest.notices import Kind, Told
-from fhir_server.rest.subscriptions import Backing, Teller, asked_for, rules_of
+from fhir_server.rest.subscriptions import Backing, Teller, asked_for, rules_of, set_status
 from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.subscriptions import State
 from fhir_server.work.events import Dispatcher
@@ -219,10 +219,7 @@ class Notifier:
     def _set(self, asked: Subscription, status: Status, reason: str = "") -> Subscription:
         """Write another status, unless the Subscription was changed meanwhile."""
         try:
-            current = self._server.own.read("Subscription", asked.id).json()
-            rest = {name: value for name, value in current.items() if name != "error"}
-            changed = {**rest, "status": status.value, **({"error": reason} if reason else {})}
-            return asked_for(self._server.own.update(changed, if_match=asked.version))
+            return set_status(self._server, asked, status, reason)
         except AppError as error:
             if error.category in (Category.PRECONDITION, *_LOST):
                 raise _ChangedError from error
@@ -252,6 +249,8 @@ class Notifications:
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; return within about a second of that. A delivery that waits is left behind."""
+        if not self._threads:
+            return
         loops: list[Callable[[threading.Event], None]] = [self._dispatch, self._plan]
         loops += [self._deliver] * self._threads
         threads = [threading.Thread(target=loop, args=(stopping,), name="notify", daemon=True) for loop in loops]

@@ -5,6 +5,7 @@ Delivery is done step by step by what a worker does, to a receiver that is a rea
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ from fhir_server.access.scopes import Scopes
 from fhir_server.model.dates import to_instant
 from fhir_server.model.validation import validate
 from fhir_server.model.xml import from_xml
+from fhir_server.store.repository import Repository
 from tests.support.doors import Caller, Doors, new_study, opened
 from tests.support.receivers import Receiver, closes, receiving, status
 from tests.support.subscribing import (
@@ -646,6 +648,60 @@ def test_another_endpoint_is_asked_anew(me: Caller, receiver: Receiver, work: Wo
     assert moved["status"] == "requested"
     assert bodies(receiver.came) == [("POST", "/a"), ("POST", "/b")]
     assert status_of(me, made) == "active"
+
+
+def test_criteria_that_are_not_understood_any_more_hold_up_no_other_subscription(
+    doors: Doors, me: Caller, receiver: Receiver, work: Work
+) -> None:
+    lost = stored(me, plain("Patient?", f"{receiver.address}/lost"))
+    stored(me, plain("Patient?", f"{receiver.address}/kept"))
+    # As when a search parameter that somebody defined is deleted.
+    doors.server.own.update({**lost, "criteria": "Patient?shoe-size=44"})
+    work.all()
+
+    a_patient(me)
+    work.all()
+
+    assert bodies(receiver.came) == [("POST", "/kept")]
+    found = me.get(f"/fhir/Subscription/{lost['id']}").json
+    assert found["status"] == "error"
+    assert "shoe-size" in found["error"]
+
+
+def test_criteria_that_the_database_refuses_hold_up_no_other_subscription(
+    doors: Doors, me: Caller, receiver: Receiver, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = stored(me, plain("Patient?gender=male", f"{receiver.address}/lost"))
+    stored(me, plain("Patient?", f"{receiver.address}/kept"))
+    work.all()
+    compiled = Repository.selection
+
+    def selection(self: Repository, query: Any) -> Any:
+        found = compiled(self, query)
+        return replace(found, condition={"$nonsense": 1}) if query.clauses else found
+
+    monkeypatch.setattr(Repository, "selection", selection)
+    for _ in range(2):
+        a_patient(me, gender="male")
+        work.all()
+
+    assert bodies(receiver.came) == [("POST", "/kept")] * 2
+    found = me.get(f"/fhir/Subscription/{lost['id']}").json
+    assert (found["status"], found["meta"]["versionId"]) == ("error", "3")  # requested, active, error
+    assert "cannot be looked up" in found["error"]
+
+
+def test_a_subscription_may_change_its_channel(doors: Doors, me: Caller, receiver: Receiver, work: Work) -> None:
+    made = stored(me, plain("Patient?", "", way="websocket"))
+    work.all()
+    current = me.get(f"/fhir/Subscription/{made['id']}").json
+    me.put(f"/fhir/Subscription/{made['id']}", {**current, "channel": plain("", receiver.address)["channel"]})
+    work.all()
+
+    a_patient(me)
+    work.all()
+
+    assert bodies(receiver.came) == [("POST", "/")]
 
 
 # ---- R5 backport: operations
