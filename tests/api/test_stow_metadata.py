@@ -199,17 +199,25 @@ def mp4(codec: str = "h264", **options: str) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("profile", ["high", "main", "baseline"])
-def test_a_film_becomes_an_instance_with_its_frames(here: Site, profile: str) -> None:
-    film = mp4(profile=profile)
+@pytest.mark.parametrize(
+    ("codec", "options", "syntax", "method"),
+    [
+        *(("h264", {"profile": each}, ".102", "ISO_14496_10") for each in ("high", "main", "baseline")),
+        ("libx265", {"x265-params": "log-level=none"}, ".107", "ISO_23008_2"),
+    ],
+)
+def test_a_film_becomes_an_instance_with_its_frames(
+    here: Site, codec: str, options: dict[str, str], syntax: str, method: str
+) -> None:
+    film = mp4(codec, **options)
 
     answer = send(here, JSON, metadata(model(SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.4.1")), bulk(film, "video/mp4"))
 
     assert answer.status_code == 200, answer.get_data()
     ds = stored(here)
-    assert str(ds.file_meta.TransferSyntaxUID) == "1.2.840.10008.1.2.4.102"
+    assert str(ds.file_meta.TransferSyntaxUID) == f"1.2.840.10008.1.2.4{syntax}"
     assert (ds.Rows, ds.Columns, ds.NumberOfFrames, float(ds.FrameTime)) == (48, 64, 10, 40.0)
-    assert (ds.PhotometricInterpretation, ds.LossyImageCompressionMethod) == ("YBR_PARTIAL_420", "ISO_14496_10")
+    assert (ds.PhotometricInterpretation, ds.LossyImageCompressionMethod) == ("YBR_PARTIAL_420", method)
     # The items of encapsulated pixel data: an empty table, then the film.
     assert ds.PixelData[16 : 16 + len(film)] == film
 
