@@ -3,6 +3,7 @@
 Delivery is done step by step by what a worker does, to a receiver that is a real HTTP server.
 """
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,15 +12,18 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydicom import dcmread
 from pymongo import MongoClient
 
 from fhir_server.access.contracts import Right
 from fhir_server.access.grants import Grant
 from fhir_server.access.scopes import Scopes
 from fhir_server.model.dates import to_instant
+from fhir_server.model.query import Query
 from fhir_server.model.validation import validate
 from fhir_server.model.xml import from_xml
 from fhir_server.store.repository import Repository
+from fhir_server.work import topics
 from tests.support.doors import Caller, Doors, new_study, opened
 from tests.support.receivers import Receiver, closes, receiving, status
 from tests.support.subscribing import (
@@ -72,17 +76,11 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def work(doors: Doors) -> Work:
     """A worker; what others subscribed to is forgotten."""
-    for each in doors.server.own.search(_every("Subscription")).matches:
+    for each in doors.server.own.search(Query("Subscription", count=1000)).matches:
         doors.server.own.delete("Subscription", each.id)
     made = Work(doors)
     made.all()
     return made
-
-
-def _every(kind: str) -> Any:
-    from fhir_server.model.query import Query
-
-    return Query(kind, count=1000)
 
 
 def status_of(caller: Caller, subscription: dict[str, Any]) -> str:
@@ -403,8 +401,6 @@ def test_topics_are_listed_in_the_capability_statement(doors: Doors) -> None:
 
 
 def test_topics_are_told_as_basic_resources_that_nobody_changes(doors: Doors, me: Caller) -> None:
-    from fhir_server.work import topics
-
     topics.publish(doors.server.own)
 
     found = me.get("/fhir/Basic?code=http://hl7.org/fhir/fhir-types|SubscriptionTopic").json["entry"]
@@ -507,10 +503,6 @@ def test_filters_of_a_topic_are_joined_by_and(doors: Doors, me: Caller, receiver
 
 
 def _with_study_uid(files: list[bytes], uid: str) -> list[bytes]:
-    import io
-
-    from pydicom import dcmread
-
     made = []
     for each in files:
         ds = dcmread(io.BytesIO(each))
