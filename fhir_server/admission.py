@@ -33,10 +33,9 @@ class Admission:
         if key not in self._judged:
             self._judged[key] = self._is_permitted(summary)
         if not self._judged[key]:
-            message = (
-                "the contract in force or the scopes of the token do not allow you to register images of modality "
-                f"{summary.series.modality[:16] or 'unknown'} in this study or of this patient"
-            )
+            # STOW-RS has room for 64 characters.
+            modality = summary.series.modality[:16] or "such"
+            message = f"{modality} images here are not covered by your contract or token"
             raise AppError(Category.FORBIDDEN, message, where=summary.sop_uid)
 
     def _is_permitted(self, summary: InstanceSummary) -> bool:
