@@ -42,7 +42,7 @@ class SecondFactor:
         """Return a new secret for a person; nothing is kept until `confirm`."""
         secret = pyotp.random_base32()
         address = pyotp.TOTP(secret).provisioning_uri(name=person.login, issuer_name=ISSUER)
-        return Enrolment(secret, segno.make(address, error="m").svg_data_uri(scale=5, border=4))
+        return Enrolment(secret, segno.make(address, error="m").svg_data_uri(scale=5, border=4, light="#fff"))
 
     def confirm(self, person: Person, secret: str, code: str) -> list[str]:
         """Keep a secret whose authenticator gives this code; return recovery codes, shown once. Raises INVALID."""
