@@ -287,7 +287,7 @@ def test_the_resource_on_the_data_model_page_has_the_search_rows_that_are_stored
 
     rows = index.rows(resource)
 
-    assert set(told) - {"_id", "type", "version", "created", "lastUpdated", "method", "body"} == set(rows)
+    assert set(told) - {"_id", "type", "version", "created", "lastUpdated", "method", "owner", "body"} == set(rows)
     assert (told["tok"], told["ref"], told["uri"]) == (rows["tok"], rows["ref"], rows["uri"])
 
 
