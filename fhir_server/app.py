@@ -53,6 +53,7 @@ from fhir_server.store.lease import Leases
 from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.printers import PrinterStore
+from fhir_server.store.rates import Rates
 from fhir_server.store.reindex import reindex_resources
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
@@ -157,6 +158,11 @@ class Server:
     def most_resource_bytes(self) -> int:
         """Largest FHIR resource that is taken."""
         return int(self.config["limits.resource_bytes"])
+
+    @property
+    def rates(self) -> Rates:
+        """How often the addresses of the authorization server are asked."""
+        return Rates(self.database, per_minute=self.config["smart.requests_per_minute"])
 
     def secret(self, name: str) -> bytes:
         """Return the secret of this name, made on first use, that all processes share."""

@@ -447,6 +447,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("smart.key_days", "90", _number(1, 3_650), "days", "Age at which the key of id tokens is replaced."),
     Setting(
+        "smart.requests_per_minute", "300", _integer(1, 1_000_000), "requests",
+        "How often one network address may try to sign in or ask for tokens in a minute.",
+    ),
+    Setting(
         "smart.registration", "off", _choice("off", "subscribers"), "",
         "Whether apps can be registered over the network, with a token of their subscriber (RFC 7591).",
     ),

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-from flask import Blueprint, Flask, Response, send_file
+from flask import Blueprint, Flask, Response, request, send_file
 
 from fhir_server.access.people import Person
 from fhir_server.access.principals import Principal
 from fhir_server.rest import patients
+from fhir_server.rest.statuses import TooOften
 from fhir_server.sign_on import SignOn
+from fhir_server.store.rates import Rates
 from fhir_server.store.repository import Repository
 from fhir_server.web import authorize, oauth, people, signing_in, smart
 from imaging.errors import AppError, Category
@@ -29,6 +31,8 @@ class Backing(Protocol):
     def secret(self, name: str) -> bytes: ...  # noqa: D102
     @property
     def repository_for(self) -> Any: ...  # noqa: D102
+    @property
+    def rates(self) -> Rates: ...  # noqa: D102
 
 
 def install(app: Flask, server: Backing) -> None:
@@ -53,12 +57,26 @@ def install(app: Flask, server: Backing) -> None:
             raise
 
     is_open = server.config["smart.registration"] == "subscribers"
+    _limit(app, server.rates)
     app.register_blueprint(_pages())
     app.register_blueprint(people.blueprint(found, seen, server.audit.signed_in))
     app.register_blueprint(authorize.blueprint(found.authorization, oauth_server, seen))
     app.register_blueprint(
         smart.blueprint(found.authorization, oauth_server, reads=reads, is_registration_open=is_open)
     )
+
+
+def _limit(app: Flask, rates: Rates) -> None:
+    """Turn away a network address that tries to get in too often; images and resources are not concerned."""
+
+    def check() -> None:
+        if request.method == "POST" and request.path.startswith("/auth/"):
+            wait_s = rates.wait_s("auth", str(request.environ["fhir_imaging.address"]))
+            if wait_s:
+                message = f"there are too many requests from your network; try again in {wait_s} seconds"
+                raise TooOften(message, retry_s=wait_s, where="auth")
+
+    app.before_request(check)
 
 
 def _pages() -> Blueprint:

@@ -287,3 +287,14 @@ def test_who_came_by_tls_is_told_to_stay_with_it(
 
         assert ("Secure" in cookie) is (header is not None)
         assert cookie.startswith("__Host-") is (header is not None)
+
+
+def test_network_address_that_tries_too_often_waits_and_images_go_on(db: Database[dict[str, Any]]) -> None:
+    with opened(db, smart__requests_per_minute="3") as doors:
+        tried = [doors.stranger.post("/auth/token", data={"grant_type": "x"}) for _ in range(4)]
+        reader = doors.caller(Right.RECEIVE_IMAGES)
+
+        assert [each.status_code for each in tried] == [400, 400, 400, 429]
+        assert 0 < int(tried[-1].headers["Retry-After"]) <= 61
+        assert reader.get("/dicom-web/studies").status_code < 300
+        assert doors.stranger.get("/auth/sign-in").status_code == 200
