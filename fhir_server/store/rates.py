@@ -6,7 +6,7 @@
 """
 
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MongoDBStorage
@@ -31,7 +31,7 @@ class Rates:
 
 
 class _Storage(MongoDBStorage):
-    STORAGE_SCHEME: ClassVar[list[str]] = ["mongodb+ours"]  # by which nobody asks for it
+    STORAGE_SCHEME = ["mongodb+ours"]  # noqa: RUF012 -- as its parent has it; nobody asks for this one by address
 
     def __init__(self, database: Database[Any]) -> None:
         self._ours = database.client
