@@ -32,6 +32,7 @@ from fhir_server.model.capability import TOPIC_SERVER, capability_statement, wit
 from fhir_server.model.criteria import Limits as SearchLimits
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.task import code_of
+from fhir_server.model.task_writing import Actor
 from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
@@ -118,6 +119,10 @@ class Server:
     def dicomweb_url(self) -> str:
         """Base of the DICOMweb door as clients reach it."""
         return f"{self.config['web.base_url']}/dicom-web"
+
+    def actor_for(self, principal: Principal) -> Actor:
+        """Return a principal as writer of Tasks."""
+        return parties.actor_of(principal, self.own)
 
     @property
     def search_limits(self) -> SearchLimits:

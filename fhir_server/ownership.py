@@ -211,7 +211,8 @@ def _hooks_of_tasks(
         changed = writing.updated_by(current, new, actor, kinds, clock())
         if tasks.is_over(changed) and not tasks.is_over(current):
             overseer.reported(changed)
-        return overseer.admit(changed) if tasks.status_of(current) is tasks.Status.DRAFT else changed
+        is_order = writing.is_open_to_change(current, new, writing.roles_of(current, actor))
+        return overseer.admit(changed) if is_order else changed
 
     def following(current: Resource, new: Resource) -> list[Resource]:
         is_end = tasks.status_of(new) is tasks.Status.COMPLETED and not tasks.is_over(current)

@@ -26,6 +26,9 @@ CODES = "urn:fhir-imaging:code:task"  # code system of Task.code
 SERVER = "Device/fhir-imaging-server"  # this server as owner of a Task
 ALGORITHM = "Device/algorithm-"  # and what it runs
 KIND = ("urn:fhir-imaging:code:performer", "imaging-server")  # Task.performerType that means such a server as well
+ANYBODY = ("urn:fhir-imaging:code:performer", "any")  # Task.performerType that means whoever may claim orders at all
+WORKITEM = "urn:fhir-imaging:extension:workitem"  # on Task: the UPS work item that it is, as DICOM JSON in a string
+LOCK = "urn:fhir-imaging:extension:workitem-lock"  # on Task: SHA-256 of the Transaction UID under which it was claimed
 MOST_REASON = 500  # characters of a statusReason
 
 
@@ -188,6 +191,15 @@ def is_for_server_alone(task: Task) -> bool:
     return is_for_server(task) and ("owner" in task or codings_of(task.get("performerType", [])) <= {KIND})
 
 
+def is_changeable_workitem(task: Task) -> bool:
+    """Say whether a Task was placed as a work item for others than this server, and nobody has begun or accepted it.
+
+    Its requester may still change what it orders (PS3.4 CC.2.6.3); whoever claims it names the version that was read.
+    """
+    is_workitem = any(each.get("url") == WORKITEM for each in task.get("extension", []))
+    return is_workitem and status_of(task) in (Status.REQUESTED, Status.READY) and not is_for_server(task)
+
+
 def move(task: Task, to: Status, role: Role, now: datetime) -> Json:
     """Return the Task in another state. Raises CONFLICT for an illegal move, FORBIDDEN where the role may not."""
     check_move(status_of(task), to, frozenset({role}))
@@ -279,7 +291,8 @@ def given_back(task: Task) -> Json:
     """Return a Task that is ready again, without signs of work; one that was open is open again."""
     was_open, _ = _claim_of(task)
     gone = {"executionPeriod", "output", *({"owner"} if was_open else ())}
-    return {name: value for name, value in _without_progress(task).items() if name not in gone}
+    rest = without_extension(_without_progress(task), LOCK)
+    return {name: value for name, value in rest.items() if name not in gone}
 
 
 def lapsed(task: Task, now: datetime, *, most: int) -> Json:

@@ -12,11 +12,14 @@ from typing import Any
 
 from fhir_server.model.dates import to_instant
 from fhir_server.model.task import (
+    ANYBODY,
     CLAIM,
     INITIAL,
+    LOCK,
     PROGRESS,
     TERMINAL,
     WAITING,
+    WORKITEM,
     Json,
     Kind,
     Role,
@@ -29,6 +32,7 @@ from fhir_server.model.task import (
     code_of,
     codings_of,
     given_back,
+    is_changeable_workitem,
     is_open,
     status_of,
     with_extension,
@@ -102,11 +106,14 @@ def updated_by(current: Task, new: Task, actor: Actor, kinds: Mapping[str, Kind]
         return dict(new)
     if source is not to:
         check_move(source, to, roles)
-    if source is Status.DRAFT:
+    if is_open_to_change(current, new, roles):
         checked = created_by({**new, "status": str(Status.DRAFT)}, actor, kinds, now)
         return {**checked, "status": str(to)}
     is_claim = to is Status.IN_PROGRESS and Role.CLAIMANT in roles
     _check_elements(current, new, roles, may_change=frozenset({"owner"}) if is_claim else frozenset())
+    if not is_claim and Role.OWNER not in roles and _workitem(current) != _workitem(new):
+        message = "the work item that a Task is can be changed by its requester before it is begun, and by its owner"
+        raise AppError(Category.FORBIDDEN, message, where="Task.extension")
     if is_claim and not actor.is_meant_by(new.get("owner", {}).get("reference", "")):
         message = "to claim a Task, write your Organization or the Device that does it as its owner"
         raise AppError(Category.INVALID, message, where="Task.owner")
@@ -115,6 +122,14 @@ def updated_by(current: Task, new: Task, actor: Actor, kinds: Mapping[str, Kind]
     if kind is not None and to is Status.COMPLETED:
         check_outputs(new, kind)
     return _kept(current, new, now, is_claim=is_claim)
+
+
+def is_open_to_change(current: Task, new: Task, roles: frozenset[Role]) -> bool:
+    """Say whether what is ordered may be another: a draft, and by its requester a work item that nobody has begun."""
+    if status_of(current) is Status.DRAFT:
+        return True
+    is_same = status_of(current) is status_of(new)
+    return Role.REQUESTER in roles and is_same and is_changeable_workitem(current)
 
 
 def check_unmatched(current: Task, new: Task, actor: Actor) -> None:
@@ -148,13 +163,18 @@ def roles_of(task: Task, actor: Actor) -> frozenset[Role]:
         found.add(Role.REQUESTER)
     if actor.is_meant_by(task.get("owner", {}).get("reference", "")):
         found.add(Role.OWNER)
-    if is_open(task) and actor.may_claim and actor.is_of(codings_of(task.get("performerType", []))):
+    kinds = codings_of(task.get("performerType", []))
+    if is_open(task) and actor.may_claim and (ANYBODY in kinds or actor.is_of(kinds)):
         found.add(Role.CLAIMANT)
     return frozenset(found)
 
 
 def _content(task: Task) -> Iterable[tuple[str, Any]]:
     return ((name, value) for name, value in task.items() if name not in ("id", "meta"))
+
+
+def _workitem(task: Task) -> list[Any]:
+    return [each for each in task.get("extension", []) if each.get("url") in (WORKITEM, LOCK)]
 
 
 def _check_elements(current: Task, new: Task, roles: frozenset[Role], *, may_change: frozenset[str]) -> None:

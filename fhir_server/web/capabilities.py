@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import orjson
 from flask import Response
 
-from fhir_server.web import bulk, qido, rendered, stow, stow_bodies, wado
+from fhir_server.web import bulk, qido, rendered, stow, stow_bodies, wado, workitems
 from fhir_server.web.dicom_answers import Door, choose
 from fhir_server.web.dicom_forms import Pixels, written_syntaxes
 from imaging.archive import query
@@ -41,6 +41,8 @@ RESOURCES: Mapping[str, tuple[Offer, ...]] = {
     "thumbnail": rendered.THUMBNAIL_OFFERS,
     "search results": qido.OFFERS,
     "answer to a store request": stow.OFFERS,
+    "work item": workitems.OFFERS,
+    "work items found": workitems.SEARCH_OFFERS,
 }
 """What each resource is offered in, the default first; instances with usual pixels (up to 16 bits, no floats)."""
 
@@ -54,7 +56,7 @@ _URI = (
 _STORED = tuple(f'multipart/related; type="{form}"' for form in stow_bodies.FORMS) + stow_bodies.FORMS
 _NAMES = {
     "study_uid": "StudyInstanceUID", "series_uid": "SeriesInstanceUID", "sop_uid": "SOPInstanceUID",
-    "frames": "FrameList", "path": "BulkDataPath",
+    "frames": "FrameList", "path": "BulkDataPath", "workitem_uid": "Workitem",
 }  # fmt: skip
 _VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -85,6 +87,7 @@ class Interaction:
         return [*self.query, *attributes]
 
 
+_W, _ITEM = "/workitems/{Workitem}", workitems.TAKEN
 _S, _E = "/studies/{StudyInstanceUID}", "/studies/{StudyInstanceUID}/series/{SeriesInstanceUID}"
 _I, _F = f"{_E}/instances/{{SOPInstanceUID}}", f"{_E}/instances/{{SOPInstanceUID}}/frames/{{FrameList}}"
 
@@ -132,6 +135,12 @@ INTERACTIONS: Mapping[tuple[str, str], Interaction] = {
     ("POST", f"{_S}/undelete"): Interaction("UndeleteStudy", "", status="204"),
     ("POST", f"{_E}/undelete"): Interaction("UndeleteSeries", "", status="204"),
     ("POST", f"{_I}/undelete"): Interaction("UndeleteInstance", "", status="204"),
+    ("POST", "/workitems"): Interaction("CreateWorkitem", "", ("workitem",), takes=_ITEM, status="201"),
+    ("GET", "/workitems"): Interaction("SearchForWorkitems", "work items found", _SEARCH),
+    ("GET", _W): Interaction("RetrieveWorkitem", "work item"),
+    ("POST", _W): Interaction("UpdateWorkitem", "", ("transaction-uid",), takes=_ITEM),
+    ("PUT", f"{_W}/state"): Interaction("ChangeWorkitemState", "", takes=_ITEM),
+    ("POST", f"{_W}/cancelrequest"): Interaction("RequestWorkitemCancellation", "", takes=_ITEM, status="202"),
 }
 
 

@@ -12,15 +12,15 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import chain
 from typing import Protocol
 
 from flask import Response, request
 
-from fhir_server.access.audit import Access, Audit
+from fhir_server.access.audit import Access
 from fhir_server.access.principals import Principal
 from fhir_server.config import Config
+from fhir_server.rest import worklist
 from fhir_server.studies import Studies
 from fhir_server.web.http import principal_of
 from imaging.archive import Archive
@@ -43,7 +43,7 @@ RECORDERS = 8  # audit records of retrievals that a process writes at a time
 Part = tuple[str, dict[str, str], Iterable[bytes]]  # content type, further headers, chunks of the body
 
 
-class Server(Protocol):
+class Server(worklist.Backing, Protocol):
     """What this door needs of the server."""
 
     @property
@@ -52,12 +52,6 @@ class Server(Protocol):
     def archive(self) -> Archive: ...  # noqa: D102
     @property
     def studies(self) -> Studies: ...  # noqa: D102
-    @property
-    def audit(self) -> Audit: ...  # noqa: D102
-    @property
-    def dicomweb_url(self) -> str: ...  # noqa: D102
-    @property
-    def clock(self) -> Callable[[], datetime]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The DICOMweb door: one table of routes under /dicom-web.
 
-Each route is answered by a function of `stow`, `qido`, `wado`, `rendered` or `wado_uri`; who may see a study is decided
-by `Studies.authorise` before anything else. Source: PS3.18 sections 9 and 10.
+Each route is answered by a function of `stow`, `qido`, `wado`, `rendered`, `wado_uri` or `workitems`; who may see a
+study is decided by `Studies.authorise` before anything else, who may see a work item by the repository that is opened
+for whoever asks. Source: PS3.18 sections 9 to 11.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from fhir_server.web import bulk, capabilities, qido, rendered, stow, wado, wado_uri
+from fhir_server.web import bulk, capabilities, qido, rendered, stow, wado, wado_uri, workitems
 from fhir_server.web.dicom_answers import Door, Server
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level
@@ -65,6 +66,7 @@ ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
     ("GET", f"{INSTANCE}/received", wado.retrieve_received),
     *(("DELETE", level, delete) for level in (STUDY, SERIES, INSTANCE)),
     *(("POST", f"{level}/undelete", undelete) for level in (STUDY, SERIES, INSTANCE)),
+    *workitems.ROUTES,
 )
 
 

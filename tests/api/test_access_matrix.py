@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
 
+import orjson
 import pytest
 
 from fhir_server.access.apps import LAUNCHED, App
@@ -16,6 +17,7 @@ from fhir_server.store.answers import Asked
 from fhir_server.store.exports import Page, Part, Place
 from tests.support.doors import Caller, Doors, new_study, opened
 from tests.support.subscribing import NEW, to_topic
+from tests.support.workitems import model, new_item, send, state
 
 REGISTER, RECEIVE, AUDIT = Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, Right.AUDIT
 PATIENT = {"resourceType": "Patient", "gender": "other"}
@@ -163,6 +165,13 @@ DOORS = [
         *("GET", "/dicom-web/wado?requestType=WADO&studyUID={study}&seriesUID={series}&objectUID={instance}"),
         *("receive", "all"),
     ),
+    # The worklist: work items are Tasks, under the rights for these. To change one tells what was there.
+    door("POST", "/dicom-web/workitems", "register", "all", send="item"),
+    door("GET", "/dicom-web/workitems", "receive", "all"),
+    door("GET", "/dicom-web/workitems/{workitem}", "receive", "all"),
+    door("POST", "/dicom-web/workitems/{workitem}", "all", send="label"),
+    door("PUT", "/dicom-web/workitems/{workitem}/state", "all", send="state"),
+    door("POST", "/dicom-web/workitems/{workitem}/cancelrequest", "all"),
     # Deleting is for the subscriber that registered the images.
     door("DELETE", "/dicom-web/studies/{study}", "all"),
     door("DELETE", "/dicom-web/studies/{study}/series/{series}", "all"),
@@ -188,6 +197,16 @@ SIGNING_IN = {
     *(("POST", f"/auth/{each}") for each in ("sign-in", "code", "second-factor", "sign-out", "sessions", "start")),
 }
 SOCKET = "/fhir/_socket"  # whoever binds it is asked then: tests/system/test_subscriptions.py
+RESOURCES = {
+    "bundle": {"resourceType": "Bundle", "type": "batch"},
+    "parameters": {"resourceType": "Parameters"},
+    "meta": {"resourceType": "Parameters", "parameter": [{"name": "meta", "valueMeta": {"tag": [{"code": "x"}]}}]},
+}
+ITEMS = {
+    "item": new_item(ScheduledStationNameCodeSequence=None),
+    "label": model(WorklistLabel="OTHER"),
+    "state": state("IN PROGRESS"),
+}
 RIGHTS = {"register": [REGISTER], "receive": [RECEIVE], "audit": [AUDIT], "all": list(Right)}
 
 
@@ -199,27 +218,25 @@ class Scene:
 
     def come(self, caller: Caller, entrance: Door):
         names = self.names | self.own_names(entrance)
-        made = {"job": self.job, "export": self.export, "subscription": self.subscription}
+        made = {"job": self.job, "export": self.export, "subscription": self.subscription, "workitem": self.workitem}
         own = {name: make(caller) for name, make in made.items() if f"{{{name}}}" in entrance.path}
         path = entrance.path.format(**names, **own)
         if entrance.send == "patient":
             body = {**PATIENT, "id": names["patient"]} if entrance.method == "PUT" else PATIENT
             return caller.call(entrance.method, path, json=body)
-        if entrance.send == "bundle":
-            return caller.call(entrance.method, path, json={"resourceType": "Bundle", "type": "batch"})
         if entrance.send == "later":
             body = {"resourceType": "Parameters"} if entrance.method == "POST" else None
             return caller.call(entrance.method, path, json=body, headers={"Prefer": "respond-async"})
-        if entrance.send == "parameters":
-            return caller.call(entrance.method, path, json={"resourceType": "Parameters"})
-        if entrance.send == "meta":
-            meta = {"name": "meta", "valueMeta": {"tag": [{"code": "x"}]}}
-            return caller.call(entrance.method, path, json={"resourceType": "Parameters", "parameter": [meta]})
+        if entrance.send in RESOURCES:
+            return caller.call(entrance.method, path, json=RESOURCES[entrance.send])
         if entrance.send == "patch":
             return caller.call(entrance.method, path, json=[], headers={"Content-Type": "application/json-patch+json"})
         if entrance.send == "stow":
             body = b"--X\r\nContent-Type: application/dicom\r\n\r\n" + self.file + b"\r\n--X--\r\n"
             return caller.call(entrance.method, path, data=body, headers=STOW)
+        if entrance.send in ITEMS:
+            body = orjson.dumps(ITEMS[entrance.send])
+            return caller.call(entrance.method, path, data=body, headers={"Content-Type": "application/dicom+json"})
         if entrance.send == "launch":
             launch = {"client_id": launchable(self.doors, caller), "patient": names["patient"]}
             return caller.call(entrance.method, path, json=launch)
@@ -250,6 +267,11 @@ class Scene:
         transaction = {"resourceType": "Bundle", "type": "transaction"}
         asked = caller.post("/fhir", transaction, headers={"Prefer": "respond-async"})
         return asked.headers.get("Content-Location", "unknown").rpartition("/")[2]
+
+    def workitem(self, caller: Caller) -> str:
+        """The UID of a new work item of the caller with all rights, who may change it and do it."""
+        answer = send(self.doors.caller(*Right, name="all"), "POST", "", ITEMS["item"])
+        return answer.headers["Location"].rpartition("/")[2]
 
     def export(self, caller: Caller) -> str:
         """The id of an export that the caller's subscriber has, with a file of Patients."""
@@ -339,7 +361,7 @@ def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
     urls = create_app(scene.doors.server).url_map
     routes = {(method, rule.rule) for rule in urls.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}}
     adapter = urls.bind("images.test")
-    filled = {"job": "1", "export": "1", "subscription": "1"}
+    filled = {"job": "1", "export": "1", "subscription": "1", "workitem": "1.2"}
     asked = [(each.method, each.path.format(**scene.names, **filled)) for each in DOORS]
     asked += [("GET", path) for path in (*OPEN, SOCKET)]
 

@@ -73,6 +73,7 @@ def test_it_comes_in_json_too(here: Site) -> None:
 @pytest.mark.parametrize(("method", "rule"), sorted({(m, r) for m, r, _ in dicomweb.ROUTES}))
 def test_every_address_answers_options_without_a_token(here: Site, method: str, rule: str) -> None:
     named = {"<uid:study_uid>": "1.2", "<uid:series_uid>": "1.3", "<uid:sop_uid>": "1.4", "<frames>": "1"}
+    named["<uid:workitem_uid>"] = "1.5"
     path = rule.replace("<path:path>", "00091001")
     for variable, value in named.items():
         path = path.replace(variable, value)

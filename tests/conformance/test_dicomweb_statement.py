@@ -35,6 +35,8 @@ PATHS = {
     "rendered series": [f"{SERIES}/rendered"],
     "rendered study": [f"{STUDY}/rendered"],
     "thumbnail": [f"{each}/thumbnail" for each in (STUDY, SERIES, INSTANCE, f"{INSTANCE}/frames/1")],
+    "work item": ["/workitems/1.2.3.99"],
+    "work items found": ["/workitems"],
     "search results": ["/studies", "/series", "/instances", f"{STUDY}/series", f"{SERIES}/instances"],
 }
 MADE = (*NATIVE, *written_syntaxes(Pixels.USUAL))
@@ -79,6 +81,7 @@ def here(mongo: MongoClient[dict[str, Any]], tmp_path_factory: pytest.TempPathFa
     with site_of_a_module(mongo, tmp_path_factory.mktemp("site")) as made:
         answer = made.store(ct(1, **PEOPLE_AND_CODES, **{name: Sequence([item]) for name in SEQUENCES}))
         assert answer.status_code == 200, answer.get_data()
+        made.place("1.2.3.99")
         yield made
 
 

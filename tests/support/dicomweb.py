@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import imagecodecs
 import numpy as np
+import orjson
 from flask.testing import FlaskClient
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
@@ -24,6 +25,7 @@ from fhir_server.access.contracts import Right
 from fhir_server.app import Server, assemble, create_app
 from imaging.dicomweb import iter_parts, multipart_related, parse_content_type
 from tests.support.engine import settings
+from tests.support.workitems import new_item
 
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -54,6 +56,13 @@ class Site:
             headers={**self.hospital, "Accept": accept},
             content_type=f'multipart/related; type="application/dicom"; boundary={BOUNDARY}',
         )
+
+    def place(self, uid: str) -> None:
+        """Place a work item."""
+        headers = {**self.hospital, "Content-Type": "application/dicom+json"}
+        data = orjson.dumps(new_item())
+        answer = self.web.post(f"/dicom-web/workitems?{uid}", data=data, headers=headers)
+        assert answer.status_code == 201, answer.get_data()
 
     def forget_images(self) -> None:
         """Remove all images and what shows them; subscribers, their tokens and the server's own resources stay."""

@@ -1,4 +1,4 @@
-"""A processor elsewhere, as `docs/howto/process-outside.md` has it: the program of the page does an order over HTTP."""
+"""A processor elsewhere, as two pages of `docs/howto` have it: their programs do an order, by FHIR and by UPS-RS."""
 
 import json
 import os
@@ -17,7 +17,8 @@ from pydicom.data import get_testdata_file
 
 from tests.support.serving import ENVIRONMENT, Served, fhir_imaging, serving
 
-PAGE = Path(__file__).parents[2] / "docs/howto/process-outside.md"
+HOW_TO = Path(__file__).parents[2] / "docs/howto"
+PAGE, UPS_PAGE = HOW_TO / "process-outside.md", HOW_TO / "work-by-ups.md"
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,8 @@ def server() -> Iterator[Served]:
         yield served
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+def block(language: str, page: Path = PAGE) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
     return str(found)
 
 
@@ -72,3 +73,35 @@ def test_the_program_of_the_page_does_an_order(server: Served, tmp_path: Path) -
     assert observation["device"] == task["owner"]
     versions = asked(server, requester, f"fhir/Task/{placed['id']}/_history")["entry"]
     assert [each["resource"]["status"] for each in versions] == ["completed", "in-progress", "requested"]
+
+
+def test_the_program_of_the_page_does_a_work_item(server: Served, tmp_path: Path) -> None:
+    commands = dict(re.findall(r"^fhir-imaging subscriber add (\S+) (.*)$", UPS_PAGE.read_text(), re.M))
+    requester, performer = (let_in(server, name, *rights.split()) for name, rights in commands.items())
+    image = Path(get_testdata_file("MR_small.dcm"))
+    asked(server, requester, "dicom-web/studies", image.read_bytes(), "application/dicom")
+    ds = dcmread(image)
+    order = block("json", UPS_PAGE).replace('"1.2.3"', f'"{ds.StudyInstanceUID}"')
+    (path,) = re.findall(r'8080/(dicom-web/workitems\?[0-9.]+)"', UPS_PAGE.read_text())
+    post(server, requester, path, order.encode())
+    program = tmp_path / "performer.py"
+    program.write_text(block("python", UPS_PAGE))
+
+    environment = ENVIRONMENT | {"SERVER": server.base_url, "TOKEN": performer, "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, program],
+        env=environment | {"LABEL": "LUNG CAD"}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    uid = path.rpartition("?")[2]
+    assert done.stdout.splitlines() == [f"1 instances of {ds.StudyInstanceUID}", f"{uid} completed"], done.stderr
+    assert asked(server, requester, f"fhir/Task/{uid}")["status"] == "completed"
+    item = asked(server, requester, f"dicom-web/workitems/{uid}")
+    assert item["00741000"]["Value"] == ["COMPLETED"]
+
+
+def post(server: Served, token: str, path: str, body: bytes) -> None:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/dicom+json"}
+    request = urllib.request.Request(f"{server.base_url}/{path}", data=body, headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        assert response.status == 201
