@@ -124,15 +124,16 @@ def search(door: Door) -> Response:
     if asked.limit is None:
         asked = replace(asked, limit=config["limits.search_count_default"])
     found = worklist.search(asked, [name for name in request.args if len(name) <= 100])
+    warning = "There are additional results that can be requested" if found.is_cut else ""
     if not found.items:
-        return Response(status=HTTPStatus.NO_CONTENT)
+        return _warning(Response(status=HTTPStatus.NO_CONTENT), door, warning)
     if choice.multipart:
         boundary = digest(request.full_path, *(text(each, "SOPInstanceUID") for each in found.items))
         parts: Iterator[Part] = ((choice.media_type, {}, (native_model(each),)) for each in found.items)
         response = text_answer(multipart(parts, boundary), choice.content_type(boundary))
     else:
         response = text_answer(json_array(map(orjson.dumps, found.items)), choice.media_type)
-    return _warning(response, door, "There are additional results that can be requested" if found.is_cut else "")
+    return _warning(response, door, warning)
 
 
 ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (

@@ -10,6 +10,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from fhir_server.access.contracts import Right
+from fhir_server.rest import worklist
 from imaging.dicomweb.json_model import text
 from imaging.dicomweb.native_model import native_model
 from imaging.dicomweb.native_reader import document
@@ -463,6 +464,23 @@ def test_more_than_a_page_is_told(clinic: Caller, listed: list[str]) -> None:
     assert "Warning" not in whole.headers
 
 
+def test_a_search_looks_at_no_more_than_it_may(
+    clinic: Caller, listed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worklist, "PAGE", 2)
+    assert len(found(clinic, "WorklistLabel=SEARCHED")) == 3
+    created(clinic, WorklistLabel="LATEST")
+    monkeypatch.setattr(worklist, "MOST_LOOKED_AT", 2)
+
+    cut = send(clinic, "GET", "?WorklistLabel=LATEST")
+    nothing = send(clinic, "GET", "?WorklistLabel=NOWHERE")
+
+    assert len(cut.json) == 1
+    assert warned(cut) == "There are additional results that can be requested"
+    assert nothing.status_code == 204
+    assert warned(nothing) == "There are additional results that can be requested"
+
+
 def test_attributes_that_are_asked_for_come_along(clinic: Caller, listed: list[str]) -> None:
     uid = created(clinic, CommentsOnTheScheduledProcedureStep="look twice")
 
@@ -644,6 +662,30 @@ def test_a_claim_that_is_given_back_loses_its_lock(clinic: Caller, lab: Caller) 
     assert "workitem-lock" not in clinic.get(f"/fhir/Task/{uid}").text
     assert send(lab, "PUT", f"/{uid}/state", state("IN PROGRESS", OTHER)).status_code == 200
     assert send(lab, "POST", f"/{uid}?{TRANSACTION}", performed()).status_code == 400
+
+
+def test_a_task_that_is_cancelled_by_fhir_is_canceled_for_its_performer(clinic: Caller, lab: Caller) -> None:
+    uid = claimed(clinic, lab)
+    task = clinic.get(f"/fhir/Task/{uid}").json
+    assert clinic.put(f"/fhir/Task/{uid}", task | {"status": "cancelled"}).status_code == 200
+
+    late = send(lab, "POST", f"/{uid}?{TRANSACTION}", performed())
+    ended = send(lab, "PUT", f"/{uid}/state", state("COMPLETED"))
+
+    assert state_of(lab, uid) == "CANCELED"
+    assert (late.status_code, ended.status_code) == (400, 409)
+
+
+def test_who_may_claim_does_not_rewrite_what_is_ordered(clinic: Caller, lab: Caller) -> None:
+    uid = created(clinic)
+    task = lab.get(f"/fhir/Task/{uid}").json
+    (kept,) = task["extension"]
+    forged = [{**kept, "valueString": kept["valueString"].replace("Find nodules", "Find nothing")}]
+
+    answer = lab.put(f"/fhir/Task/{uid}", task | {"extension": forged})
+
+    assert answer.status_code == 403
+    assert text(send(clinic, "GET", f"/{uid}").json, "ProcedureStepLabel") == "Find nodules"
 
 
 def test_a_draft_is_no_work_item(clinic: Caller) -> None:

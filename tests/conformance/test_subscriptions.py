@@ -47,6 +47,7 @@ from tests.support.subscribing import (
     stored,
     to_topic,
 )
+from tests.support.workitems import new_item, send
 
 ORDERER = (*SUBSCRIBER, Right.ORDER_PROCESSING)
 TASK = {"resourceType": "Task", "status": "requested", "intent": "order", "code": {"text": "read it"}}
@@ -471,6 +472,19 @@ def test_topics_of_orders_tell_when_the_status_changes_and_when_the_result_is_th
     told = [entry["resource"]["status"] for bundle in notified(receiver) for entry in bundle["entry"][1:]]
     assert told == ["draft", "requested"]
     assert {each.path for each in receiver.came} == {"/status"}
+
+
+def test_work_items_are_told_of_as_the_tasks_that_they_are(me: Caller, receiver: Receiver, work: Work) -> None:
+    stored(me, to_topic(STATUS_CHANGED, receiver.address, content="full-resource"))
+    work.all()
+    receiver.came.clear()
+
+    assert send(me, "POST", "?1.2.3.4.5", new_item()).status_code == 201
+    assert send(me, "POST", "/1.2.3.4.5/cancelrequest").status_code == 202
+    work.all()
+
+    told = [entry["resource"] for bundle in notified(receiver) for entry in bundle["entry"][1:]]
+    assert [(each["id"], each["status"]) for each in told] == [("1.2.3.4.5", "requested"), ("1.2.3.4.5", "cancelled")]
 
 
 def test_topic_of_results_tells_of_the_completed_task(doors: Doors, me: Caller, receiver: Receiver, work: Work) -> None:

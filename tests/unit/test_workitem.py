@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_server.model import workitem, workitem_orders
-from fhir_server.model.task import Progress, Role, Status, given_back, move, progress, with_extension
+from fhir_server.model.task import Progress, Role, Status, given_back, lapsed, move, progress, with_extension
 from fhir_server.model.task_writing import Actor
 from fhir_server.model.validation import validate
 from fhir_server.model.workitem import State, dataset_of, state_of, task_id_of, uid_of
@@ -125,6 +125,7 @@ def test_the_lock_opens_with_its_transaction_uid_only() -> None:
 
     assert workitem_orders.is_locked_by(task, TRANSACTION)
     assert not workitem_orders.is_locked_by(task, f"{TRANSACTION}1")
+    assert not workitem_orders.is_locked(lapsed(task, NOW, most=3))
     assert not workitem_orders.is_locked(given_back(move(task, Status.READY, Role.OWNER, NOW)))
     assert TRANSACTION not in str(task)
 
