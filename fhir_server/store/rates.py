@@ -39,3 +39,6 @@ class _Storage(MongoDBStorage):
 
     def _init_mongo_client(self, uri: str | None, **options: int | str | bool) -> MongoClient[Any]:
         return self._ours
+
+    def __del__(self) -> None:
+        """Leave the client open, which the parent would close: everybody uses it."""
