@@ -6,13 +6,14 @@ sides can change, state, progress and times, is always told from the Task.
 Sources: PS3.3 B.26 and C.30 (Unified Procedure Step), PS3.4 annex CC, PS3.5 B.2 (UIDs from UUIDs).
 """
 
-import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
+
+import orjson
 
 from fhir_server.model.dates import interval
 from fhir_server.model.task import (
@@ -26,7 +27,7 @@ from fhir_server.model.task import (
     progress_of,
     status_of,
 )
-from imaging.dicomweb.json_model import Model, element, items, ordered, tag_of, text
+from imaging.dicomweb.json_model import Model, checked, element, items, ordered, tag_of, text
 from imaging.errors import AppError, Category
 
 UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"  # SOP class of every work item; PS3.4 CC.3.1
@@ -122,16 +123,15 @@ def kept(task: Task) -> Model:
     for each in task.get("extension", []):
         if each.get("url") == WORKITEM:
             try:
-                found = json.loads(each.get("valueString", ""))
-            except ValueError:
-                return {}
-            return found if isinstance(found, dict) else {}
+                return checked(orjson.loads(each.get("valueString", "")))
+            except (AppError, orjson.JSONDecodeError):
+                return {}  # whoever writes Tasks may write anything there
     return {}
 
 
 def with_kept(task: Task, model: Mapping[str, Any]) -> Json:
     """Return the Task with this data set kept in it. Raises TOO_LARGE."""
-    written = json.dumps(ordered(model), separators=(",", ":"), ensure_ascii=False)
+    written = orjson.dumps(ordered(model)).decode()
     if len(written) > LARGEST:
         message = f"the work item is larger than {LARGEST} characters; name a series without its instances"
         raise AppError(Category.TOO_LARGE, message, where="body")

@@ -18,9 +18,11 @@ Model = dict[str, Any]
 MOST_LEVELS = 16  # of sequences in sequences
 MOST_ELEMENTS = 100_000  # in all
 _TAG = re.compile(r"[0-9A-F]{8}")
+_PLAIN = re.compile(r"[+-]?\d{1,15}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?", re.ASCII)  # what a double and 64 bits hold
 _UID = re.compile(r"[0-9.]{1,64}")
 _NUMBERS = frozenset({"DS", "IS", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"})
-_WRITTEN = frozenset({"DS", "IS", "SV", "UV"})  # numbers that may come as text
+_WRITTEN = frozenset({"DS", "IS", "SV", "UV"})  # numbers that may come, and stay, as text
+_PLAIN_NUMBERS = _NUMBERS - _WRITTEN
 _TEXTS = frozenset({"AE", "AS", "AT", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _NAME_GROUPS = frozenset({"Alphabetic", "Ideographic", "Phonetic"})
@@ -105,6 +107,7 @@ def _element(tag: str, given: Any, where: str, count: list[int], level: int) -> 
     if vr == "SQ":
         return {"vr": vr, "Value": [_object(each or {}, f"{where}.", count, level + 1) for each in inside]}
     count[0] += len(inside)
+    inside = [_number(each) if vr in _PLAIN_NUMBERS else each for each in inside]
     if not all(_is_value(str(vr), each) for each in inside):
         _refuse(where, f"a value is not one of VR {vr}")
     return {"vr": vr, "Value": inside} if inside else {"vr": vr}
@@ -116,6 +119,13 @@ def _fits(tag: str, vr: str) -> bool:
         return vr == "UN" or vr in dictionary_VR(int(tag, 16)).split(" or ")
     except KeyError:
         return bool(int(tag[3], 16) % 2)  # a private attribute; others are in the dictionary
+
+
+def _number(value: Any) -> Any:
+    """Return a number that XML has as text as the number that it is."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value.strip()):
+        return float(value) if "." in value or "e" in value.lower() else int(value)
+    return value
 
 
 def _is_value(vr: str, value: Any) -> bool:

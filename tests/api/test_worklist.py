@@ -10,6 +10,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from fhir_server.access.contracts import Right
+from fhir_server.model import workitem_orders
 from fhir_server.rest import worklist
 from imaging.dicomweb.json_model import text
 from imaging.dicomweb.native_model import native_model
@@ -290,6 +291,25 @@ def test_a_work_item_is_claimed_once(clinic: Caller, lab: Caller) -> None:
     assert state_of(clinic, uid) == "IN PROGRESS"
     assert again.status_code == 409
     assert warned(again) == "The submitted request is inconsistent with the state of the UPS Instance."
+
+
+def test_of_two_that_claim_at_a_time_one_is_told_so(
+    clinic: Caller, lab: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, claim, others = created(clinic), workitem_orders.claimed, []
+
+    def claimed_beside(*args: Any) -> Any:
+        if not others:
+            others.append("first")
+            others.append(send(lab, "PUT", f"/{uid}/state", state("IN PROGRESS", OTHER)).status_code)
+        return claim(*args)
+
+    monkeypatch.setattr(workitem_orders, "claimed", claimed_beside)
+    late = send(lab, "PUT", f"/{uid}/state", state("IN PROGRESS"))
+
+    assert (others[1], late.status_code) == (200, 409)
+    assert send(lab, "POST", f"/{uid}?{OTHER}", performed()).status_code == 200
+    assert send(lab, "POST", f"/{uid}?{TRANSACTION}", performed()).status_code == 400
 
 
 def test_who_has_no_such_station_does_not_claim(clinic: Caller, here: Doors) -> None:

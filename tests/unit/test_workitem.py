@@ -173,7 +173,7 @@ def test_outputs_become_outputs_once() -> None:
 
 
 def test_a_kept_data_set_that_is_damaged_is_none() -> None:
-    for content in ("{", "[]", ""):
+    for content in ("{", "[]", "", "7", '{"00741204": 5}', '{"00741002": {"vr": "SQ", "Value": ["x"]}}'):
         task = with_extension(placed(), workitem.WORKITEM, {"url": workitem.WORKITEM, "valueString": content})
         assert workitem.kept(task) == {}
         assert text(dataset_of(task, Nothing()), "ProcedureStepLabel") == "Find nodules"
@@ -225,6 +225,18 @@ def test_what_is_dicom_json_is_taken_as_it_is() -> None:
     }
 
     assert checked(given) == given
+
+
+def test_numbers_that_xml_has_as_text_become_numbers() -> None:
+    given = {"00280010": {"vr": "US", "Value": ["512"]}, "00189087": {"vr": "FD", "Value": ["-1.5e3", 2]}}
+
+    assert checked(given) == {
+        "00280010": {"vr": "US", "Value": [512]},
+        "00189087": {"vr": "FD", "Value": [-1500.0, 2]},
+    }
+    for text_of_none in ("many", "9" * 30, "1e999", "NaN", "²"):
+        with pytest.raises(AppError):
+            checked({"00280010": {"vr": "US", "Value": [text_of_none]}})
 
 
 # ---- matching
