@@ -10,6 +10,7 @@ and has the key can make a chain anew; so the key may be kept outside of the dat
 """
 
 import hmac
+import logging
 import threading
 import time
 import uuid
@@ -20,8 +21,11 @@ from typing import Any
 from bson.binary import Binary
 from pymongo import ASCENDING, IndexModel, WriteConcern
 from pymongo.database import Database
+from pymongo.errors import PyMongoError
 
 Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 HEAD_EVERY_S = 1.0
 FIELD = "chain"
@@ -64,10 +68,13 @@ class Chain:
                 self._write_head()
 
     def close(self) -> None:
-        """Write the head down."""
+        """Write the head down; where the database is gone, a process ends without it."""
         with self._lock:
             if self._written:
-                self._write_head()
+                try:
+                    self._write_head()
+                except PyMongoError as error:
+                    log.warning("the head of the chain is not written down", extra={"kind": type(error).__name__})
 
     def _begin(self) -> None:
         self._name, self._number, self._before, self._written = uuid.uuid4().hex, 0, b"", 0
