@@ -61,6 +61,7 @@ from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
 from fhir_server.store.subscriptions import Subscriptions
 from fhir_server.store.task_queue import TaskQueue
+from fhir_server.store.usage import Usage
 from fhir_server.studies import Place, Studies
 from fhir_server.work import outside, parties, triggers
 from fhir_server.work.collection.collector import Collector
@@ -104,6 +105,7 @@ class Server:
     answers: Answers
     exports: Exports
     audit: Audit
+    usage: Usage
     peers: Peers
     collected: Collected
     subscriptions: Subscriptions
@@ -185,6 +187,7 @@ class Server:
     def close(self) -> None:
         """End threads and connections."""
         self.audit.close()
+        self.usage.write()
         self.archive.close()
         self.database.client.close()
 
@@ -215,7 +218,17 @@ def assemble(
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
     collected, exports = Collected(database), Exports(database, clock)
     subscriptions = Subscriptions(database, clock, kept_s=config["subscriptions.kept_hours"] * 3_600)
-    parts = (archive, credentials, peers, collected, printer_store, exports, subscriptions, *stores(database))
+    parts = (
+        archive,
+        credentials,
+        peers,
+        collected,
+        printer_store,
+        exports,
+        subscriptions,
+        *stores(database),
+        Usage(database, clock),
+    )
     ensure_schema(database, others=[partial(_ensure_indexes, each) for each in parts], clock=clock)
     base_url = f"{config['web.base_url']}/fhir"
     client_ids = config["fhir.ids"] == "clients"
@@ -260,7 +273,8 @@ def assemble(
 
     seal = chain.Chain(database, _audit_key(config, database))
     seal.ensure_indexes()
-    audit = Audit(own, clock, seal)
+    usage = Usage(database, clock)
+    audit = Audit(own, clock, seal, usage)
     zone = config["archive.time_zone"]
     place = Place(
         dicomweb_url=f"{config['web.base_url']}/dicom-web",
@@ -293,6 +307,7 @@ def assemble(
         sign_on=sign_on(config, database, principals, own, rules=lambda: server.outbound, clock=clock),
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
+        usage=usage,
         answers=Answers(database, clock),
         exports=exports,
         peers=peers,
@@ -450,7 +465,12 @@ def create_app(server: Server) -> Flask:
     most_bytes = server.config["limits.request_bytes"]
     proxies = server.config["web.trusted_proxies"]
     http.install(
-        app, server.principals.authenticate, server.audit.refused, most_bytes=most_bytes, trusted_proxies=proxies
+        app,
+        server.principals.authenticate,
+        server.audit.refused,
+        used=server.usage.add,
+        most_bytes=most_bytes,
+        trusted_proxies=proxies,
     )
     app.config["FHIR_URL"] = server.fhir_url
     cors.install(app, server.config["web.cors_origins"], server.sign_on.apps.is_origin)

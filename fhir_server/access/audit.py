@@ -19,6 +19,7 @@ from fhir_server.access.principals import Principal
 from fhir_server.model.dates import to_instant
 from fhir_server.store.chain import Chain
 from fhir_server.store.repository import Repository
+from fhir_server.store.usage import Usage
 from imaging.errors import AppError, Category
 
 _DCM = "http://dicom.nema.org/resources/ontology/DCM"
@@ -88,6 +89,13 @@ class Receiver(NamedTuple):
     host: str
 
 
+# What is counted as instances that a subscriber sent or got.
+_INSTANCES = {
+    Access.STORE: "instances_in",
+    Access.RETRIEVE: "instances_out",
+    Access.SEND: "instances_out",
+}
+
 # Errors that keep a principal from what was asked for; the rest is about how it was asked, or about the server.
 REFUSALS = frozenset({
     Category.UNAUTHENTICATED, Category.FORBIDDEN, Category.NOT_FOUND, Category.GONE, Category.CONFLICT,
@@ -108,11 +116,15 @@ def from_address(address: str) -> Iterator[None]:
 
 
 class Audit:
-    """Writes the record. `own` is the server's own repository; `chain` shows what was changed in it later."""
+    """Writes the record. `own` is the server's own repository; `chain` shows what was changed in it later.
 
-    def __init__(self, own: Repository, clock: Callable[[], datetime], chain: Chain) -> None:
+    What subscribers are to be accounted for is counted here too, since each access comes by.
+    """
+
+    def __init__(self, own: Repository, clock: Callable[[], datetime], chain: Chain, usage: Usage) -> None:
         self._own = own
         self._chain = chain
+        self._usage = usage
         self._clock = clock
         self._gathered: ContextVar[list[dict[str, Any]] | None] = ContextVar("gathered", default=None)
         self._anonymous = _Allowance(ANONYMOUS_PER_S, ANONYMOUS_BURST)
@@ -149,6 +161,8 @@ class Audit:
         parameters   names of search parameters; give no values
         details      what else is to be known of the first resource, such as a number of pages
         """
+        resources = list(resources)
+        self._count(principal, access, studies or {}, resources, details or {})
         entities = [*_resources(resources), *_studies(studies or {}), *_query(parameters)]
         if details:
             entities[0]["detail"] = [{"type": name, "valueString": text} for name, text in details.items()]
@@ -158,8 +172,27 @@ class Audit:
         self, principal: Principal, access: Access, studies: Mapping[str, int], *, to: Receiver, failure: str = ""
     ) -> None:
         """Record what the server sends for a principal to a receiver, or has sent; `failure` says why not all of it."""
+        self._count(principal, access, studies, [], {})
         outcome = MINOR_FAILURE if failure else SUCCESS
         self._write(principal, access, outcome, failure, list(_studies(studies)), to)
+
+    def _count(
+        self,
+        principal: Principal,
+        access: Access,
+        studies: Mapping[str, int],
+        resources: list[str],
+        details: Mapping[str, str],
+    ) -> None:
+        counts: dict[str, int] = {}
+        if name := _INSTANCES.get(access):
+            counts[name] = sum(studies.values())
+        if access is Access.CREATE:
+            counts["tasks"] = sum(each.startswith("Task/") for each in resources)
+        if "pages" in details:
+            counts["pages"] = int(details["pages"])
+        if any(counts.values()):
+            self._usage.add(principal.subscriber, **counts)
 
     def signed_in(self, login: str, organization: str, failure: str = "") -> None:
         """Record that somebody signed in, or failed to: then neither login nor organisation need be anybody's."""

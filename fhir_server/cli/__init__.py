@@ -35,6 +35,7 @@ from fhir_server.cli import (
     people,
     printers,
     subscriptions,
+    usage,
 )
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
@@ -374,6 +375,7 @@ def agree(
 
 cli.add_command(apps.app)
 cli.add_command(people.person)
+cli.add_command(usage.usage)
 cli.add_command(endpoints.endpoint)
 cli.add_command(images.images)
 cli.add_command(subscriptions.subscriptions)

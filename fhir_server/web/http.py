@@ -74,11 +74,19 @@ class Refused(Protocol):
         """Take note of it."""
 
 
+class Used(Protocol):
+    """Is told of what a subscriber used."""
+
+    def __call__(self, subscriber: str, **counts: int) -> None:
+        """Count it."""
+
+
 def install(
     app: Flask,
     authenticate: Callable[[str], Principal],
     refused: Refused,
     *,
+    used: Used,
     most_bytes: int,
     trusted_proxies: str = "",
 ) -> None:
@@ -86,6 +94,7 @@ def install(
 
     authenticate      bearer token -> principal, raises UNAUTHENTICATED
     refused           told of every access that failed, before the answer goes out
+    used              told of requests and bytes, by subscriber, when the last byte is out
     most_bytes        largest request body that any door takes
     trusted_proxies   as the setting `web.trusted_proxies`
     """
@@ -97,7 +106,7 @@ def install(
     app.register_error_handler(AppError, error_response)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _fault)
-    app.wsgi_app = RequestLog(app.wsgi_app, trusted_proxies)  # type: ignore[method-assign]
+    app.wsgi_app = RequestLog(app.wsgi_app, trusted_proxies, used)  # type: ignore[method-assign]
 
 
 def tries(access: Access) -> None:
@@ -120,6 +129,7 @@ def principal_of(incoming: Request) -> Principal:
             raise AppError(Category.UNAUTHENTICATED, message, where="Authorization")
         found = g.principal = current_app.extensions["authenticate"](token.strip())
         incoming.environ["fhir_imaging.client"] = found.client_id
+        incoming.environ["fhir_imaging.subscriber"] = found.subscriber
     return found
 
 
@@ -159,8 +169,9 @@ class RequestLog:
     The line has the route's template, never the path or the query, which may hold patient data.
     """
 
-    def __init__(self, inner: "WSGIApplication", trusted_proxies: str) -> None:
+    def __init__(self, inner: "WSGIApplication", trusted_proxies: str, used: Used) -> None:
         self._inner = inner
+        self._used = used
         self._proxies = [each.strip() for each in trusted_proxies.split(",") if each.strip()]
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -168,7 +179,9 @@ class RequestLog:
         given = environ.get("HTTP_X_REQUEST_ID", "")
         environ["fhir_imaging.request_id"] = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         environ["fhir_imaging.address"] = client_address(environ, self._proxies)
-        environ["wsgi.input"] = Body(environ["wsgi.input"], environ.get("CONTENT_LENGTH", ""))
+        body = Body(environ["wsgi.input"], environ.get("CONTENT_LENGTH", ""))
+        environ["wsgi.input"] = body
+        sent = [0]
         begun = time.perf_counter()
         status = ["000"]
 
@@ -179,13 +192,15 @@ class RequestLog:
         def finish() -> None:
             with _known_as(environ):
                 _log.info("request", extra=_line(environ, status[0], begun))
+                if subscriber := environ.get("fhir_imaging.subscriber"):
+                    self._used(subscriber, requests=1, bytes_in=body.taken, bytes_out=sent[0])
 
         with _known_as(environ):
             answer = self._inner(environ, start)
         if environ.get(HANDED_OVER):
             finish()
             raise StopIteration  # by which gunicorn's worker knows that there is nothing more to do
-        return ClosingIterator(_pieces(environ, answer), [*_closers(answer), finish])
+        return ClosingIterator(_pieces(environ, answer, sent), [*_closers(answer), finish])
 
 
 class Body:
@@ -197,6 +212,7 @@ class Body:
     def __init__(self, arriving: Any, announced: str = "") -> None:
         self._arriving = arriving
         self._missing = int(announced) if announced.isdecimal() else 0
+        self.taken = 0  # bytes that came
 
     def read(self, size: int = -1) -> bytes:
         """Return up to `size` bytes, all for -1. Raises INVALID, also where the end is that comes too early."""
@@ -216,7 +232,9 @@ class Body:
 
     def _tried(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
-            return read(size)
+            data = read(size)
+            self.taken += len(data)
+            return data
         except TooSlow as error:
             raise AppError(Category.INVALID, "the body did not come in time", where="slow body") from error
         # Each web server has errors of its own for this.
@@ -253,8 +271,8 @@ def _is_within(address: str, networks: Iterable[str]) -> bool:
     return any(found in ipaddress.ip_network(network, strict=False) for network in networks)
 
 
-def _pieces(environ: "WSGIEnvironment", answer: Iterable[bytes]) -> Iterator[bytes]:
-    """The answer's bytes; what makes them while they are sent is known as the request too."""
+def _pieces(environ: "WSGIEnvironment", answer: Iterable[bytes], sent: list[int]) -> Iterator[bytes]:
+    """The answer's bytes, counted in `sent`; what makes them while they are sent is known as the request too."""
     pieces = iter(answer)
     while True:
         with _known_as(environ):
@@ -263,6 +281,7 @@ def _pieces(environ: "WSGIEnvironment", answer: Iterable[bytes]) -> Iterator[byt
             except StopIteration:
                 return
         yield piece
+        sent[0] += len(piece)
 
 
 def _closers(answer: Iterable[bytes]) -> list[Callable[[], None]]:
