@@ -30,11 +30,13 @@ _STATES = f"""
 
 Of a grayscale softcopy presentation state these are applied: modality LUT, VOI LUT or window, presentation LUT,
 rotation and flip, displayed area (scale to fit and true size; one that magnifies for a screen needs a `fit`),
-rectangular, circular and polygonal shutters, and graphics: {", ".join(f"`{each}`" for each in Kind)} and texts. What a
-state has beyond that (bitmap shutters, overlays, subtraction of a mask, compound graphics) is refused with the reason.
+rectangular, circular, polygonal and bitmap shutters, overlays (the state's own, else those of the image that it shows),
+and graphics: {", ".join(f"`{each}`" for each in Kind)} and texts. What a state has beyond that (subtraction of
+a mask, compound graphics, curves, overlays in unused bits of pixels) is refused with the reason.
 
 A step that the state does not have is none, whatever the image says (PS3.4 N.2). A `window` in the order goes before
-that of the state. Images of their own have shutters applied as well; overlays in images are not printed.
+that of the state. Images of their own have shutters applied as well; overlays in images are printed only where a
+state shows them.
 
 ## True size
 
