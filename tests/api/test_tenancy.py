@@ -92,7 +92,7 @@ def test_a_subscriber_sees_its_own_images_and_patients(scene):
         ({"is_own": False, "modalities": frozenset({"CT"})}, {"north-ct", "south-ct"}),
         ({"whose": ("south",), "modalities": frozenset({"MR", "MG"})}, {"south-mr"}),
     ],
-    ids=str,
+    ids=["nobody's", "one", "two", "all", "all by modality", "one by modalities"],
 )
 def test_a_receiver_sees_what_its_contract_names(scene, limits, seen):
     receiver = scene.add("receiver", rights=[Right.RECEIVE_IMAGES], **limits)
