@@ -62,6 +62,7 @@ from fhir_server.store.secrets import secret
 from fhir_server.store.subscriptions import Subscriptions
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.store.usage import Usage
+from fhir_server.store.watchers import Watchers
 from fhir_server.studies import Place, Studies
 from fhir_server.work import outside, parties, triggers
 from fhir_server.work.collection.collector import Collector
@@ -109,6 +110,7 @@ class Server:
     peers: Peers
     collected: Collected
     subscriptions: Subscriptions
+    watchers: Watchers
     search_parameters: SearchParameters
     base_statement: dict[str, Any]
 
@@ -218,6 +220,7 @@ def assemble(
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
     collected, exports = Collected(database), Exports(database, clock)
     subscriptions = Subscriptions(database, clock, kept_s=config["subscriptions.kept_hours"] * 3_600)
+    watchers = Watchers(database)
     parts = (
         archive,
         credentials,
@@ -226,6 +229,7 @@ def assemble(
         printer_store,
         exports,
         subscriptions,
+        watchers,
         *stores(database),
         Usage(database, clock),
     )
@@ -313,6 +317,7 @@ def assemble(
         peers=peers,
         collected=collected,
         subscriptions=subscriptions,
+        watchers=watchers,
         search_parameters=search_parameters,
         base_statement=capability_statement(
             RESOURCES.values(),
@@ -458,6 +463,7 @@ def create_app(server: Server) -> Flask:
         sign_on,
         subscription_socket,
     )
+    from fhir_server.web.event_channel import Channels
     from fhir_server.web.sockets import Sockets
 
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
@@ -483,6 +489,7 @@ def create_app(server: Server) -> Flask:
     events = subscription_socket.Events(server)
     sockets = app.extensions["sockets"] = Sockets(server.config["web.sockets"], started=events.start)
     events.serve(sockets)
+    app.extensions["channels"] = Channels(server, sockets)
     app.register_blueprint(subscription_socket.blueprint(server, sockets))
     app.register_blueprint(dicomweb.blueprint(server))
     app.register_blueprint(health.blueprint(server.check))

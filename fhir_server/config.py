@@ -559,7 +559,8 @@ SETTINGS: tuple[Setting, ...] = (
     # --- subscriptions
     Setting(
         "subscriptions.most", "50", _integer(0, 100_000), "",
-        "Most Subscriptions of one subscriber; 0: nobody may have any.",
+        "Most Subscriptions of one subscriber, and as many AE titles that are subscribed to work items; 0: nobody may "
+        "have any.",
     ),
     Setting(
         "subscriptions.private_networks", "", _networks, "",

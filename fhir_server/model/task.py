@@ -28,6 +28,7 @@ ALGORITHM = "Device/algorithm-"  # and what it runs
 KIND = ("urn:fhir-imaging:code:performer", "imaging-server")  # Task.performerType that means such a server as well
 ANYBODY = ("urn:fhir-imaging:code:performer", "any")  # Task.performerType that means whoever may claim orders at all
 WORKITEM = "urn:fhir-imaging:extension:workitem"  # on Task: the UPS work item that it is, as DICOM JSON in a string
+CANCEL_REQUEST = "urn:fhir-imaging:extension:workitem-cancel-request"  # on Task: its performer is asked to cancel it
 LOCK = "urn:fhir-imaging:extension:workitem-lock"  # on Task: SHA-256 of the Transaction UID under which it was claimed
 MOST_REASON = 500  # characters of a statusReason
 
@@ -291,7 +292,7 @@ def given_back(task: Task) -> Json:
     """Return a Task that is ready again, without signs of work; one that was open is open again."""
     was_open, _ = _claim_of(task)
     gone = {"executionPeriod", "output", *({"owner"} if was_open else ())}
-    rest = without_extension(_without_progress(task), LOCK)
+    rest = without_extension(without_extension(_without_progress(task), LOCK), CANCEL_REQUEST)
     return {name: value for name, value in rest.items() if name not in gone}
 
 

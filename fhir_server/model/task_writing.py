@@ -13,6 +13,7 @@ from typing import Any
 from fhir_server.model.dates import to_instant
 from fhir_server.model.task import (
     ANYBODY,
+    CANCEL_REQUEST,
     CLAIM,
     INITIAL,
     LOCK,
@@ -182,6 +183,8 @@ def _check_elements(current: Task, new: Task, roles: frozenset[Role], *, may_cha
     allowed |= _OF_OWNER if roles & {Role.OWNER, Role.CLAIMANT} else frozenset()
     allowed |= _OF_REQUESTER if Role.REQUESTER in roles else frozenset()
     names = [*current, *(name for name in new if name not in current)]
+    if Role.REQUESTER in roles:  # who ordered it may ask for its cancellation
+        current, new = (without_extension(each, CANCEL_REQUEST) for each in (current, new))
     for name in names:
         if name not in allowed and current.get(name) != new.get(name):
             message = f"Task.{name} cannot be changed by the {' and '.join(sorted(roles))} once it was ordered"

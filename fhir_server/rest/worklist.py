@@ -16,11 +16,13 @@ from fhir_server.access.audit import Access, Audit
 from fhir_server.access.principals import Principal
 from fhir_server.model import workitem, workitem_orders
 from fhir_server.model.criteria import Clause, Token, clause
+from fhir_server.model.dates import to_instant
 from fhir_server.model.query import Query
-from fhir_server.model.task import Json
+from fhir_server.model.task import CANCEL_REQUEST, Json, with_extension
 from fhir_server.model.task_writing import Actor
 from fhir_server.model.validation import validate
 from fhir_server.model.workitem import FINAL, STATES, State
+from fhir_server.model.workitem_events import cancel_request
 from fhir_server.rest.asks import version_wanted
 from fhir_server.store.documents import Resource
 from fhir_server.store.filters import Act
@@ -101,7 +103,7 @@ class Worklist:
     def __init__(self, server: Backing, principal: Principal) -> None:
         self._server, self._principal = server, principal
         self._repository = server.repository_for(principal)
-        self._known = _Seen(self._repository, server.dicomweb_url)
+        self._known = Seen(self._repository, server.dicomweb_url)
 
     def create(self, model: Model, uid: str | None) -> tuple[str, str]:
         """Place a work item; return its UID and what the server changed, "" for nothing.
@@ -165,11 +167,14 @@ class Worklist:
         self._change(uid, change, if_match)
         return next(iter(warnings), "")
 
-    def request_cancellation(self, uid: str, asked: Model, if_match: str | None) -> str:
+    def request_cancellation(
+        self, uid: str, asked: Model, if_match: str | None, is_told: Callable[[Json], bool]
+    ) -> str:
         """Withdraw a work item as who placed it; return what to warn of, "" for nothing.
 
-        Raises CONFLICT for one that is completed, and for one that a performer holds by a Transaction UID: nobody could
-        tell it.
+        One that a performer holds by a Transaction UID goes on: the performer is asked to cancel it.
+        is_told   says whether the performer of a Task hears of it
+        Raises CONFLICT for one that is completed, and for one whose performer nobody could tell.
         """
         warnings: list[str] = []
 
@@ -180,7 +185,10 @@ class Worklist:
             if state is State.COMPLETED:
                 raise RefusedError(Category.CONFLICT, "it is COMPLETED", IS_COMPLETED)
             if state is State.IN_PROGRESS and workitem_orders.is_locked(task):
-                raise RefusedError(Category.CONFLICT, "its performer is not told by this server", NO_CONTACT)
+                if not is_told(task):
+                    raise RefusedError(Category.CONFLICT, "its performer is not subscribed to it", NO_CONTACT)
+                moment = to_instant(self._server.clock())
+                return with_extension(task, CANCEL_REQUEST, cancel_request(asked, self._principal.name, moment))
             return workitem_orders.withdrawn(task, asked)
 
         self._change(uid, change, if_match)
@@ -294,7 +302,7 @@ _NEXT = {
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What the principal may see of images and patients.
 
     has_images   whether ImagingStudies are looked up: a search that does not return the images needs none of them
@@ -305,6 +313,7 @@ class _Seen:
     has_images: bool = True
 
     def studies(self, parameter: str, value: str) -> list[Json]:
+        """Return the ImagingStudies that a search parameter finds."""
         if not self.has_images:
             return []
         try:
@@ -317,6 +326,7 @@ class _Seen:
         return [each.json() for each in found.matches]
 
     def patient(self, reference: str) -> Json | None:
+        """Return the Patient that a reference names, None where it is not to be seen."""
         kind, _, identifier = reference.partition("/")
         if kind != "Patient":
             return None
@@ -328,6 +338,7 @@ class _Seen:
             return None
 
     def address(self, study_uid: str, series_uid: str) -> str:
+        """Return the URL by which WADO-RS gives a series."""
         return f"{self.dicomweb_url}/studies/{study_uid}/series/{series_uid}"
 
 

@@ -161,6 +161,21 @@ class Subscriptions:
         with translated("outbox"), self._database.client.start_session() as session:
             session.with_transaction(attempt, read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
 
+    def note(self, name: str, changes: Sequence[Change]) -> None:
+        """Number what is an event for one Subscription alone, beside what the outbox has."""
+
+        def attempt(session: ClientSession) -> None:
+            if rows := self._numbered(name, changes, session):
+                self._events.insert_many(rows, session=session)
+
+        with translated("subscriptions"), self._database.client.start_session() as session:
+            session.with_transaction(attempt, read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
+
+    def announce(self, name: str) -> None:
+        """Have it noticed, in its place among the changes, that there is something else to be told of than before."""
+        with translated("outbox"):
+            self._outbox.insert_one({"key": f"Subscription/{name}", "version": 0, "method": "PUT", "at": self._clock()})
+
     def _numbered(self, name: str, changes: Sequence[Change], session: ClientSession) -> list[dict[str, Any]]:
         now = self._clock()
         is_waiting = {"$and": [{"$eq": ["$is_pushed", True]}, {"$eq": [{"$ifNull": ["$failures", 0]}, 0]}]}

@@ -56,7 +56,7 @@ _URI = (
 _STORED = tuple(f'multipart/related; type="{form}"' for form in stow_bodies.FORMS) + stow_bodies.FORMS
 _NAMES = {
     "study_uid": "StudyInstanceUID", "series_uid": "SeriesInstanceUID", "sop_uid": "SOPInstanceUID",
-    "frames": "FrameList", "path": "BulkDataPath", "workitem_uid": "Workitem",
+    "frames": "FrameList", "path": "BulkDataPath", "workitem_uid": "Workitem", "title": "AETitle",
 }  # fmt: skip
 _VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -88,6 +88,7 @@ class Interaction:
 
 
 _W, _ITEM = "/workitems/{Workitem}", workitems.TAKEN
+_SUBSCRIBED = f"{_W}/subscribers/{{AETitle}}"
 _S, _E = "/studies/{StudyInstanceUID}", "/studies/{StudyInstanceUID}/series/{SeriesInstanceUID}"
 _I, _F = f"{_E}/instances/{{SOPInstanceUID}}", f"{_E}/instances/{{SOPInstanceUID}}/frames/{{FrameList}}"
 
@@ -141,6 +142,10 @@ INTERACTIONS: Mapping[tuple[str, str], Interaction] = {
     ("POST", _W): Interaction("UpdateWorkitem", "", ("transaction-uid",), takes=_ITEM),
     ("PUT", f"{_W}/state"): Interaction("ChangeWorkitemState", "", takes=_ITEM),
     ("POST", f"{_W}/cancelrequest"): Interaction("RequestWorkitemCancellation", "", takes=_ITEM, status="202"),
+    ("POST", _SUBSCRIBED): Interaction("SubscribeToWorkitem", "", ("deletionlock", "filter"), status="201"),
+    ("DELETE", _SUBSCRIBED): Interaction("UnsubscribeFromWorkitem", ""),
+    ("POST", f"{_SUBSCRIBED}/suspend"): Interaction("SuspendGlobalSubscription", ""),
+    ("GET", "/subscribers/{AETitle}"): Interaction("OpenEventChannel", "", status="101"),
 }
 
 

@@ -19,8 +19,7 @@ from flask import Response, request
 
 from fhir_server.access.audit import Access
 from fhir_server.access.principals import Principal
-from fhir_server.config import Config
-from fhir_server.rest import worklist
+from fhir_server.rest import watching
 from fhir_server.studies import Studies
 from fhir_server.web.http import principal_of
 from imaging.archive import Archive
@@ -43,11 +42,9 @@ RECORDERS = 8  # audit records of retrievals that a process writes at a time
 Part = tuple[str, dict[str, str], Iterable[bytes]]  # content type, further headers, chunks of the body
 
 
-class Server(worklist.Backing, Protocol):
+class Server(watching.Backing, Protocol):
     """What this door needs of the server."""
 
-    @property
-    def config(self) -> Config: ...  # noqa: D102
     @property
     def archive(self) -> Archive: ...  # noqa: D102
     @property

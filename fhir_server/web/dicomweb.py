@@ -1,8 +1,8 @@
 """The DICOMweb door: one table of routes under /dicom-web.
 
-Each route is answered by a function of `stow`, `qido`, `wado`, `rendered`, `wado_uri` or `workitems`; who may see a
-study is decided by `Studies.authorise` before anything else, who may see a work item by the repository that is opened
-for whoever asks. Source: PS3.18 sections 9 to 11.
+Each route is answered by a function of `stow`, `qido`, `wado`, `rendered`, `wado_uri`, `workitems` or `event_channel`;
+who may see a study is decided by `Studies.authorise` before anything else, who may see a work item by the repository
+that is opened for whoever asks. Source: PS3.18 sections 9 to 11.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from fhir_server.web import bulk, capabilities, qido, rendered, stow, wado, wado_uri, workitems
+from fhir_server.web import bulk, capabilities, event_channel, qido, rendered, stow, wado, wado_uri, workitems
 from fhir_server.web.dicom_answers import Door, Server
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level
@@ -67,6 +67,7 @@ ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
     *(("DELETE", level, delete) for level in (STUDY, SERIES, INSTANCE)),
     *(("POST", f"{level}/undelete", undelete) for level in (STUDY, SERIES, INSTANCE)),
     *workitems.ROUTES,
+    *event_channel.ROUTES,
 )
 
 
@@ -88,6 +89,9 @@ def blueprint(server: Server) -> Blueprint:
     for number, (method, rule, answer) in enumerate(ROUTES):
         view = partial(answer, door)
         routes.add_url_rule(rule, f"route-{number}", view, methods=[method], provide_automatic_options=False)
+    # The router tells a handshake apart; the route in the table tells what is none.
+    channel = partial(event_channel.open_channel, door)
+    routes.add_url_rule(event_channel.CHANNEL, "channel", channel, methods=["GET"], websocket=True)
     for number, rule in enumerate(("", "/", *dict.fromkeys(rule for _, rule, _ in ROUTES))):
         view = partial(capabilities.describe, door, rule)
         routes.add_url_rule(rule, f"options-{number}", view, methods=["OPTIONS"], provide_automatic_options=False)

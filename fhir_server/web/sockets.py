@@ -62,6 +62,9 @@ class Conversation(Protocol):
     def turn(self) -> float:
         """Say what there is to say now; return in how many seconds to be asked again, if nothing happens before."""
 
+    def leaving(self) -> None:
+        """Say what there is to say when the server goes."""
+
 
 class Sockets:
     """The connections. `close` ends them all."""
@@ -232,6 +235,8 @@ class _Line:
 
     def leave(self) -> None:
         """Say that the server goes."""
+        if self._ended_at is None and self._conversation is not None:
+            self._guarded(self._conversation.leaving)
         self.end(CloseCode.GOING_AWAY, "the server stops")
 
     def safely(self, act: Callable[[], None]) -> None:

@@ -161,6 +161,9 @@ class Talk:
             waits += [left_s, self._serve(name, binding)]
         return min(waits)
 
+    def leaving(self) -> None:
+        """Say nothing: the close tells it."""
+
     # ---- binding
 
     def _bind(self, name: str) -> None:

@@ -6,7 +6,7 @@ who may change it is told by `rest.worklist`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from http import HTTPStatus
 from typing import Any, Concatenate, ParamSpec
 
@@ -14,6 +14,7 @@ import orjson
 from flask import Response, request
 
 from fhir_server.access.audit import Access
+from fhir_server.rest.watching import is_told
 from fhir_server.rest.worklist import RefusedError, Worklist
 from fhir_server.web.dicom_answers import (
     DICOM_JSON,
@@ -110,7 +111,8 @@ def request_cancellation(door: Door, workitem_uid: str) -> Response:
     """POST /workitems/{uid}/cancelrequest: 202; a body may tell why."""
     worklist = _worklist(door)
     asked = _body(door) if _has_body() else {}
-    warning = worklist.request_cancellation(workitem_uid, asked, request.headers.get("If-Match"))
+    hears = partial(is_told, door.server)
+    warning = worklist.request_cancellation(workitem_uid, asked, request.headers.get("If-Match"), hears)
     return _warning(Response(status=HTTPStatus.ACCEPTED), door, warning)
 
 

@@ -16,7 +16,8 @@ from fhir_server.model.criteria import Clause, Token
 from fhir_server.model.query import Query
 from fhir_server.model.subscription import Status, Subscription
 from fhir_server.model.topics import CREATE, DELETE, UPDATE
-from fhir_server.rest.subscriptions import LIVE, Backing, asked_for, principal_of, query_of, set_status
+from fhir_server.rest import watching
+from fhir_server.rest.subscriptions import LIVE, asked_for, principal_of, query_of, set_status
 from fhir_server.store.documents import Resource
 from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.matching import Selection
@@ -48,7 +49,7 @@ class Listener:
 class Dispatcher:
     """Makes events of changes."""
 
-    def __init__(self, server: Backing, leases: Leases) -> None:
+    def __init__(self, server: watching.Notifying, leases: Leases) -> None:
         self._server, self._leases = server, leases
         self._store = server.subscriptions
         self._worker = str(uuid.uuid4())
@@ -83,7 +84,7 @@ class Dispatcher:
     # ---- Subscriptions
 
     def _is_any(self) -> bool:
-        return bool(self._store.states()) or bool(self._found(1))
+        return bool(self._store.states()) or bool(self._found(1)) or bool(self._server.watchers.all())
 
     def _found(self, most: int = _PAGE) -> list[Resource]:
         wanted = Clause("status", "token", "", tuple(Token(None, each.value) for each in LIVE))
@@ -104,9 +105,13 @@ class Dispatcher:
         self._generation = generation
         found = {each.id: each for each in self._found()}
         states = self._store.states()
-        for gone in states.keys() - found.keys():
+        watchers = [watching.as_subscription(each) for each in self._server.watchers.all()]
+        for gone in states.keys() - found.keys() - {each.id for each, _ in watchers}:
             self._store.end(gone)
+        for watcher, since in watchers:
+            self._store.begin(watcher.id, since, is_pushed=False)
         listeners = [each for name in found if (each := self._listener(found[name], states.get(name))) is not None]
+        listeners += [Listener(watcher, since, Query(watcher.resource, ())) for watcher, since in watchers]
         states = self._store.states()
         self._listeners = tuple(replace(each, since=states[each.subscription.id].since) for each in listeners)
         if self._listeners:

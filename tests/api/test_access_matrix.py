@@ -13,6 +13,7 @@ from fhir_server.access.contracts import Right
 from fhir_server.app import create_app
 from fhir_server.delivery import value
 from fhir_server.model.task import CODES
+from fhir_server.model.workitem_events import WORKLIST
 from fhir_server.store.answers import Asked
 from fhir_server.store.exports import Page, Part, Place
 from tests.support.doors import Caller, Doors, new_study, opened
@@ -172,6 +173,10 @@ DOORS = [
     door("POST", "/dicom-web/workitems/{workitem}", "all", send="label"),
     door("PUT", "/dicom-web/workitems/{workitem}/state", "all", send="state"),
     door("POST", "/dicom-web/workitems/{workitem}/cancelrequest", "all"),
+    # Whoever receives may be told; of which work items, is decided when they are told.
+    door("POST", f"/dicom-web/workitems/{WORKLIST}/subscribers/ADMITTED", "receive", "all"),
+    door("POST", f"/dicom-web/workitems/{WORKLIST}/subscribers/{{title}}/suspend", "receive", "all"),
+    door("DELETE", f"/dicom-web/workitems/{WORKLIST}/subscribers/{{title}}", "receive", "all"),
     # Deleting is for the subscriber that registered the images.
     door("DELETE", "/dicom-web/studies/{study}", "all"),
     door("DELETE", "/dicom-web/studies/{study}/series/{series}", "all"),
@@ -196,6 +201,7 @@ SIGNING_IN = {
     *(("POST", f"/auth/{each}") for each in ("authorize", "patient", "decision", "token", "introspect", "revoke")),
     *(("POST", f"/auth/{each}") for each in ("sign-in", "code", "second-factor", "sign-out", "sessions", "start")),
 }
+CHANNEL = "/dicom-web/subscribers/AE"  # a handshake: test_worklist_events
 SOCKET = "/fhir/_socket"  # whoever binds it is asked then: tests/system/test_subscriptions.py
 RESOURCES = {
     "bundle": {"resourceType": "Bundle", "type": "batch"},
@@ -219,6 +225,7 @@ class Scene:
     def come(self, caller: Caller, entrance: Door):
         names = self.names | self.own_names(entrance)
         made = {"job": self.job, "export": self.export, "subscription": self.subscription, "workitem": self.workitem}
+        made["title"] = self.title
         own = {name: make(caller) for name, make in made.items() if f"{{{name}}}" in entrance.path}
         path = entrance.path.format(**names, **own)
         if entrance.send == "patient":
@@ -272,6 +279,11 @@ class Scene:
         """The UID of a new work item of the caller with all rights, who may change it and do it."""
         answer = send(self.doors.caller(*Right, name="all"), "POST", "", ITEMS["item"])
         return answer.headers["Location"].rpartition("/")[2]
+
+    def title(self, caller: Caller) -> str:
+        """The AE title under which the caller is subscribed to the worklist, if it may be."""
+        send(caller, "POST", f"/{WORKLIST}/subscribers/ADMITTED")
+        return "ADMITTED"
 
     def export(self, caller: Caller) -> str:
         """The id of an export that the caller's subscriber has, with a file of Patients."""
@@ -361,9 +373,9 @@ def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
     urls = create_app(scene.doors.server).url_map
     routes = {(method, rule.rule) for rule in urls.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}}
     adapter = urls.bind("images.test")
-    filled = {"job": "1", "export": "1", "subscription": "1", "workitem": "1.2"}
+    filled = {"job": "1", "export": "1", "subscription": "1", "workitem": "1.2", "title": "AE"}
     asked = [(each.method, each.path.format(**scene.names, **filled)) for each in DOORS]
-    asked += [("GET", path) for path in (*OPEN, SOCKET)]
+    asked += [("GET", path) for path in (*OPEN, SOCKET, CHANNEL)]
 
     bare = [(method, path.partition("?")[0]) for method, path in asked]
     covered = {(method, adapter.match(path, method, return_rule=True)[0].rule) for method, path in bare}

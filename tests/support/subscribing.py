@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
+import websocket
+
 from fhir_server import config as settings
 from fhir_server import engine
 from fhir_server.access.contracts import Right
@@ -83,6 +85,15 @@ def refused(caller: Caller, subscription: dict[str, Any]) -> str:
     response = caller.post("/fhir/Subscription", subscription)
     assert 400 <= response.status_code < 500, response.text
     return str(response.json["issue"][0]["diagnostics"])
+
+
+@contextmanager
+def ending(line: websocket.WebSocket) -> Iterator[websocket.WebSocket]:
+    """Have the connection closed at the end, also where the server closed it before."""
+    try:
+        yield line
+    finally:
+        line.shutdown()
 
 
 class Work:

@@ -29,7 +29,7 @@ from fhir_server.app import Server, open_server
 from tests.support.doors import new_study
 from tests.support.engine import settings
 from tests.support.serving import Served, children, fhir_imaging, serving, wait_for
-from tests.support.subscribing import STATUS_CHANGED, events, numbers, plain, said, to_topic
+from tests.support.subscribing import STATUS_CHANGED, ending, events, numbers, plain, said, to_topic
 
 MOST = 6  # sockets; more than threads
 SETTINGS = [
@@ -96,15 +96,6 @@ def operator(served: Served) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def client(served: Served, operator: Server) -> Client:
     return Client(served, operator, "ward")
-
-
-@contextmanager
-def ending(line: websocket.WebSocket) -> Iterator[websocket.WebSocket]:
-    """Have the connection closed at the end, also where the server closed it before."""
-    try:
-        yield line
-    finally:
-        line.shutdown()
 
 
 def place(client: Client) -> str:

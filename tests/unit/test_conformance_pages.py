@@ -42,7 +42,7 @@ def test_the_tables_of_the_dicomweb_page_are_those_of_the_code() -> None:
 
 def test_the_resources_of_the_dicomweb_page_are_the_routes_of_the_door() -> None:
     named = {"study_uid": "study", "series_uid": "series", "sop_uid": "instance", "frames": "list", "path": "path"}
-    named["workitem_uid"] = "workitem"
+    named |= {"workitem_uid": "workitem", "title": "title"}
 
     routes = {
         (method, re.sub(r"<(?:\w+:)?(\w+)>", lambda found: f"{{{named[found[1]]}}}", rule))

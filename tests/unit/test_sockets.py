@@ -46,6 +46,9 @@ class Echo:
         self.is_news = subject == self.subject
         return self.is_news
 
+    def leaving(self) -> None:
+        self.line.say("going")
+
     def turn(self) -> float:
         self.turns += 1
         if self.is_news:
@@ -198,10 +201,12 @@ def test_on_close_everybody_is_told() -> None:
     client, _, _ = connected(made)
 
     made.stop()
+    farewell = client.recv()
     _, data = client.recv_data()
     client.shutdown()
     made.close(5)
 
+    assert farewell == "going"
     assert int.from_bytes(data[:2], "big") == 1001
     assert not made.is_used
     with socket.socket() as plain, pytest.raises(AppError):
