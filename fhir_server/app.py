@@ -36,6 +36,7 @@ from fhir_server.model.task_writing import Actor
 from fhir_server.outbound.remote import Rules
 from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
+from fhir_server.reconciliation import Reconciliation
 from fhir_server.rest import subscriptions as subscribing
 from fhir_server.rest.batch import BundleLimits
 from fhir_server.rest.exporting import BULK_DATA, EXPORTS
@@ -55,6 +56,7 @@ from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.printers import PrinterStore
 from fhir_server.store.rates import Rates
+from fhir_server.store.reconciliations import Reconciliations
 from fhir_server.store.reindex import reindex_resources
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
@@ -100,6 +102,7 @@ class Server:
     own: Repository
     repository_for: Callable[[Principal], Repository]
     studies: Studies
+    reconciliation: Reconciliation
     principals: Principals
     sign_on: SignOn
     printers: Printers
@@ -221,8 +224,10 @@ def assemble(
     collected, exports = Collected(database), Exports(database, clock)
     subscriptions = Subscriptions(database, clock, kept_s=config["subscriptions.kept_hours"] * 3_600)
     watchers = Watchers(database)
+    reconciliations = Reconciliations(database)
     parts = (
         archive,
+        reconciliations,
         credentials,
         peers,
         collected,
@@ -288,7 +293,8 @@ def assemble(
     )
     keep_for, undelete_for = timedelta(days=config["archive.keep_days"]), timedelta(hours=config["archive.undelete_h"])
     rules = Agreements(own, clock, cache_s=config["access.cache_s"]), Deletion(keep_for, undelete_for, clock)
-    studies = Studies(archive, own, repository_for, Leases(database, clock), audit, place, *rules)
+    leases = Leases(database, clock)
+    studies = Studies(archive, own, repository_for, leases, audit, place, *rules, reconciliations)
     principals = Principals(
         credentials,
         own,
@@ -307,6 +313,7 @@ def assemble(
         own=own,
         repository_for=repository_for,
         studies=studies,
+        reconciliation=Reconciliation(archive, own, studies, reconciliations, leases, clock),
         principals=principals,
         sign_on=sign_on(config, database, principals, own, rules=lambda: server.outbound, clock=clock),
         printers=Printers(printer_store, own, principals, clock),

@@ -22,6 +22,7 @@ from fhir_server.projection import Resource, Surroundings
 from fhir_server.store.documents import Resource as Version
 from fhir_server.store.documents import stamped
 from fhir_server.store.lease import Lease, Leases
+from fhir_server.store.reconciliations import Reconciliations
 from fhir_server.store.repository import Repository
 from fhir_server.study_elements import shows_images
 from imaging.archive import Archive, SeriesFacts, StudyFacts
@@ -54,8 +55,11 @@ class Place:
 class Projector:
     """Writes what shows a study. `own` is the server's own repository: unrestricted and internal."""
 
-    def __init__(self, archive: Archive, own: Repository, leases: Leases, place: Place) -> None:
+    def __init__(
+        self, archive: Archive, own: Repository, leases: Leases, place: Place, reconciliations: Reconciliations
+    ) -> None:
         self._archive = archive
+        self._whose = reconciliations.whose
         self._own = own
         self._leases = leases
         self._place = place
@@ -103,7 +107,9 @@ class Projector:
         """Write what the ImagingStudy refers to before the ImagingStudy itself."""
         study_uid = facts.study.study_instance_uid
         existing = self._existing(study_uid)
-        assigner, subject = self._subject(facts, existing)
+        assigner, patient = self._subject(facts, existing)
+        shown_by = _reference(study_uid)
+        subject = self._whose(shown_by, patient)
         around = Surroundings(
             subject=subject,
             assigner=assigner,
@@ -119,21 +125,29 @@ class Projector:
         # A study belongs to whoever brought its first image, also where somebody else described it before.
         self._own.update(projected.imaging_study, create=True, if_changed=True, owner=facts.registered_by[0])
         self._delete_conditions(_series_uids(existing) - _series_uids(projected.imaging_study))
+        if self._whose(shown_by, patient) != subject:
+            # Somebody decided meanwhile whose it is.
+            self._archive.mark(study_uid)
 
     def _existing(self, study_uid: str) -> Resource | None:
         found = read_or_none(self._own, "ImagingStudy", projection.imaging_study_id(study_uid))
         return found.json() if found else None
 
     def _subject(self, facts: StudyFacts, existing: Resource | None) -> tuple[str, str]:
-        """The subscriber whose numbers count, and the Patient; both stay what they were when others add images."""
+        """The subscriber whose numbers count, and the Patient of whom the images are by what they say themselves.
+
+        Both stay what they were when others add images.
+        """
         before = (existing or {}).get("subject", {}).get("reference")
+        shown_by = _reference(facts.study.study_instance_uid)
         choices = []
         for assigner in facts.registered_by:
             identifier = projection.patient_identifier(facts.patient, assigner, self._place.patient_system)
             choices.append((assigner, identifier))
-            if identifier and before in (found := self._patients(identifier)):
-                self._adopt(found[before], assigner)
-                return assigner, before
+            for reference, patient in (self._patients(identifier) if identifier and before else {}).items():
+                if before in (reference, self._whose(shown_by, reference)):
+                    self._adopt(patient, assigner)
+                    return assigner, reference
         assigner, identifier = choices[0]
         for reference, patient in (self._patients(identifier) if identifier else {}).items():
             self._adopt(patient, assigner)
@@ -151,8 +165,10 @@ class Projector:
         facts = StudyFacts(summary.patient, summary.study, (series,), 0, (assigner,))
         identifier = projection.patient_identifier(facts.patient, assigner, self._place.patient_system)
         found = list(self._patients(identifier)) if identifier else []
+        shown_by = _reference(facts.study.study_instance_uid)
+        patient = found[0] if found else f"Patient/{self._patient_id(facts, identifier)}"
         around = Surroundings(
-            subject=found[0] if found else f"Patient/{self._patient_id(facts, identifier)}",
+            subject=self._whose(shown_by, patient),
             assigner=assigner,
             accession_system=projection.accession_system(facts.study.issuer_of_accession_number, assigner),
             zone=self._place.zone,
@@ -249,6 +265,10 @@ def read_or_none(repository: Repository, resource_type: str, id: str) -> Version
         if error.category in (Category.NOT_FOUND, Category.GONE):
             return None
         raise
+
+
+def _reference(study_uid: str) -> str:
+    return f"ImagingStudy/{projection.imaging_study_id(study_uid)}"
 
 
 def _says(version: Version, resource: Resource, owner: str) -> bool:

@@ -24,6 +24,7 @@ from fhir_server.projector import Place, Projector, read_or_none
 from fhir_server.storage_checks import remarks
 from fhir_server.store.filters import ALLOW, Act
 from fhir_server.store.lease import Leases
+from fhir_server.store.reconciliations import Reconciliations
 from fhir_server.store.repository import Repository
 from fhir_server.study_elements import shows_images
 from imaging.archive import Archive, Incoming, Instance, Outcome, Remark, Stored
@@ -56,6 +57,7 @@ class Studies:
         place: Place,
         agreements: Agreements,
         deletion: Deletion,
+        reconciliations: Reconciliations,
     ) -> None:
         """Join the two. `own` is the server's own repository: unrestricted and internal."""
         self._agreements = agreements
@@ -64,7 +66,7 @@ class Studies:
         self._own = own
         self._repository_for = repository_for
         self._audit = audit
-        self._projector = Projector(archive, own, leases, place)
+        self._projector = Projector(archive, own, leases, place, reconciliations)
         self._seen: dict[tuple[Principal, str, Act], float] = {}  # until when an authorisation is believed, monotonic s
         self._resting: dict[str, float] = {}  # Study Instance UID -> when it may be tried again, monotonic s
 

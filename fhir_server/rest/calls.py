@@ -1,7 +1,7 @@
 """What an operation of the FHIR door is, and one as it is asked for. Source: FHIR R4 operations 3.1.1."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_server.access.audit import Access
@@ -15,13 +15,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation as it is asked for. `values` has every value of each parameter, in order."""
+    """One operation as it is asked for. `values` has every value of each parameter, in order.
+
+    concerned   takes the references of what else was concerned, for the audit record
+    """
 
     server: Backing
     repository: Repository
     type: str
     id: str
     values: Mapping[str, list[Any]]
+    concerned: list[str] = field(default_factory=list)
 
     def one(self, name: str, default: Any = None) -> Any:
         """Return the value of a parameter that is given once at most. Raises INVALID for several."""

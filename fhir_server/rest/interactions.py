@@ -23,6 +23,7 @@ from fhir_server.model.patch import patched
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
 from fhir_server.model.summary import subset
 from fhir_server.model.validation import validate
+from fhir_server.reconciliation import Reconciliation
 from fhir_server.rest import bundles, past, subscriptions
 from fhir_server.rest.asks import Answer, Ask, Json, Return, is_known, version_wanted
 from fhir_server.rest.criteria import criteria, criteria_of_text
@@ -65,6 +66,10 @@ class Backing(subscriptions.Backing, Protocol):
     @property
     def studies(self) -> Studies:
         """Where DICOM meets FHIR."""
+
+    @property
+    def reconciliation(self) -> Reconciliation:
+        """Merges Patients and moves studies."""
 
     @property
     def audit(self) -> Audit:
@@ -113,6 +118,10 @@ class Invocation(Protocol):
     @property
     def key(self) -> str:
         """The relative reference `Type/id`, "" where no resource is named."""
+
+    @property
+    def concerned(self) -> list[str]:
+        """References of what else was concerned, once it was done."""
 
     def prepare(self, server: Backing) -> None:
         """Do what has to be done before, and not within, a transaction."""
@@ -176,7 +185,7 @@ class Interactions:
         if isinstance(ask, Ask):
             return _PERFORM[ask.interaction](self, ask)
         body = ask.perform(self._server, self._repository)
-        self._note(ask.access, [ask.key] if ask.key else [])
+        self._note(ask.access, dict.fromkeys([*([ask.key] if ask.key else []), *ask.concerned]))
         return Answer(body=body)
 
     def settle(self) -> None:

@@ -6,7 +6,7 @@ codesystem and patient operations.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_server.access.audit import Access
@@ -22,6 +22,7 @@ from fhir_server.rest.calls import Call, Json, Operation, answer
 from fhir_server.rest.everything import PARAMETERS, everything
 from fhir_server.rest.held import Held
 from fhir_server.rest.interactions import Backing
+from fhir_server.rest.reconciling import OPERATIONS as RECONCILING
 from fhir_server.rest.subscription_operations import OPERATIONS as OF_SUBSCRIPTIONS
 from fhir_server.rest.terminology_operations import expand, lookup, validate_code
 from fhir_server.store.filters import Act
@@ -187,6 +188,7 @@ OPERATIONS: tuple[Operation, ...] = (
         frozenset({"ValueSet"}), on_type=True, on_instance=True,
     ),
     Operation("lookup", f"{CORE}CodeSystem-lookup", lookup, _CODE, frozenset({"CodeSystem"}), on_type=True),
+    *RECONCILING,
     *OF_SUBSCRIPTIONS,
 )  # fmt: skip
 
@@ -200,6 +202,7 @@ class Invocation:
     id: str = ""
     query: tuple[tuple[str, str], ...] = ()
     sent: Any = None
+    concerned: list[str] = field(default_factory=list, compare=False)  # what else was, for the audit record
 
     @property
     def access(self) -> Access:
@@ -225,11 +228,13 @@ class Invocation:
         """Do what has to be done before, and not within, a transaction: have new images shown."""
         if self.operation.name == "everything":
             server.studies.catch_up()
+        if self.type == "ImagingStudy" and self.id:
+            server.studies.refresh(self.id)
 
     def perform(self, server: Backing, repository: Repository) -> bytes:
         """Do it and return the resource that answers."""
         values = values_of(self.sent, [*self.query], self.operation)
-        return self.operation.perform(Call(server, repository, self.type, self.id, values))
+        return self.operation.perform(Call(server, repository, self.type, self.id, values, self.concerned))
 
 
 def invoked(method: str, segments: Sequence[str], query: tuple[tuple[str, str], ...]) -> Invocation | None:

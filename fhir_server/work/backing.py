@@ -11,6 +11,7 @@ from fhir_server.model.criteria import Limits
 from fhir_server.model.task import Json
 from fhir_server.outbound.remote import Rules
 from fhir_server.printers import Printers
+from fhir_server.reconciliation import Reconciliation
 from fhir_server.rest.batch import BundleLimits
 from fhir_server.store.answers import Answers
 from fhir_server.store.collected import Collected
@@ -37,6 +38,10 @@ class Backing(Protocol):
     @property
     def studies(self) -> Studies:
         """Where DICOM meets FHIR."""
+
+    @property
+    def reconciliation(self) -> Reconciliation:
+        """Merges Patients and moves studies."""
 
     @property
     def own(self) -> Repository:

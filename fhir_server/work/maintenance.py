@@ -13,6 +13,7 @@ from datetime import timedelta
 from fhir_server import reindexing
 from fhir_server.work.backing import Backing
 from fhir_server.work.triggers import Triggers
+from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Maintenance:
             looking_s = REST_S
         try:
             if time.monotonic() - self._swept >= self._interval_s:
+                self._finish_decisions()
                 self._sweep()
         except Exception:
             log.exception("sweeping failed; it is tried again")
@@ -109,6 +111,13 @@ class Maintenance:
             # Where more images came meanwhile, patience begins anew.
             self._waits_since[study_uid] = time.monotonic()
         return len(behind) - done
+
+    def _finish_decisions(self) -> None:
+        try:
+            self._server.reconciliation.finish()
+        except AppError as error:
+            if error.category is not Category.BUSY:  # somebody is deciding, or died of it a moment ago
+                raise
 
     def _sweep(self) -> None:
         self._swept = time.monotonic()

@@ -297,9 +297,10 @@ class Archive:
         here = {"_id": arrival.study_uid, "generation": arrival.generation}
         return self._database.studies.update_one(here, {"$unset": {"arrived_at": ""}}).matched_count == 1
 
-    def mark(self, study_uid: str) -> None:
-        """Put a study behind, so that its projection is made anew, also one that is being made now."""
-        mark_studies(self._database.studies, [study_uid], self._clock())
+    def mark(self, *study_uids: str) -> None:
+        """Put studies behind, so that their projections are made anew, also those that are being made now."""
+        if study_uids:
+            mark_studies(self._database.studies, study_uids, self._clock())
 
     def mark_all(self) -> int:
         """Put every study behind, so that all projections are made anew; return how many."""
