@@ -44,6 +44,7 @@ VALUE_SET = {
     "status": "active",
     "compose": {"include": [{"system": "http://hl7.org/fhir/administrative-gender"}]},
 }
+MERGED = "source-patient=Patient/{patient}&target-patient=Patient/{other}"
 DOORS = [
     # FHIR: reading needs to receive
     door("GET", "/fhir/Patient", "receive", "all"),
@@ -96,6 +97,9 @@ DOORS = [
     door("POST", "/fhir/Patient/{patient}/$meta-add", "all", send="meta"),
     door("POST", "/fhir/Patient/{patient}/$meta-delete", "all", send="meta"),
     # FHIR: Subscriptions are for who may receive
+    door("POST", f"/fhir/Patient/$merge?{MERGED}&preview=true", "all", send="parameters"),
+    door("POST", "/fhir/Patient/{patient}/$unmerge", "all", send="parameters"),
+    door("POST", "/fhir/ImagingStudy/{study}/$move?patient=Patient/{patient}", "all", send="parameters"),
     door("GET", "/fhir/Subscription/$status", "receive", "all"),
     door("POST", "/fhir/Subscription/$status", "receive", "all", send="parameters"),
     door("GET", "/fhir/Subscription/{subscription}/$status", "receive", "all"),
@@ -255,6 +259,13 @@ class Scene:
         """Names of things that this entrance alone is about: some to be deleted, some that were."""
         if entrance.method == "DELETE":
             return self.disposable()
+        if "/$move" in entrance.path:
+            return names_of_new_study(self.doors)[0]
+        if entrance.path.endswith("/$unmerge"):
+            names = {"patient": self.doors.server.own.create(PATIENT).id, "other": self.names["other"]}
+            merge = f"/fhir/Patient/$merge?{MERGED.format(**names)}"
+            assert self.doors.caller(*Right, name="all").post(merge, RESOURCES["parameters"]).status_code == 200
+            return names
         if not entrance.path.endswith("/undelete"):
             return {}
         names = self.disposable()
@@ -341,6 +352,7 @@ def scene(mongo, tmp_path_factory) -> Iterator[Scene]:
         order = hard_copy(doors, names["study"], str(tmp_path_factory.mktemp("films")))
         group = {"resourceType": "Group", "type": "person", "actual": True}
         made = {"group": doors.server.own.create(group).id, "patient": doors.server.own.create(PATIENT).id}
+        made |= {"other": doors.server.own.create(PATIENT).id}
         made |= {"valueset": doors.server.own.create(VALUE_SET).id}
         yield Scene(doors, {**names, **made, "order": order}, file)
     mongo.drop_database(database.name)
