@@ -20,6 +20,7 @@ from fhir_server.store.failures import translated
 from fhir_server.store.writing import MAJORITY
 from imaging.errors import AppError, Category
 
+PREFIX = "watcher:"  # of an id; those of resources have no colon
 MOST_TRIES = 10  # of a change that others are in the way of
 MOST_NAMED = 1_000  # work items that one title subscribes to, or is taken off, one by one
 
@@ -66,8 +67,8 @@ class Watcher:
 
 
 def id_of(owner: str, title: str) -> str:
-    """Return the id of the watcher that a title of a subscriber is; no id of a resource looks like it."""
-    return "watcher:" + hashlib.sha256(f"{owner}\n{title}".encode()).hexdigest()[:40]
+    """Return the id of the watcher that a title of a subscriber is."""
+    return PREFIX + hashlib.sha256(f"{owner}\n{title}".encode()).hexdigest()[:40]
 
 
 class Watchers:

@@ -18,6 +18,7 @@ from fhir_server.model.subscription import Status, Subscription
 from fhir_server.model.topics import CREATE, DELETE, UPDATE
 from fhir_server.rest import watching
 from fhir_server.rest.subscriptions import LIVE, asked_for, principal_of, query_of, set_status
+from fhir_server.store import watchers
 from fhir_server.store.documents import Resource
 from fhir_server.store.lease import Lease, Leases
 from fhir_server.store.matching import Selection
@@ -105,13 +106,13 @@ class Dispatcher:
         self._generation = generation
         found = {each.id: each for each in self._found()}
         states = self._store.states()
-        watchers = [watching.as_subscription(each) for each in self._server.watchers.all()]
-        for gone in states.keys() - found.keys() - {each.id for each, _ in watchers}:
+        titles = [watching.as_subscription(each) for each in self._server.watchers.all()]
+        for gone in states.keys() - found.keys() - {each.id for each, _ in titles}:
             self._store.end(gone)
-        for watcher, since in watchers:
+        for watcher, since in titles:
             self._store.begin(watcher.id, since, is_pushed=False)
         listeners = [each for name in found if (each := self._listener(found[name], states.get(name))) is not None]
-        listeners += [Listener(watcher, since, Query(watcher.resource, ())) for watcher, since in watchers]
+        listeners += [Listener(watcher, since, Query(watcher.resource, ())) for watcher, since in titles]
         states = self._store.states()
         self._listeners = tuple(replace(each, since=states[each.subscription.id].since) for each in listeners)
         if self._listeners:
@@ -194,6 +195,8 @@ class Dispatcher:
         self._store.failed(subscription.id, reason)
         if subscription.status is not Status.ERROR:
             log.warning("a Subscription fails", extra={"subscription": subscription.id, "reason": reason})
+            if subscription.id.startswith(watchers.PREFIX):
+                return  # no resource tells of it
             try:
                 set_status(self._server, subscription, Status.ERROR, reason)
             except AppError as error:

@@ -90,6 +90,10 @@ def nobody_is_subscribed(scene: Scene) -> Iterator[None]:
     scene.work.dispatch()
 
 
+def ids(scene: Scene, caller: Caller, title: str) -> str:
+    return id_of(scene.doors.server.principals.authenticate(caller.token).subscriber, title)
+
+
 def created(caller: Caller, **changes: Any) -> str:
     uid = generate_uid()
     answer = send(caller, "POST", f"?{uid}", new_item(**changes))
@@ -291,6 +295,25 @@ def test_a_server_that_stops_says_so(scene: Scene, clinic: Caller) -> None:
     (report,) = line.said
     assert (kinds([report]), text(report, "AffectedSOPInstanceUID")) == ([SCP_STATUS], WORKLIST)
     assert [text(report, each) for each in ("SCPStatus", "SubscriptionListStatus")] == ["GOING DOWN", "WARM START"]
+
+
+def test_a_title_whose_work_items_cannot_be_looked_up_holds_up_no_other(
+    scene: Scene, clinic: Caller, lab: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe(clinic, WORKLIST, "GOOD")
+    subscribe(lab, WORKLIST, "BAD")
+    own, bad = scene.doors.server.own, ids(scene, lab, "BAD")
+
+    def selected(versions: Any, selections: dict[str, Any]) -> Any:
+        if bad in selections:
+            raise AppError(Category.INVALID, "tried")
+        return type(own).selected_by(own, versions, selections)
+
+    monkeypatch.setattr(own, "selected_by", selected)
+    uid = created(clinic)
+
+    assert kinds(scene.told(clinic, "GOOD"), uid) == [STATE, ASSIGNED]
+    assert scene.told(lab, "BAD") == []
 
 
 # ---- a performer is asked to cancel
