@@ -26,6 +26,7 @@ from fhir_server.access.foreign import ForeignTokens, Issuer
 from fhir_server.access.policy import restriction, writes_about
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config, networks
+from fhir_server.deidentified import Deidentified
 from fhir_server.deletion import Deletion
 from fhir_server.endpoints import Endpoints
 from fhir_server.model.capability import TOPIC_SERVER, capability_statement, with_parameters
@@ -55,6 +56,7 @@ from fhir_server.store.lease import Leases
 from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.printers import PrinterStore
+from fhir_server.store.pseudonyms import PseudonymRows
 from fhir_server.store.rates import Rates
 from fhir_server.store.reconciliations import Reconciliations
 from fhir_server.store.reindex import reindex_resources
@@ -103,6 +105,7 @@ class Server:
     repository_for: Callable[[Principal], Repository]
     studies: Studies
     reconciliation: Reconciliation
+    deidentified: Deidentified
     principals: Principals
     sign_on: SignOn
     printers: Printers
@@ -314,6 +317,7 @@ def assemble(
         repository_for=repository_for,
         studies=studies,
         reconciliation=Reconciliation(archive, own, studies, reconciliations, leases, clock),
+        deidentified=Deidentified(archive, studies, PseudonymRows(database), partial(secret, database)),
         principals=principals,
         sign_on=sign_on(config, database, principals, own, rules=lambda: server.outbound, clock=clock),
         printers=Printers(printer_store, own, principals, clock),

@@ -24,15 +24,20 @@ from pydicom.uid import UID
 from imaging.algorithm import Code
 from imaging.conversion import convert
 from imaging.dataset import Received, read
+from imaging.dataset_from_json import dataset_from_json
 from imaging.deidentify_elements import Cleaner, Options, PrivateElement, Pseudonyms
 from imaging.deidentify_pixels import Rectangle, burn_out, clear_unused_bits, without_comments
 from imaging.derive import coded
+from imaging.dicom_json import dicom_json
 from imaging.errors import AppError, Category
 from imaging.part10 import IMPLEMENTATION_CLASS_UID
 from imaging.syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
 from imaging.transcode import encode
 
-__all__ = ["NAME", "VERSION", "Options", "PrivateElement", "Rectangle", "deidentify"]
+__all__ = [
+    "CODES", "NAME", "VERSION", "Options", "PrivateElement", "Pseudonyms", "Rectangle", "check",
+    "deidentify", "describe", "described",
+]  # fmt: skip
 
 NAME: Final = "de-identify"
 VERSION: Final = "1"
@@ -40,7 +45,7 @@ METHOD: Final = "DICOM PS3.15 Basic Application Level Confidentiality Profile"
 MIN_KEY_BYTES: Final = 16
 
 _PROFILE: Final = Code("113100", "DCM", "Basic Application Confidentiality Profile")
-_CODES: Final = {
+CODES: Final = {
     # option                    CID 7050
     "clean_pixels":            Code("113101", "DCM", "Clean Pixel Data Option"),
     "modified_dates":          Code("113107", "DCM", "Retain Longitudinal Temporal Information Modified Dates Option"),
@@ -48,6 +53,7 @@ _CODES: Final = {
     "device_identity":         Code("113109", "DCM", "Retain Device Identity Option"),
     "uids":                    Code("113110", "DCM", "Retain UIDs Option"),
 }  # fmt: skip
+"""What says that an option was taken."""
 _SAFE_PRIVATE: Final = Code("113111", "DCM", "Retain Safe Private Option")
 _MAKER: Final = "FHIR imaging server"
 _DEIDENTIFYING: Final = Code("109104", "DCM", "De-identifying Equipment")
@@ -85,14 +91,39 @@ def deidentify(
             Category.INVALID, "rectangles are burned out with the option clean_pixels only", where="rectangle"
         )
     received = read(file)
-    _check_content(received.ds, received.transfer_syntax_uid)
-    _check_burned_in(received, options)
+    check(received.ds, received.transfer_syntax_uid, options, has_pixels=received.pixels is not None)
     chosen = [each for each in rectangles if each.series_uid in ("", received.ds.SeriesInstanceUID)]
     ds = _dataset(received, is_native=bool(chosen))
     _clean_pixels(ds, chosen)
     Cleaner(ds, Pseudonyms.of(ds, key), options, safe_private).clean()
     _tell(ds, options, has_safe_private=bool(safe_private))
     return _written(ds)
+
+
+def describe(ds: Dataset, key: bytes, options: Options) -> None:
+    """Make of some attributes of an instance, in place, what `deidentify` would make of them."""
+    Cleaner(ds, Pseudonyms.of(ds, key), options, ()).clean()
+    _tell(ds, options, has_safe_private=False)
+
+
+def described(document: bytes, key: bytes, options: Options) -> bytes:
+    """Return of the DICOM JSON of an instance that of its cleaned file, without bulk data; no pixel is touched."""
+    ds = dataset_from_json(document)
+    describe(ds, key, options)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
+    return dicom_json(read(_written(ds)))
+
+
+def check(ds: Dataset, transfer_syntax_uid: str, options: Options, *, has_pixels: bool) -> None:
+    """Return when a program can clean such an instance. Raises UNSUPPORTED, see `deidentify`.
+
+    ds   needs to hold SOP Class UID and Burned In Annotation; of Content Sequence and Encapsulated Document it counts
+         only whether they are there
+    """
+    _check_content(ds, transfer_syntax_uid)
+    if has_pixels:
+        _check_burned_in(ds, options)
 
 
 def _check_content(ds: Dataset, transfer_syntax_uid: str) -> None:
@@ -107,10 +138,9 @@ def _check_content(ds: Dataset, transfer_syntax_uid: str) -> None:
             raise AppError(Category.UNSUPPORTED, f"{what} cannot be cleaned of names by a program")
 
 
-def _check_burned_in(received: Received, options: Options) -> None:
-    ds = received.ds
+def _check_burned_in(ds: Dataset, options: Options) -> None:
     stated = str(ds.get("BurnedInAnnotation") or "")
-    if received.pixels is None or options.clean_pixels or stated == "NO":
+    if options.clean_pixels or stated == "NO":
         return
     if stated == "YES" or str(ds.SOPClassUID).startswith(_OFTEN_BURNED_IN):
         says = "says that text is" if stated == "YES" else "is of a kind that often has text"
@@ -152,7 +182,7 @@ def _clean_pixels(ds: Dataset, rectangles: Sequence[Rectangle]) -> None:
 
 def _tell(ds: Dataset, options: Options, *, has_safe_private: bool) -> None:
     """Write what was done, no more (PS3.15 E.2, E.3; PS3.3 C.7.1.1, C.12.1)."""
-    codes = [_PROFILE, *(code for name, code in _CODES.items() if getattr(options, name))]
+    codes = [_PROFILE, *(code for name, code in CODES.items() if getattr(options, name))]
     codes += [_SAFE_PRIVATE] if has_safe_private else []
     earlier = [item for item in ds.get("DeidentificationMethodCodeSequence") or [] if "CodeValue" in item]
     known = {(item.CodeValue, item.get("CodingSchemeDesignator")) for item in earlier}

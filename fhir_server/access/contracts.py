@@ -13,12 +13,15 @@ from enum import StrEnum
 from typing import Any
 
 from fhir_server.model.dates import EARLIEST, LATEST, interval, to_instant
+from imaging.deidentify import CODES
 from imaging.errors import AppError
 
 RIGHTS_SYSTEM = "urn:fhir-imaging:code:right"  # code system of Contract.term.type
 WHOSE_SYSTEM = "urn:fhir-imaging:code:whose"  # code system of Contract.term.asset.scope: own, named, all
-DCM = "http://dicom.nema.org/resources/ontology/DCM"  # code system of Contract.term.asset.subtype
+DCM = "http://dicom.nema.org/resources/ontology/DCM"  # code system of Contract.term.asset.subtype, term.subType
 OWN, NAMED, ALL = "own", "named", "all"
+# Options of de-identification that a contract may give, each with its code of CID 7050 in Contract.term.subType.
+KEEPS = ("modified_dates", "patient_characteristics", "device_identity")
 MOST_NAMED = 200  # subscribers, modalities or patients in one term
 
 
@@ -27,6 +30,7 @@ class Right(StrEnum):
 
     REGISTER_IMAGES = "register-images"
     RECEIVE_IMAGES = "receive-images"
+    RECEIVE_DEIDENTIFIED = "receive-deidentified"
     ORDER_PROCESSING = "order-processing"
     ORDER_HARD_COPY = "order-hard-copy"
     DEFINE = "define"
@@ -53,15 +57,20 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A right and how far it goes."""
+    """A right and how far it goes.
+
+    keeps   of the right to receive de-identified images: the options of `KEEPS` that the images are given with
+    """
 
     right: Right
     limits: Limits = UNLIMITED
+    keeps: frozenset[str] = frozenset()
 
 
 TERMS = {
     Right.REGISTER_IMAGES: "Register images and their FHIR resources with this server",
     Right.RECEIVE_IMAGES: "Search, read and retrieve images and FHIR resources of this server",
+    Right.RECEIVE_DEIDENTIFIED: "Search and retrieve images of this server de-identified by DICOM PS3.15 annex E",
     Right.ORDER_PROCESSING: "Order processing of images that the subscriber may read or has registered",
     Right.ORDER_HARD_COPY: "Order hard copies of images that the subscriber may read or has registered, or print them",
     Right.DEFINE: "Define profiles, search parameters and terminology for all subscribers of this server",
@@ -78,8 +87,12 @@ def contract(
     start: datetime,
     end: datetime | None,
     limits: Limits = UNLIMITED,
+    keeps: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Return the Contract that gives a subscriber its rights, in force from `start` to `end` (None: without end)."""
+    """Return the Contract that gives a subscriber its rights, in force from `start` to `end` (None: without end).
+
+    keeps   with what options of `KEEPS` images are de-identified, where the contract lets them be received so
+    """
     period = {"start": to_instant(start), **({"end": to_instant(end)} if end else {})}
     return {
         "resourceType": "Contract",
@@ -87,7 +100,10 @@ def contract(
         "issued": to_instant(issued),
         "applies": period,
         "subject": [{"reference": organization}],
-        "term": [_term(right, limits, organization) for right in sorted(rights)],
+        "term": [
+            _term(Term(right, limits, keeps if right is Right.RECEIVE_DEIDENTIFIED else frozenset()), organization)
+            for right in sorted(rights)
+        ],
     }
 
 
@@ -117,15 +133,27 @@ def terms_in_force(
             start, end = max(low for low, _ in periods), min(high for _, high in periods)
             limits = _limits(term, organization)
             if right is not None and limits is not None and start <= now < end:
-                terms.add(Term(right, limits))
+                terms.add(Term(right, limits, _keeps(term) if right is Right.RECEIVE_DEIDENTIFIED else frozenset()))
             until = min([until, *(moment for moment in (start, end) if moment > now)])
     return frozenset(terms), until
 
 
-def _term(right: Right, limits: Limits, organization: str) -> dict[str, Any]:
+def _term(term: Term, organization: str) -> dict[str, Any]:
     # Contract.term.offer is mandatory in R4.
-    term = {"type": {"coding": [{"system": RIGHTS_SYSTEM, "code": right.value}]}, "offer": {"text": TERMS[right]}}
-    return term if limits == UNLIMITED else {**term, "asset": [_asset(limits, organization)]}
+    coding = [{"system": RIGHTS_SYSTEM, "code": term.right.value}]
+    told: dict[str, Any] = {"type": {"coding": coding}, "offer": {"text": TERMS[term.right]}}
+    if term.keeps:
+        codes = [CODES[each] for each in sorted(term.keeps)]
+        told["subType"] = {"coding": [{"system": DCM, "code": each.value, "display": each.meaning} for each in codes]}
+    return told if term.limits == UNLIMITED else {**told, "asset": [_asset(term.limits, organization)]}
+
+
+def _keeps(term: Mapping[str, Any]) -> frozenset[str]:
+    """Return the options of de-identification that a term gives; what is unknown keeps nothing."""
+    named = {
+        each.get("code") for each in term.get("subType", {}).get("coding", []) if each.get("system") == DCM
+    }  # fmt: skip
+    return frozenset(option for option in KEEPS if CODES[option].value in named)
 
 
 def _asset(limits: Limits, organization: str) -> dict[str, Any]:

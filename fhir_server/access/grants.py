@@ -56,11 +56,18 @@ AT_MOST: Mapping[Role, frozenset[Right]] = MappingProxyType(
     {
         Role.PATIENT: frozenset({Right.RECEIVE_IMAGES}),
         Role.PRACTITIONER: frozenset(
-            {Right.RECEIVE_IMAGES, Right.REGISTER_IMAGES, Right.ORDER_PROCESSING, Right.ORDER_HARD_COPY}
+            {
+                Right.RECEIVE_IMAGES,
+                Right.RECEIVE_DEIDENTIFIED,
+                Right.REGISTER_IMAGES,
+                Right.ORDER_PROCESSING,
+                Right.ORDER_HARD_COPY,
+            }
         ),
         Role.TECHNOLOGIST: frozenset(
             {
                 Right.RECEIVE_IMAGES,
+                Right.RECEIVE_DEIDENTIFIED,
                 Right.REGISTER_IMAGES,
                 Right.ORDER_PROCESSING,
                 Right.ORDER_HARD_COPY,

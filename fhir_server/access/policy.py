@@ -1,6 +1,7 @@
 """From rights and grants to a restriction: which resource types a principal may read and write, and under what demands.
 
 Pure. `register-images` writes and reads nothing; `receive-images` reads, and writes its own Subscriptions;
+`receive-deidentified` reads no resource at all, and is asked through `behind_pseudonyms` only;
 `order-processing` and `order-hard-copy` write Tasks, and read their own, what came of them (Provenance), their own
 Endpoints and what can be ordered; the first also writes processing rules; `process-images` writes Tasks and may claim
 open ones; `define` reads and writes what tells everybody here how to work; `audit` reads the audit record and what
@@ -69,6 +70,24 @@ def require_images(principal: Principal, right: Right, act: Act, wanted: str) ->
     require(principal, right, wanted)
     if principal.grant is not None:
         restriction(principal).require("ImagingStudy", act)
+
+
+def behind_pseudonyms(principal: Principal, act: Act) -> Principal:
+    """Return the principal that sees, by name, what this one may have de-identified: to look for it, never to answer.
+
+    Raises FORBIDDEN without the right; and for a token that is narrower than the contracts, since what it shows would
+    tell of whom its pseudonyms are.
+    """
+    require(principal, Right.RECEIVE_DEIDENTIFIED, "receive de-identified images")
+    terms = [each for each in principal.limited if each.right is Right.RECEIVE_DEIDENTIFIED]
+    limited = tuple(replace(each, right=Right.RECEIVE_IMAGES, keeps=frozenset()) for each in terms)
+    seeing = replace(principal, rights=frozenset({Right.RECEIVE_IMAGES}), limited=limited)
+    if not sees_as_agreed(seeing, "ImagingStudy", act):
+        message = (
+            "de-identified images are given to tokens whose scopes let all ImagingStudies be seen, and to no others"
+        )
+        raise AppError(Category.FORBIDDEN, message, where="scope")
+    return seeing
 
 
 def writes_about(principal: Principal) -> frozenset[str] | None:

@@ -41,6 +41,8 @@ class Principal:
     grant        what the token was given for; None for one of the operator's commands: the contracts alone limit it
     limited      how far rights go that do not go everywhere, in a settled order
     devices      "Device/..." of the subscriber, which may do Tasks; told only where rights are limited
+    keeps        with what options images are de-identified for the subscriber: those that all of its terms give, so
+                 that one recipient has one form of each image
     """
 
     subscriber: str
@@ -50,6 +52,7 @@ class Principal:
     grant: Grant | None = None
     limited: tuple[Term, ...] = ()
     devices: tuple[str, ...] = ()
+    keeps: frozenset[str] = frozenset()
 
     def limits(self, right: Right) -> tuple[Limits, ...]:
         """Return how far a right goes: alternatives, none where the subscriber does not have it."""
@@ -179,11 +182,13 @@ class Principals:
         end: datetime | None = None,
         limits: Limits = UNLIMITED,
         is_own: bool = False,
+        keeps: frozenset[str] = frozenset(),
     ) -> Subscriber:
         """Register a subscriber with a contract that gives `rights`; return it.
 
         limits   how far they go
         is_own   they go to the subscriber's own images and resources, and those of `limits.whose`
+        keeps    options of `contracts.KEEPS` with which images are de-identified for it
         For one that is there, the new contract takes the place of the others. A suspended one is let in again.
         """
         now, wanted = self._clock(), frozenset(rights)
@@ -202,7 +207,9 @@ class Principals:
             self._credentials.add_client(Client(client_id, reference, name, suspended=False))
         earlier = self._contracts(reference)
         # The new one first, so that a client at work notices nothing; a crash leaves what `subscriber list` shows.
-        self._own.create(contract(reference, wanted, issued=now, start=start or now, end=end, limits=limits))
+        self._own.create(
+            contract(reference, wanted, issued=now, start=start or now, end=end, limits=limits, keeps=keeps)
+        )
         self._terminate(each for each in earlier if not is_agreement(each))
         self._set_active(organization, active=True)
         self._credentials.suspend(reference, suspended=False)
@@ -296,7 +303,9 @@ class Principals:
         everywhere = {term.right for term in terms if term.limits == UNLIMITED}
         limited = sorted((term for term in terms if term.right not in everywhere), key=repr)
         devices = self._devices(subscriber) if limited else ()
-        principal = Principal(subscriber, client_id, name, rights, None, tuple(limited), devices)
+        kept = [term.keeps for term in terms if term.right is Right.RECEIVE_DEIDENTIFIED]
+        keeps = frozenset.intersection(*kept) if kept else frozenset[str]()
+        principal = Principal(subscriber, client_id, name, rights, None, tuple(limited), devices, keeps)
         return principal if grant is None else principal.holding(grant)
 
     def _devices(self, reference: str) -> tuple[str, ...]:

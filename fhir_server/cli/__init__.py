@@ -245,6 +245,7 @@ def subscriber() -> None:
 @click.argument("name")
 @click.option("--register-images", is_flag=True, help="May send images and make FHIR resources.")
 @click.option("--receive-images", is_flag=True, help="May search, read and retrieve.")
+@click.option("--receive-deidentified", is_flag=True, help="May search and retrieve images without names, only.")
 @click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
 @click.option("--order-hard-copy", is_flag=True, help="May order hard copies of images it may read or registered.")
 @click.option("--define", is_flag=True, help="May define profiles, search parameters and terminology for everybody.")
@@ -253,6 +254,12 @@ def subscriber() -> None:
 @click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of the contract (UTC)  [default: now]")
 @click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of the contract (UTC)  [default: no end]")
 @limits.limited
+@click.option(
+    "--keep",
+    type=click.Choice(["modified-dates", "patient-characteristics", "device-identity"]),
+    multiple=True,
+    help="What de-identified images keep: an option of the profile; may be repeated.",
+)
 @configured()
 def add_subscriber(
     config: Config,
@@ -262,6 +269,7 @@ def add_subscriber(
     sees: tuple[str, ...],
     modality: tuple[str, ...],
     patient: tuple[str, ...],
+    keep: tuple[str, ...],
     **chosen: bool,
 ) -> None:
     """Let NAME in with a contract, or give it a new one.
@@ -275,6 +283,7 @@ def add_subscriber(
       fhir-imaging subscriber add radiology --receive-images --sees all
       fhir-imaging subscriber add second-reader --receive-images --sees radiology --modality MG
       fhir-imaging subscriber add study-42 --receive-images --sees ct-1 --from 2027-01-01 --until 2027-06-30
+      fhir-imaging subscriber add registry --receive-deidentified --sees all --keep modified-dates
     """
     from fhir_server.access.contracts import Right
     from fhir_server.app import open_server
@@ -282,12 +291,17 @@ def add_subscriber(
     rights = [Right(option.replace("_", "-")) for option, wanted in chosen.items() if wanted]
     if not rights:
         raise click.UsageError(f"name at least one of {', '.join(f'--{right}' for right in Right)}")
+    if Right.RECEIVE_IMAGES in rights and Right.RECEIVE_DEIDENTIFIED in rights:
+        raise click.UsageError("--receive-deidentified is given instead of --receive-images, not with it")
+    if keep and Right.RECEIVE_DEIDENTIFIED not in rights:
+        raise click.UsageError("--keep is for --receive-deidentified")
+    keeps = frozenset(each.replace("-", "_") for each in keep)
     first = start.replace(tzinfo=UTC) if start else None
     # The last day is part of the contract.
     last = end.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if end else None
     with open_server(config) as server:
         found, is_own = limits.limits_of(server.principals, name, sees, modality, patient)
-        added = server.principals.add(name, rights, start=first, end=last, limits=found, is_own=is_own)
+        added = server.principals.add(name, rights, start=first, end=last, limits=found, is_own=is_own, keeps=keeps)
         names = {each.organization: each.name for each in server.principals.subscribers()}
     click.echo(f"{added.name} may {_words(added.rights)} ({added.organization})")
     if added.terms:

@@ -78,7 +78,9 @@ def _before(principals: "Principals", name: str) -> frozenset[str] | None:
 def words_of(subscriber: "Subscriber", names: Mapping[str, str]) -> str:
     """Return in words how far a subscriber's rights go; `names` has the subscribers by reference."""
     every = {term.limits for term in subscriber.terms}
-    return "; or ".join(sorted(_words(each, subscriber.organization, names) for each in every))
+    kept = sorted({each.replace("_", "-") for term in subscriber.terms for each in term.keeps})
+    keeping = f"; keeping {', '.join(kept)}" if kept else ""
+    return "; or ".join(sorted(_words(each, subscriber.organization, names) for each in every)) + keeping
 
 
 def _words(limits: "Limits", organization: str, names: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import orjson
 from flask import Response
 
-from fhir_server.web import bulk, qido, rendered, stow, stow_bodies, wado, workitems
+from fhir_server.web import bulk, deidentified, qido, rendered, stow, stow_bodies, wado, workitems
 from fhir_server.web.dicom_answers import Door, choose
 from fhir_server.web.dicom_forms import Pixels, written_syntaxes
 from imaging.archive import query
@@ -40,6 +40,9 @@ RESOURCES: Mapping[str, tuple[Offer, ...]] = {
     "rendered study": rendered.MULTIPART_OFFERS,
     "thumbnail": rendered.THUMBNAIL_OFFERS,
     "search results": qido.OFFERS,
+    "de-identified study, series": deidentified.FILES,
+    "de-identified instance": deidentified.FILE,
+    "de-identified metadata, search results": deidentified.TEXTS,
     "answer to a store request": stow.OFFERS,
     "work item": workitems.OFFERS,
     "work items found": workitems.SEARCH_OFFERS,
@@ -51,7 +54,7 @@ _STATE = ("presentationUID", "presentationSeriesUID")
 _RENDER = ("annotation", "quality", "viewport", "window", "iccprofile", *_STATE)
 _URI = (
     "requestType", "studyUID", "seriesUID", "objectUID", "contentType", "transferSyntax", "frameNumber", "annotation",
-    "rows", "columns", "region", "windowCenter", "windowWidth", "imageQuality", *_STATE,
+    "rows", "columns", "region", "windowCenter", "windowWidth", "imageQuality", "anonymize", *_STATE,
 )  # fmt: skip
 _STORED = tuple(f'multipart/related; type="{form}"' for form in stow_bodies.FORMS) + stow_bodies.FORMS
 _NAMES = {
@@ -91,6 +94,10 @@ _W, _ITEM = "/workitems/{Workitem}", workitems.TAKEN
 _SUBSCRIBED = f"{_W}/subscribers/{{AETitle}}"
 _S, _E = "/studies/{StudyInstanceUID}", "/studies/{StudyInstanceUID}/series/{SeriesInstanceUID}"
 _I, _F = f"{_E}/instances/{{SOPInstanceUID}}", f"{_E}/instances/{{SOPInstanceUID}}/frames/{{FrameList}}"
+
+
+_D, _PAGES = deidentified.PREFIX, ("limit", "offset", "StudyInstanceUID")
+_UNNAMED, _TOLD = "de-identified study, series", "de-identified metadata, search results"
 
 
 def _search(name: str, level: Level) -> Interaction:
@@ -136,6 +143,16 @@ INTERACTIONS: Mapping[tuple[str, str], Interaction] = {
     ("POST", f"{_S}/undelete"): Interaction("UndeleteStudy", "", status="204"),
     ("POST", f"{_E}/undelete"): Interaction("UndeleteSeries", "", status="204"),
     ("POST", f"{_I}/undelete"): Interaction("UndeleteInstance", "", status="204"),
+    ("GET", f"{_D}/studies"): Interaction("SearchForDeidentifiedStudies", _TOLD, (*_PAGES, "ModalitiesInStudy")),
+    ("GET", f"{_D}{_S}/series"): Interaction("SearchForDeidentifiedStudySeries", _TOLD, ("Modality",)),
+    ("GET", f"{_D}{_S}/instances"): Interaction("SearchForDeidentifiedStudyInstances", _TOLD, ("SOPClassUID",)),
+    ("GET", f"{_D}{_E}/instances"): Interaction("SearchForDeidentifiedSeriesInstances", _TOLD, ("SOPClassUID",)),
+    ("GET", f"{_D}{_S}"): Interaction("RetrieveDeidentifiedStudy", _UNNAMED),
+    ("GET", f"{_D}{_E}"): Interaction("RetrieveDeidentifiedSeries", _UNNAMED),
+    ("GET", f"{_D}{_I}"): Interaction("RetrieveDeidentifiedInstance", "de-identified instance"),
+    ("GET", f"{_D}{_S}/metadata"): Interaction("RetrieveDeidentifiedStudyMetadata", _TOLD),
+    ("GET", f"{_D}{_E}/metadata"): Interaction("RetrieveDeidentifiedSeriesMetadata", _TOLD),
+    ("GET", f"{_D}{_I}/metadata"): Interaction("RetrieveDeidentifiedInstanceMetadata", _TOLD),
     ("POST", "/workitems"): Interaction("CreateWorkitem", "", ("workitem",), takes=_ITEM, status="201"),
     ("GET", "/workitems"): Interaction("SearchForWorkitems", "work items found", _SEARCH),
     ("GET", _W): Interaction("RetrieveWorkitem", "work item"),

@@ -19,6 +19,7 @@ from flask import Response, request
 
 from fhir_server.access.audit import Access
 from fhir_server.access.principals import Principal
+from fhir_server.deidentified import Deidentified
 from fhir_server.rest import watching
 from fhir_server.studies import Studies
 from fhir_server.web.http import principal_of
@@ -49,6 +50,8 @@ class Server(watching.Backing, Protocol):
     def archive(self) -> Archive: ...  # noqa: D102
     @property
     def studies(self) -> Studies: ...  # noqa: D102
+    @property
+    def deidentified(self) -> Deidentified: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

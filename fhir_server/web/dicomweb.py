@@ -1,8 +1,8 @@
 """The DICOMweb door: one table of routes under /dicom-web.
 
-Each route is answered by a function of `stow`, `qido`, `wado`, `rendered`, `wado_uri`, `workitems` or `event_channel`;
-who may see a study is decided by `Studies.authorise` before anything else, who may see a work item by the repository
-that is opened for whoever asks. Source: PS3.18 sections 9 to 11.
+Each route is answered by a function of `stow`, `qido`, `wado`, `rendered`, `wado_uri`, `deidentified`, `workitems` or
+`event_channel`. Who may see a study is decided by `Studies.authorise` before anything else, who may see a work item by
+the repository that is opened for whoever asks. Source: PS3.18 sections 9 to 11.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,18 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from fhir_server.web import bulk, capabilities, event_channel, qido, rendered, stow, wado, wado_uri, workitems
+from fhir_server.web import (
+    bulk,
+    capabilities,
+    deidentified,
+    event_channel,
+    qido,
+    rendered,
+    stow,
+    wado,
+    wado_uri,
+    workitems,
+)
 from fhir_server.web.dicom_answers import Door, Server
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level
@@ -24,6 +35,7 @@ STUDY = "/studies/<uid:study_uid>"
 SERIES = f"{STUDY}/series/<uid:series_uid>"
 INSTANCE = f"{SERIES}/instances/<uid:sop_uid>"
 FRAMES = f"{INSTANCE}/frames/<frames>"
+UNNAMED = deidentified.PREFIX
 
 
 def delete(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Response:
@@ -66,6 +78,12 @@ ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
     ("GET", f"{INSTANCE}/received", wado.retrieve_received),
     *(("DELETE", level, delete) for level in (STUDY, SERIES, INSTANCE)),
     *(("POST", f"{level}/undelete", undelete) for level in (STUDY, SERIES, INSTANCE)),
+    ("GET", f"{UNNAMED}/studies", deidentified.search(Level.STUDIES)),
+    ("GET", f"{UNNAMED}{STUDY}/series", deidentified.search(Level.SERIES)),
+    ("GET", f"{UNNAMED}{STUDY}/instances", deidentified.search(Level.INSTANCES)),
+    ("GET", f"{UNNAMED}{SERIES}/instances", deidentified.search(Level.INSTANCES)),
+    *(("GET", f"{UNNAMED}{level}", deidentified.retrieve) for level in (STUDY, SERIES, INSTANCE)),
+    *(("GET", f"{UNNAMED}{level}/metadata", deidentified.retrieve_metadata) for level in (STUDY, SERIES, INSTANCE)),
     *workitems.ROUTES,
     *event_channel.ROUTES,
 )

@@ -11,7 +11,7 @@ from flask import Response, request
 
 from fhir_server.access.audit import Access
 from fhir_server.access.principals import Principal
-from fhir_server.web import documents
+from fhir_server.web import deidentified, documents
 from fhir_server.web.dicom_answers import IMMUTABLE, REVALIDATE, Door, digest, not_modified, validated
 from fhir_server.web.dicom_forms import file_form, file_offers
 from fhir_server.web.looks import Look, Pictures, Shown, annotation_from
@@ -38,10 +38,9 @@ def retrieve(door: Door) -> Response:
     if request.args.get("requestType") != "WADO":
         raise AppError(Category.INVALID, "requestType=WADO expected", where="requestType")
     study_uid, series_uid, sop_uid = (_uid(name) for name in ("studyUID", "seriesUID", "objectUID"))
+    if "anonymize" in request.args:
+        return _without_names(door, study_uid, series_uid, sop_uid)
     principal = door.admit(study_uid)
-    if request.args.get("anonymize"):
-        message = "this server gives images as they are; leave the parameter out, or order their de-identification"
-        raise AppError(Category.FORBIDDEN, message, where="anonymize")
     instance, json = door.server.archive.described(study_uid, series_uid, sop_uid)
     document = orjson.loads(json)
     texts = () if instance.frames else documents.offers_of(instance, document)
@@ -54,6 +53,16 @@ def retrieve(door: Door) -> Response:
     if texts:
         return documents.rendered(door, principal, instance, document, choice, Access.RETRIEVE_URI)
     return _picture(door, principal, instance, choice)
+
+
+def _without_names(door: Door, *uids: str) -> Response:
+    """Return the object de-identified, by its replaced UIDs (PS3.18 9.1.2.1.4)."""
+    if request.args["anonymize"] != "yes":
+        raise AppError(Category.INVALID, "anonymize=yes expected, or nothing", where="anonymize")
+    if unfit := [name for name in PICTURES_ONLY if name in request.args]:
+        message = f"{unfit[0]} is for pictures, which are not given without names"
+        raise AppError(Category.INVALID, message, where=unfit[0])
+    return deidentified.retrieve_by_uri(door, *uids)
 
 
 def _file(door: Door, principal: Principal, instance: Instance, choice: Choice) -> Response:

@@ -6,6 +6,7 @@ would pass for the whole.
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from fhir_server.deidentified import secret_name
 from fhir_server.model.task import Json
 from fhir_server.work.backing import Backing
 from fhir_server.work.orders import Order
@@ -18,7 +19,7 @@ from imaging.spool import Spool, Spooled
 
 def made_of(server: Backing, task: Json, order: Order, ready: Algorithm, group: Sequence[Chosen]) -> list[Spooled]:
     """Return the files that an algorithm makes of those of a series."""
-    key = server.secret(f"pseudonyms {_recipient(server, task, order)}")
+    key = server.secret(secret_name(_recipient(server, task, order)))
     given = (
         b"".join(server.archive.file(each, RECEIVED)) for chosen in group for each in chosen.instances
     )  # fmt: skip

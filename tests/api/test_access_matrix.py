@@ -21,6 +21,7 @@ from tests.support.subscribing import NEW, to_topic
 from tests.support.workitems import model, new_item, send, state
 
 REGISTER, RECEIVE, AUDIT = Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, Right.AUDIT
+UNNAMED = "/dicom-web/deidentified/studies"
 PATIENT = {"resourceType": "Patient", "gender": "other"}
 STOW = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=X', "Accept": "application/dicom+json"}
 
@@ -92,7 +93,7 @@ DOORS = [
     door("GET", "/fhir/$meta", "receive", "audit", "all"),
     door("POST", "/fhir/$meta", "receive", "audit", "all", send="parameters"),
     # FHIR: what a client has itself is converted for any token
-    door("POST", "/fhir/$convert", "register", "receive", "audit", "all", send="patient"),
+    door("POST", "/fhir/$convert", "register", "receive", "deidentified", "audit", "all", send="patient"),
     door("POST", "/fhir/Patient/$validate", "register", "receive", "all", send="patient"),
     door("POST", "/fhir/Patient/{patient}/$meta-add", "all", send="meta"),
     door("POST", "/fhir/Patient/{patient}/$meta-delete", "all", send="meta"),
@@ -111,11 +112,11 @@ DOORS = [
     door("GET", "/fhir/Subscription/{subscription}/$get-ws-binding-token", "receive", "all"),
     door("POST", "/fhir/Subscription/{subscription}/$get-ws-binding-token", "receive", "all", send="parameters"),
     # FHIR: a Bundle comes in with any token; its entries are asked one by one
-    door("POST", "/fhir", "register", "receive", "audit", "all", send="bundle"),
-    door("POST", "/fhir/", "register", "receive", "audit", "all", send="bundle"),
+    door("POST", "/fhir", "register", "receive", "deidentified", "audit", "all", send="bundle"),
+    door("POST", "/fhir/", "register", "receive", "deidentified", "audit", "all", send="bundle"),
     # FHIR: an answer that is fetched later is for who asked
-    door("GET", "/fhir/_async/{job}", "register", "receive", "audit", "all"),
-    door("DELETE", "/fhir/_async/{job}", "register", "receive", "audit", "all"),
+    door("GET", "/fhir/_async/{job}", "register", "receive", "deidentified", "audit", "all"),
+    door("DELETE", "/fhir/_async/{job}", "register", "receive", "deidentified", "audit", "all"),
     # FHIR: exports of what may be read
     door("GET", "/fhir/$export", "receive", "audit", "all", send="later"),
     door("POST", "/fhir/$export", "receive", "audit", "all", send="later"),
@@ -170,6 +171,22 @@ DOORS = [
         *("GET", "/dicom-web/wado?requestType=WADO&studyUID={study}&seriesUID={series}&objectUID={instance}"),
         *("receive", "all"),
     ),
+    # What has no names is found by names of its own, of which each recipient has others.
+    door("GET", UNNAMED, "deidentified", "all"),
+    *(
+        door("GET", f"{UNNAMED}{path}", "deidentified", "all")
+        for path in (
+            "/{unnamed_study}",
+            "/{unnamed_study}/metadata",
+            "/{unnamed_study}/series",
+            "/{unnamed_study}/instances",
+            "/{unnamed_study}/series/{unnamed_series}",
+            "/{unnamed_study}/series/{unnamed_series}/metadata",
+            "/{unnamed_study}/series/{unnamed_series}/instances",
+            "/{unnamed_study}/series/{unnamed_series}/instances/{unnamed_instance}",
+            "/{unnamed_study}/series/{unnamed_series}/instances/{unnamed_instance}/metadata",
+        )
+    ),
     # The worklist: work items are Tasks, under the rights for these. To change one tells what was there.
     door("POST", "/dicom-web/workitems", "register", "all", send="item"),
     door("GET", "/dicom-web/workitems", "receive", "all"),
@@ -217,7 +234,13 @@ ITEMS = {
     "label": model(WorklistLabel="OTHER"),
     "state": state("IN PROGRESS"),
 }
-RIGHTS = {"register": [REGISTER], "receive": [RECEIVE], "audit": [AUDIT], "all": list(Right)}
+RIGHTS = {
+    "register": [REGISTER],
+    "receive": [RECEIVE],
+    "deidentified": [Right.RECEIVE_DEIDENTIFIED],
+    "audit": [AUDIT],
+    "all": list(Right),
+}
 
 
 @dataclass(frozen=True)
@@ -231,6 +254,8 @@ class Scene:
         made = {"job": self.job, "export": self.export, "subscription": self.subscription, "workitem": self.workitem}
         made["title"] = self.title
         own = {name: make(caller) for name, make in made.items() if f"{{{name}}}" in entrance.path}
+        if "{unnamed_study}" in entrance.path:
+            own |= unnamed(caller)
         path = entrance.path.format(**names, **own)
         if entrance.send == "patient":
             body = {**PATIENT, "id": names["patient"]} if entrance.method == "PUT" else PATIENT
@@ -314,6 +339,17 @@ class Scene:
         return {**names_of_new_study(self.doors)[0], "patient": self.doors.server.own.create(PATIENT).id}
 
 
+def unnamed(caller: Caller) -> dict[str, str]:
+    """How a study is called for a caller without names; any UIDs for who may not know."""
+    found = caller.get(f"{UNNAMED}?limit=1").json
+    if not isinstance(found, list):
+        return {"unnamed_study": "1.2", "unnamed_series": "1.3", "unnamed_instance": "1.4"}
+    study = found[0]["0020000D"]["Value"][0]
+    (row,) = caller.get(f"{UNNAMED}/{study}/instances").json
+    tags = {"unnamed_study": "0020000D", "unnamed_series": "0020000E", "unnamed_instance": "00080018"}
+    return {name: row[tag]["Value"][0] for name, tag in tags.items()}
+
+
 def names_of_new_study(doors: Doors) -> tuple[dict[str, str], bytes]:
     study_uid, (file,) = new_study()
     (stored,) = doors.ingest(file, name="all")
@@ -385,7 +421,8 @@ def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
     urls = create_app(scene.doors.server).url_map
     routes = {(method, rule.rule) for rule in urls.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}}
     adapter = urls.bind("images.test")
-    filled = {"job": "1", "export": "1", "subscription": "1", "workitem": "1.2", "title": "AE"}
+    filled = {f"unnamed_{each}": "1.2" for each in ("study", "series", "instance")}
+    filled |= {"job": "1", "export": "1", "subscription": "1", "workitem": "1.2", "title": "AE"}
     asked = [(each.method, each.path.format(**scene.names, **filled)) for each in DOORS]
     asked += [("GET", path) for path in (*OPEN, SOCKET, CHANNEL)]
 

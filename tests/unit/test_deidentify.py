@@ -1,5 +1,6 @@
 """De-identified instances hold nobody's name or number, anywhere, and still hang together; real files and made ones."""
 
+import json
 import re
 from collections.abc import Iterator
 from io import BytesIO
@@ -13,10 +14,11 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from imaging.dataset import read
-from imaging.deidentify import Options, PrivateElement, Rectangle, deidentify
+from imaging.deidentify import Options, PrivateElement, Rectangle, deidentify, described
 from imaging.deidentify_elements import shifted_date
 from imaging.deidentify_pixels import strip_comments
 from imaging.deidentify_table import RULES
+from imaging.dicom_json import dicom_json
 from imaging.errors import AppError, Category
 from imaging.parameters import build, describe
 from tests.support.corpus import corpus
@@ -32,6 +34,10 @@ IDENTIFYING = (
 )  # fmt: skip
 """Beside names (VR PN) and UIDs: what must be nowhere. Short values, such as a Patient ID of "1", tell nothing."""
 
+
+BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}
+OF_BULK = {"00280301", "54000100"}
+"""Burned In Annotation, which says that pixels were cleaned, and Waveform Sequence, which holds bulk data."""
 
 DUMMY_DATE = b"19000101"
 """Stands in some real files already, and for removed dates."""
@@ -94,6 +100,23 @@ def test_a_real_file_holds_no_identifying_value_afterwards_in_any_element(path: 
     received = read(file)
     assert received.summary.instance.sop_instance_uid == ds.SOPInstanceUID
     assert (ds.PatientIdentityRemoved, ds.LongitudinalTemporalInformationModified) == ("YES", "REMOVED")
+
+
+@pytest.mark.parametrize("path", CLEANABLE[::3], ids=lambda path: path.name)
+def test_metadata_of_a_real_file_says_what_its_cleaned_file_says(path: Path) -> None:
+    received, options = read(path.read_bytes()), Options(clean_pixels=True)
+
+    told = described(dicom_json(received), KEY, options)
+
+    expected = json.loads(dicom_json(read(deidentify(path.read_bytes(), KEY, options))))
+    kept = {tag for tag, each in json.loads(told).items() if each["vr"] not in BINARY}
+    differing = {tag for tag in kept if json.loads(told)[tag] != expected.get(tag)}
+    assert differing <= OF_BULK
+    assert {
+        secret
+        for secret in secrets(dcmread(path, force=True))
+        if re.search(rb"(?<![A-Za-z])" + re.escape(secret), told)
+    } == set()
 
 
 def test_most_real_files_can_be_cleaned() -> None:
