@@ -132,7 +132,10 @@ class Principals:
         return self._is_active(organization)
 
     def identified(self, system: str, value: str) -> str:
-        """Return the one Patient of the issuer's subscriber that has an identifier, "" for none or several."""
+        """Return the one Patient of the issuer's subscriber that has an identifier, "" for none or several.
+
+        One that was merged into another, which has its identifiers, does not count.
+        """
         if self._foreign is None:
             return ""
         owner = self.named(self._foreign.issuer.subscriber)
@@ -140,6 +143,7 @@ class Principals:
         whose = [term.limits.whose for term in terms if term.right is Right.RECEIVE_IMAGES]
         clause = Clause("identifier", "token", "", (Token(system, value),))
         found = self._own.search(Query("Patient", (clause,), count=_MOST_ALIKE)).matches
+        found = [each for each in found if not _is_replaced(each.json())]
         seen = [each.key for each in found if any(one is None or each.stamp.owner in one for one in whose)]
         return seen[0] if len(seen) == 1 else ""
 
@@ -399,6 +403,10 @@ def _name(organization: Mapping[str, Any]) -> str:
 def _slug(name: str) -> str:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40] or "client"
+
+
+def _is_replaced(patient: Mapping[str, Any]) -> bool:
+    return any(each.get("type") == "replaced-by" for each in patient.get("link", []))
 
 
 def _unauthenticated(message: str) -> AppError:

@@ -29,8 +29,8 @@ def _merge(call: Call) -> bytes:
     )
     if not preview:
         call.concerned.extend([source.key, target.key, *(f"ImagingStudy/{uid}" for uid in made.studies)])
-    was = "would be" if preview else "are"
-    text = f"{len(made.studies)} studies of {source.key} {was} of {target.key} now"
+    was = "would go" if preview else "went"
+    text = f"studies that {was} from {source.key} to {target.key}: {len(made.studies)}"
     text = f"{source.key} was merged into {target.key} before" if made.was_done else text
     return answer([
         {"name": "input", "resource": _input(call)},

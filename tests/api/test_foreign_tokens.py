@@ -70,16 +70,18 @@ def ehr() -> Iterator[Ehr]:
 def filled(doors: Doors) -> dict[str, str]:
     """Let the EHR's subscriber in, store a study of two of its patients, and return them by the EHR's ids."""
     doors.server.principals.add("ehr", [Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES])
-    studies = {}
-    for patient in ("E1", "E2"):
-        studies[patient], files = new_study(PatientID=patient)
-        doors.ingest(*files, name="ehr")
-        doors.server.studies.project(studies[patient])
-        subject = doors.server.own.read("ImagingStudy", studies[patient]).json()["subject"]["reference"]
-        shown = doors.server.own.read(*subject.split("/")).json()
-        known = {**shown, "identifier": [*shown["identifier"], {"system": SYSTEM, "value": patient}]}
-        doors.server.own.update(known)
-    return studies
+    return {patient: known_to_the_ehr(doors, patient)[0] for patient in ("E1", "E2")}
+
+
+def known_to_the_ehr(doors: Doors, patient: str) -> tuple[str, str]:
+    """Store a study of a patient of the EHR; return its UID and the Patient, who has the EHR's id."""
+    study, files = new_study(PatientID=patient)
+    doors.ingest(*files, name="ehr")
+    doors.server.studies.project(study)
+    subject = doors.server.own.read("ImagingStudy", study).json()["subject"]["reference"]
+    shown = doors.server.own.read(*subject.split("/")).json()
+    doors.server.own.update({**shown, "identifier": [*shown["identifier"], {"system": SYSTEM, "value": patient}]})
+    return study, subject
 
 
 SETTINGS = {"issuer__url": EHR, "issuer__subscriber": "ehr", "issuer__patient_system": SYSTEM,
@@ -130,6 +132,20 @@ def test_the_patient_of_the_issuer_is_the_one_here_that_has_its_id(scene, ehr):
     assert caller.get("/fhir/ImagingStudy?patient=E2").status_code == 403
     assert caller.get(f"/dicom-web/studies/{studies['E1']}/metadata").status_code == 200
     assert caller.get(f"/dicom-web/studies/{studies['E2']}/metadata").status_code == 404
+
+
+def test_a_patient_who_was_merged_is_the_one_that_took_the_place(scene, ehr):
+    doors, _, _ = scene
+    (one, source), (other, target) = (known_to_the_ehr(doors, patient) for patient in ("E8", "E9"))
+    owner = Caller(doors.flask, doors.server.principals.mint("ehr"), doors.clock)
+    merge = f"/fhir/Patient/$merge?source-patient={source}&target-patient={target}"
+
+    assert owner.post(merge, {"resourceType": "Parameters"}).status_code == 200
+
+    seen = [found(caller_with(scene, ehr, patient=patient)) for patient in ("E8", "E9")]
+    for each in (one, other):  # the scene is shared
+        assert owner.delete(f"/dicom-web/studies/{each}").status_code < 300
+    assert seen == [{one, other}, {one, other}]
 
 
 @pytest.mark.parametrize("patient", ["E3", "", "../E1", None])
