@@ -30,7 +30,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Served]:
     with serving(folder / "store", *SETTINGS) as served:
-        command(served, "subscriber", "add", "clinic", "--register-images", "--receive-images")
+        command(served, "subscriber", "add", "clinic", "--register-images", "--receive-images", "--sees", "all")
         yield served
 
 
