@@ -105,8 +105,11 @@ class Agent:
 
     def _loop(self, work: Callable[[], float], woken: threading.Event, name: str) -> None:
         pause = 0.0
-        while not self._stopping.is_set():
+        while True:
             woken.clear()
+            # Not before: a wake that comes in between would be forgotten, and with it that this is to end.
+            if self._stopping.is_set():
+                return
             try:
                 rest = work()
                 pause = 0.0

@@ -42,8 +42,11 @@ class Upkeep:
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set, which needs a `wake` to be noticed at once."""
-        while not stopping.is_set():
+        while True:
             self._woken.clear()
+            # Not before: a wake that comes in between would be forgotten, and with it that this is to end.
+            if stopping.is_set():
+                return
             try:
                 pause_s = self.round()
             # The outermost door of this thread: whatever went wrong (a failover, say), the next round tries again.
