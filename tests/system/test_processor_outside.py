@@ -31,7 +31,7 @@ def server() -> Iterator[Served]:
 
 
 def block(language: str, page: Path = PAGE) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+    found, *_ = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
     return str(found)
 
 
