@@ -1,5 +1,7 @@
 """Every access leaves an AuditEvent. Expected values: FHIR R4 AuditEvent, DICOM PS3.15 A.5."""
 
+import re
+
 from fhir_server.access.contracts import Right
 from fhir_server.model.validation import validate
 from tests.support.doors import Caller, Doors, new_study
@@ -108,7 +110,7 @@ def test_the_record_holds_no_values_of_searches_and_no_names(doors: Doors, both,
     record = str(events(auditor))
 
     assert "ecretname" not in record
-    assert "1980-01-01" not in record
+    assert not re.search(r"(?<![0-9a-f.-])1980(?![0-9a-f.])", record)  # ids and UIDs may hold these digits by chance
     assert "SECRET-ID" not in record
     assert "'name'" in record  # the parameter itself
 

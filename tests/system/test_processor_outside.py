@@ -30,9 +30,11 @@ def server() -> Iterator[Served]:
         yield served
 
 
-def block(language: str, page: Path = PAGE) -> str:
-    found, *_ = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
-    return str(found)
+def block(language: str, page: Path = PAGE, *, of: int = 1) -> str:
+    """The first block of a language on a page, which has so many of them."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+    assert len(found) == of
+    return str(found[0])
 
 
 def let_in(server: Served, name: str, *rights: str) -> str:
@@ -85,7 +87,7 @@ def test_the_program_of_the_page_does_a_work_item(server: Served, tmp_path: Path
     (path,) = re.findall(r'8080/(dicom-web/workitems\?[0-9.]+)"', UPS_PAGE.read_text())
     post(server, requester, path, order.encode())
     program = tmp_path / "performer.py"
-    program.write_text(block("python", UPS_PAGE))
+    program.write_text(block("python", UPS_PAGE, of=2))
 
     environment = ENVIRONMENT | {"SERVER": server.base_url, "TOKEN": performer, "PATH": os.environ["PATH"]}
     done = subprocess.run(
