@@ -121,12 +121,12 @@ class Watching:
         if watcher is None:
             return  # unsubscribed by somebody else meanwhile
         self._server.subscriptions.begin(self.id, watcher.since, is_pushed=False)
-        self._server.subscriptions.announce(self.id)
+        self._server.subscriptions.announce()
         if uid in _WORKLISTS and with_all:
             first = list(self._all(watcher))
         if first:
             now = self._server.clock()
-            asked = [Change(None, each.key, each.version, ASKED_FOR, now) for each in reversed(first)]
+            asked = [Change(each.key, each.version, ASKED_FOR, now) for each in reversed(first)]
             self._server.subscriptions.note(self.id, asked)
         self._record(first)
 
@@ -142,7 +142,7 @@ class Watching:
             return None if left.is_idle else left
 
         self._server.watchers.change(self.id, change)
-        self._server.subscriptions.announce(self.id)
+        self._server.subscriptions.announce()
         self._record(())
 
     def suspend(self, uid: str) -> None:

@@ -10,9 +10,10 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
 from pymongo.database import Database
 from pymongo.errors import CollectionInvalid, OperationFailure
 from pymongo.write_concern import WriteConcern
@@ -21,10 +22,10 @@ from fhir_server.model.resources import RESOURCES
 from fhir_server.store.lease import FORGET_AFTER_S, Leases
 from imaging.errors import AppError, Category
 
-COLLECTIONS = ("resources", "history", "outbox", "leases", "secrets", "schema", "conditions", "answers")
+COLLECTIONS = ("resources", "history", "leases", "secrets", "schema", "conditions", "answers")
 ANSWERS_KEPT_S = 86_400
 CONDITIONS_KEPT_S = 86_400  # criteria by which somebody decided; needed while the transaction lasts
-OUTBOX_KEPT_S = 7 * 86_400  # a change that nobody has passed on after a week is forgotten
+AT_A_TIME = 10_000  # documents changed by one step of a migration
 LEASE_S = 30.0
 WAIT_S = 120.0
 
@@ -109,14 +110,12 @@ def _create_collections(database: Database[Any]) -> None:
 
 
 def _create_indexes(database: Database[Any]) -> None:
-    outbox = IndexModel([("at", 1)], name="forget", expireAfterSeconds=OUTBOX_KEPT_S)
     leases = IndexModel([("until", 1)], name="forget", expireAfterSeconds=FORGET_AFTER_S)
     conditions = IndexModel([("at", 1)], name="forget", expireAfterSeconds=CONDITIONS_KEPT_S)
     changes = IndexModel([("type", 1), ("lastUpdated", -1), ("version", -1), ("_id", -1)], name="changes")
     wanted = {
         "resources": resource_indexes(),
-        "history": [changes],
-        "outbox": [outbox],
+        "history": [changes, _index("unseen", [("unseen.at", 1)], "unseen")],
         "leases": [leases],
         "conditions": [conditions],
         "answers": [IndexModel([("at", 1)], name="forget", expireAfterSeconds=ANSWERS_KEPT_S)],
@@ -135,12 +134,26 @@ def _name_types_in_history(database: Database[Any]) -> None:
     database["history"].update_many({"type": {"$exists": False}}, [{"$set": {"type": kind}}])
 
 
+def _keep_the_outbox_in_history(database: Database[Any]) -> None:
+    """Mark the versions that nobody has looked at where they are, instead of naming them in a collection beside."""
+    rows = database["outbox"].find({"version": {"$gt": 0}})
+    marks = (_mark(f"{row['key']}/{row['version']}", {"at": row["at"], "number": row["_id"]}) for row in rows)
+    while some := list(islice(marks, AT_A_TIME)):
+        database["history"].bulk_write(some, ordered=False)
+    database["outbox"].drop()
+
+
+def _mark(version: str, unseen: dict[str, Any]) -> UpdateOne:
+    return UpdateOne({"_id": version}, {"$set": {"unseen": unseen}})
+
+
 # (number, step): never change one that was released, add the next
 MIGRATIONS: tuple[tuple[int, Step], ...] = (
     (1, _create_collections),
     (2, _create_collections),
     (3, _name_types_in_history),
     (4, _create_collections),
+    (5, _keep_the_outbox_in_history),
 )
 
 

@@ -1,12 +1,12 @@
 """What happened, for whom it counts as an event, and how far each Subscription has been told, on MongoDB.
 
-* `outbox`                what was written to resources and nobody has looked at yet
+* `history`               versions that nobody has looked at yet have `unseen`: when they were written, and a number
 * `subscriptions`         `_id` id of a Subscription; how many events it has had and which was told last, when something
                           is to be done for it next, and how tries went. A row `_id` "" counts changes of Subscriptions
 * `subscription_events`   `s` Subscription, `n` number of the event; which version of which resource it is about
 * `subscription_tokens`   `_id` digest of a token by which a socket is bound to Subscriptions
 
-A row leaves the outbox in the transaction that makes events of it: whatever dies in between, it is one or the other.
+A version loses `unseen` in the transaction that makes events of it: whatever dies in between, it is one or the other.
 Rows lie beside Subscriptions, so that an event or a failed try makes no FHIR version.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 from bson.codec_options import CodecOptions
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.client_session import ClientSession
+from pymongo.cursor import Cursor
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
@@ -47,7 +48,6 @@ Guard = Callable[[ClientSession], None]
 class Change:
     """A write to a resource that nobody has looked at yet."""
 
-    row: Any
     key: str
     version: int
     method: str
@@ -57,6 +57,11 @@ class Change:
     def type(self) -> str:
         """The type of the resource."""
         return self.key.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The version, as the history names it."""
+        return f"{self.key}/{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,7 @@ class Subscriptions:
         """Open it; events are kept for `kept_s`."""
         plain: Database[Any] = database.with_options(CodecOptions(tz_aware=True, tzinfo=UTC), write_concern=MAJORITY)
         self._database = plain
-        self._outbox = plain["outbox"].with_options(read_concern=ReadConcern("majority"))
-        self._history = plain["history"]
+        self._history = plain["history"].with_options(read_concern=ReadConcern("majority"))
         self._states = plain["subscriptions"]
         self._events = plain["subscription_events"]
         self._tokens = plain["subscription_tokens"]
@@ -116,21 +120,19 @@ class Subscriptions:
 
     # ---- changes
 
-    def changes(self) -> list[Change]:
-        """Return changes that nobody has looked at, oldest first, those of one resource in their order."""
-        with translated("outbox"):
-            rows = list(self._outbox.find().sort("at", ASCENDING).limit(AT_A_TIME))
+    def changes(self, since: datetime) -> list[Change]:
+        """Return changes from then on that nobody has looked at, oldest first, those of one resource in their order."""
+        with translated("history"):
+            rows = list(self._unseen({"$gte": since}).limit(AT_A_TIME))
             if len(rows) == AT_A_TIME:
                 # Of the same moment all come together, or versions of one resource could change places.
-                last = rows[-1]["at"]
-                rows = [row for row in rows if row["at"] < last] or list(self._outbox.find({"at": last}))
-        found = [Change(row["_id"], row["key"], row["version"], row["method"], row["at"]) for row in rows]
-        return sorted(found, key=lambda each: (each.at, each.version, each.row))
+                last = _at(rows[-1])
+                rows = [row for row in rows if _at(row) < last] or list(self._unseen(last))
+        rows.sort(key=lambda row: (_at(row), row["version"], row["unseen"]["number"]))
+        return [Change(row["_id"].rpartition("/")[0], row["version"], row["method"], _at(row)) for row in rows]
 
-    def forget_changes(self, before: datetime) -> None:
-        """Let go of changes that count for nobody."""
-        with translated("outbox"):
-            self._outbox.delete_many({"at": {"$lt": before}})
+    def _unseen(self, at: Any) -> Cursor[Any]:
+        return self._history.find({"unseen.at": at}, {"version": 1, "method": 1, "unseen": 1}).sort("unseen.at")
 
     def versions(self, names: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Resource]:
         """Return those of the versions, (key, number), that exist."""
@@ -141,7 +143,7 @@ class Subscriptions:
         return {(each.key, each.version): each for each in found}
 
     def pass_on(self, changes: Sequence[Change], events: Mapping[str, Sequence[Change]], guard: Guard) -> None:
-        """Take changes out of the outbox and note the events that they are, by Subscription; all of it or nothing.
+        """Note that changes were looked at, and the events that they are, by Subscription; all of it or nothing.
 
         `guard` raises in the same transaction where somebody else is at it.
         """
@@ -149,7 +151,8 @@ class Subscriptions:
 
         def attempt(session: ClientSession) -> None:
             guard(session)
-            self._outbox.delete_many({"_id": {"$in": [each.row for each in changes]}}, session=session)
+            seen = {"_id": {"$in": [each.name for each in changes]}}
+            self._history.update_many(seen, {"$unset": {"unseen": ""}}, session=session)
             if touches:
                 self._states.update_one({"_id": _META}, {"$inc": {"number": 1}}, upsert=True, session=session)
             rows: list[dict[str, Any]] = []
@@ -158,11 +161,11 @@ class Subscriptions:
             if rows:
                 self._events.insert_many(rows, session=session)
 
-        with translated("outbox"), self._database.client.start_session() as session:
+        with translated("history"), self._database.client.start_session() as session:
             session.with_transaction(attempt, read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
 
     def note(self, name: str, changes: Sequence[Change]) -> None:
-        """Number what is an event for one Subscription alone, beside what the outbox has."""
+        """Number what is an event for one Subscription alone, beside what is written to resources."""
 
         def attempt(session: ClientSession) -> None:
             if rows := self._numbered(name, changes, session):
@@ -171,10 +174,10 @@ class Subscriptions:
         with translated("subscriptions"), self._database.client.start_session() as session:
             session.with_transaction(attempt, read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
 
-    def announce(self, name: str) -> None:
-        """Have it noticed, in its place among the changes, that there is something else to be told of than before."""
-        with translated("outbox"):
-            self._outbox.insert_one({"key": f"Subscription/{name}", "version": 0, "method": "PUT", "at": self._clock()})
+    def announce(self) -> None:
+        """Have it noticed that there is something else to be told of than before, by changes that come later."""
+        with translated("subscriptions"):
+            self._states.update_one({"_id": _META}, {"$inc": {"number": 1}}, upsert=True)
 
     def _numbered(self, name: str, changes: Sequence[Change], session: ClientSession) -> list[dict[str, Any]]:
         now = self._clock()
@@ -197,7 +200,7 @@ class Subscriptions:
         ]
 
     def generation(self) -> int:
-        """Return how often changes of Subscriptions were passed on."""
+        """Return how often changes of Subscriptions were passed on or announced."""
         with translated("subscriptions"):
             row = self._states.find_one({"_id": _META})
         return row["number"] if row else 0
@@ -306,16 +309,19 @@ class Subscriptions:
         News is the type of a resource that was written, or "" where a Subscription is to be looked at.
         """
         is_due = {"ns.coll": "subscriptions", "updateDescription.updatedFields.due": {"$exists": True}}
-        is_new = {"ns.coll": "outbox", "operationType": "insert"}
+        is_announced = {"ns.coll": "subscriptions", "documentKey._id": _META}
+        is_new = {"ns.coll": "history", "operationType": "insert"}
         stages: list[dict[str, Any]] = [
-            {"$match": {"$or": [is_due, is_new]}},
-            {"$project": {"key": "$fullDocument.key"}},
+            {"$match": {"$or": [is_due, is_announced, is_new]}},
+            {"$project": {"coll": "$ns.coll", "name": "$documentKey._id"}},
         ]
         with self._database.watch(stages, max_await_time_ms=max_await_ms) as stream:
 
             def news() -> str | None:
                 row = stream.try_next()
-                return None if row is None else str(row.get("key", "")).partition("/")[0]
+                if row is None or row["coll"] == "history":
+                    return row and row["name"].partition("/")[0]
+                return "Subscription" if row["name"] == _META else ""
 
             yield news
 
@@ -333,6 +339,10 @@ class Subscriptions:
                 return row["s"] if row else None
 
             yield news
+
+
+def _at(row: Mapping[str, Any]) -> datetime:
+    return row["unseen"]["at"]  # type: ignore[no-any-return]
 
 
 def _state(row: Mapping[str, Any]) -> State:

@@ -1,6 +1,7 @@
-"""How a version is written: history, current version and outbox, in one transaction.
+"""How a version is written: into the history and as the current one, in one transaction.
 
-The insert of the history document is what decides between concurrent writers.
+The insert of the history document is what decides between concurrent writers. Its `unseen` says that nobody has looked
+yet whom this change concerns (see `store.subscriptions`): so the history is the outbox too.
 """
 
 import copy
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from bson import ObjectId
 from pymongo import InsertOne, ReplaceOne
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
@@ -48,7 +50,6 @@ class Writer:
         self._database = database
         self._history = database["history"]
         self._resources = database["resources"]
-        self._outbox = database["outbox"]
         self._base_url = base_url
         self._table = table
         self._clock = clock
@@ -96,7 +97,6 @@ class Writer:
             self._resources.insert_one(dict(document), session=session)
         else:
             self._resources.replace_one({"_id": key}, document, session=session)
-        self._outbox.insert_one(_told(document), session=session)
         return resource_of(key, document)
 
     def _write_all(self, documents: Sequence[Document], session: ClientSession) -> None:
@@ -107,7 +107,6 @@ class Writer:
             for each in documents
         ]
         self._resources.bulk_write(current, ordered=False, session=session)
-        self._outbox.insert_many(map(_told, documents), session=session)
 
     def transaction(self, where: str, attempt: Callable[[ClientSession], T]) -> T:
         """Return what `attempt` does within a transaction. Raises CONFLICT when others never let it through."""
@@ -128,13 +127,7 @@ class Writer:
 def _past(document: Document) -> Json:
     key = document["_id"]
     kept = {name: document[name] for name in BODY_FIELDS if name in document}
-    return {"_id": f"{key}/{document['version']}", "type": key.partition("/")[0], **kept}
-
-
-def _told(document: Document) -> Json:
-    return {
-        "key": document["_id"],
-        "version": document["version"],
-        "method": document["method"],
-        "at": document["lastUpdated"],
-    }
+    kind = key.partition("/")[0]
+    # Of the same moment the number tells what came first, in one process.
+    unseen = {"at": document["lastUpdated"], "number": ObjectId()}
+    return {"_id": f"{key}/{document['version']}", "type": kind, **kept, "unseen": unseen}

@@ -1,8 +1,8 @@
 """From changes of resources to events of Subscriptions: what was written is looked at once, here and in no request.
 
-One process at a time takes changes out of the outbox, in their order, and notes for whom they are events; both happen
-in one transaction, under a lease. All Subscriptions on a type are asked together, by one look of the database. Where no
-Subscription is, nothing is looked at. Source: Subscriptions R5 Backport 1.1.0, workflow.
+One process at a time takes changes that nobody has looked at, in their order, and notes for whom they are events; both
+happen in one transaction, under a lease. All Subscriptions on a type are asked together, by one look of the database.
+Where no Subscription is, nothing is looked at. Source: Subscriptions R5 Backport 1.1.0, workflow.
 """
 
 import logging
@@ -55,6 +55,7 @@ class Dispatcher:
         self._store = server.subscriptions
         self._worker = str(uuid.uuid4())
         self._listeners: tuple[Listener, ...] = ()
+        self._since: datetime | None = None  # when the first of them was asked for
         self._generation: int | None = None  # None: Subscriptions have to be read
         self._broken: set[tuple[str, int]] = set()  # versions of Subscriptions whose criteria cannot be looked up
 
@@ -69,15 +70,16 @@ class Dispatcher:
     def round(self) -> float | None:
         """Pass on what there is; return in how many seconds it should be tried again, None where all is done."""
         if self._generation is None and not self._is_any():
-            self._listeners, self._generation = (), self._store.generation()
+            self._listeners, self._since, self._generation = (), None, self._store.generation()
             return None
         lease = self._leases.claim(LEASE, self._worker, LEASE_S)
         if lease is None:
             return LEASE_S  # who holds it does the work, unless it dies
         try:
             self._read()
-            while self._listeners and (changes := self._store.changes()):
-                self._pass_on(changes[: max(LEAST, MOST_EVENTS // len(self._listeners))], lease)
+            while changes := self._changes():
+                self._read()  # again: what was announced before one of these changes counts for it
+                self._pass_on(changes[: max(LEAST, MOST_EVENTS // max(1, len(self._listeners)))], lease)
         finally:
             self._leases.finish(lease)
         return None
@@ -115,8 +117,7 @@ class Dispatcher:
         listeners += [Listener(watcher, since, Query(watcher.resource, ())) for watcher, since in titles]
         states = self._store.states()
         self._listeners = tuple(replace(each, since=states[each.subscription.id].since) for each in listeners)
-        if self._listeners:
-            self._store.forget_changes(min(each.since for each in self._listeners))
+        self._since = min((each.since for each in self._listeners), default=None)
 
     def _listener(self, resource: Resource, state: State | None) -> Listener | None:
         try:
@@ -144,6 +145,9 @@ class Dispatcher:
         return since
 
     # ---- changes
+
+    def _changes(self) -> list[Change]:
+        return self._store.changes(self._since) if self._since else []
 
     def _pass_on(self, changes: Sequence[Change], lease: Lease) -> None:
         if any(each.type == "Subscription" for each in changes):

@@ -194,20 +194,22 @@ def test_a_resource_that_the_database_cannot_keep_is_too_large(repo: Repository)
     assert _refusal(repo.create, _patient(name=names)) is Category.TOO_LARGE
 
 
-def test_each_write_leaves_a_row_for_those_who_pass_changes_on(repo: Repository, db: Database[Json]) -> None:
+def test_each_write_is_marked_for_those_who_pass_changes_on(repo: Repository, db: Database[Json]) -> None:
     made = repo.create(_patient())
     repo.update(made.json())
     repo.delete("Patient", made.id)
 
-    rows = [(row["key"], row["version"], row["method"]) for row in db["outbox"].find().sort("version")]
-    assert rows == [(made.key, 1, "POST"), (made.key, 2, "PUT"), (made.key, 3, "DELETE")]
+    unseen = db["history"].find({"unseen": {"$exists": True}}).sort("unseen.number")
+    rows = [(row["_id"], row["method"], row["unseen"]["at"] == row["lastUpdated"]) for row in unseen]
+    assert rows == [(f"{made.key}/{n}", method, True) for n, method in enumerate(("POST", "PUT", "DELETE"), 1)]
 
 
 def test_a_write_that_fails_leaves_nothing(repo: Repository, db: Database[Json]) -> None:
     db["history"].insert_one({"_id": "Patient/p/1"})
 
     assert _refusal(repo.create, _patient(), id="p") is Category.CONFLICT
-    assert db["resources"].count_documents({}) == db["outbox"].count_documents({}) == 0
+    assert db["resources"].count_documents({}) == 0
+    assert [row["_id"] for row in db["history"].find()] == ["Patient/p/1"]
 
 
 def test_concurrent_updates_all_count(repo: Repository) -> None:
@@ -411,7 +413,7 @@ def test_what_is_raised_undoes_all_acts(repo: Repository, db: Database[Json]) ->
         one.update(_patient(id="unknown"))
 
     assert _refusal(repo.together, act, where="two") is Category.UNSUPPORTED
-    assert [db[name].count_documents({}) for name in ("resources", "history", "outbox")] == [0, 0, 0]
+    assert [db[name].count_documents({}) for name in ("resources", "history")] == [0, 0]
 
 
 def test_acts_together_see_one_another(repo: Repository) -> None:
@@ -471,6 +473,22 @@ def test_versions_written_before_they_named_their_type_are_found_too(repo: Repos
     ensure_schema(db)
 
     assert len(repo.changes(["Patient"], count=10).found) == 1
+
+
+def test_what_the_outbox_had_is_marked_in_the_history(repo: Repository, db: Database[Json]) -> None:
+    """As a store of an earlier version: what was looked at has no row there, an announcement has version 0."""
+    first, second = repo.create(_patient()), repo.create(_patient())
+    db["history"].update_many({}, {"$unset": {"unseen": ""}})
+    waits = {"key": second.key, "version": 1, "method": "POST", "at": second.last_updated}
+    number = db["outbox"].insert_one(waits).inserted_id
+    db["outbox"].insert_one({"key": "Subscription/x", "version": 0, "method": "PUT", "at": second.last_updated})
+    db["schema"].update_one({"_id": "version"}, {"$set": {"number": 4}})
+
+    ensure_schema(db)
+
+    marks = {row["_id"]: row.get("unseen") for row in db["history"].find()}
+    assert marks == {f"{first.key}/1": None, f"{second.key}/1": {"at": second.last_updated, "number": number}}
+    assert "outbox" not in db.list_collection_names()
 
 
 def test_the_history_of_types_follows_its_index(repo: Repository, db: Database[Json]) -> None:

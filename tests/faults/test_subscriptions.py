@@ -100,7 +100,7 @@ def test_a_worker_killed_while_an_endpoint_hears_loses_nothing_and_keeps_the_ord
     assert doors.server.subscriptions.state(name).number == COUNT
 
 
-@pytest.mark.parametrize("moment", ["outbox", "events"])
+@pytest.mark.parametrize("moment", ["history", "events"])
 def test_a_worker_killed_while_it_makes_events_makes_each_once(
     doors: Doors, me: Caller, values: dict[str, str], moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,8 +115,8 @@ def test_a_worker_killed_while_it_makes_events_makes_each_once(
         stored(me, plain("Task?", receiver.address))
         work.all()
         placed = places(doors, 3)
-        broken = {"outbox": "_numbered", "events": "_events"}[moment]
-        if moment == "outbox":
+        broken = {"history": "_numbered", "events": "_events"}[moment]
+        if moment == "history":
             monkeypatch.setattr(type(store), broken, _raising(_DiedError))
         else:
             monkeypatch.setattr(store, broken, _Broken(_DiedError))
