@@ -21,6 +21,7 @@ from pymongo.errors import PyMongoError
 from fhir_server import engine, logs
 from fhir_server.access.agreements import Agreements
 from fhir_server.access.audit import Audit
+from fhir_server.access.capability_urls import CapabilityUrls
 from fhir_server.access.discovery import security
 from fhir_server.access.foreign import ForeignTokens, Issuer
 from fhir_server.access.policy import restriction, writes_about
@@ -47,6 +48,7 @@ from fhir_server.rest.subscription_operations import socket_url
 from fhir_server.sign_on import SignOn, sign_on, stores
 from fhir_server.store import chain
 from fhir_server.store.answers import Answers
+from fhir_server.store.capability_urls import CapabilityUrls as GivenOut
 from fhir_server.store.collected import Collected
 from fhir_server.store.credentials import Credentials
 from fhir_server.store.documents import Stamp
@@ -107,6 +109,7 @@ class Server:
     reconciliation: Reconciliation
     deidentified: Deidentified
     principals: Principals
+    capability_urls: CapabilityUrls
     sign_on: SignOn
     printers: Printers
     answers: Answers
@@ -223,6 +226,7 @@ def assemble(
         limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
         tables=with_extra({level: config[f"search.{level}_attributes"] for level in Level}),
     )
+    given_out = GivenOut(database)
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
     collected, exports = Collected(database), Exports(database, clock)
     subscriptions = Subscriptions(database, clock, kept_s=config["subscriptions.kept_hours"] * 3_600)
@@ -232,6 +236,7 @@ def assemble(
         archive,
         reconciliations,
         credentials,
+        given_out,
         peers,
         collected,
         printer_store,
@@ -306,6 +311,9 @@ def assemble(
         clock=clock,
         foreign=_foreign(config),
     )
+    capability_urls = CapabilityUrls(
+        given_out, principals.authenticate, life_s=config["access.capability_s"], clock=clock
+    )
     version = metadata.version("fhir-imaging-server")
     kinds = {code: handlers.get(code).kind for code in handlers}
     server = Server(
@@ -319,6 +327,7 @@ def assemble(
         reconciliation=Reconciliation(archive, own, studies, reconciliations, leases, clock),
         deidentified=Deidentified(archive, studies, PseudonymRows(database), partial(secret, database)),
         principals=principals,
+        capability_urls=capability_urls,
         sign_on=sign_on(config, database, principals, own, rules=lambda: server.outbound, clock=clock),
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
@@ -502,7 +511,8 @@ def create_app(server: Server) -> Flask:
     events.serve(sockets)
     app.extensions["channels"] = Channels(server, sockets)
     app.register_blueprint(subscription_socket.blueprint(server, sockets))
-    app.register_blueprint(dicomweb.blueprint(server))
+    for each in dicomweb.blueprints(server):
+        app.register_blueprint(each)
     app.register_blueprint(health.blueprint(server.check))
     return app
 

@@ -427,6 +427,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("access.token_days", "365", _number(0.0001, 36_500), "days", "Life of a token from `fhir-imaging token`."),
     Setting(
+        "access.capability_s", "600", _number(1, 86_400), "s",
+        "Life of an address that opens a study without a token (right `receive-by-url`); it never outlives the token.",
+    ),
+    Setting(
         "audit.key", "", _text, "",
         "Key that seals the audit record, 32 characters or more; empty: one that lies in the database.",
         secret=True,

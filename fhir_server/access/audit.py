@@ -75,6 +75,8 @@ class Access(Enum):
     # sent by this server to a receiver: begun, and what was acknowledged
     BEGIN_SENDING = _Kind("E", {"system": _DCM, "code": "110102"}, {"system": _IHE, "code": "RAD-108"})
     SEND = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})
+    # addresses given out that open images without a token
+    GIVE_URLS = _Kind("C", _REST, {"system": "urn:fhir-imaging:code:event", "code": "give-capability-urls"})
     NOTIFY = _Kind("R", _REST, {"system": "urn:fhir-imaging:code:event", "code": "notify"})
     EXPORT = _Kind("R", {"system": _DCM, "code": "110106"}, {"system": _DCM, "code": "110106"})  # printed
     SIGN_IN = _Kind("E", {"system": _DCM, "code": "110114"}, {"system": _DCM, "code": "110122"})  # Login
@@ -269,7 +271,9 @@ def _agent(principal: Principal | None) -> dict[str, Any]:
     if principal is not None:
         # The server itself works for a subscriber without any of its clients.
         client = {"altId": principal.client_id} if principal.client_id else {}
-        agent = {"who": {"reference": principal.subscriber}, **client, **agent}
+        # As BALP has the identifier of a token.
+        by = {"policy": list(principal.authorised_by)} if principal.authorised_by else {}
+        agent = {"who": {"reference": principal.subscriber}, **client, **agent, **by}
     if address := _address.get():
         agent["network"] = {"address": address, "type": "2"}  # IP address
     return agent

@@ -30,6 +30,7 @@ class Right(StrEnum):
 
     REGISTER_IMAGES = "register-images"
     RECEIVE_IMAGES = "receive-images"
+    RECEIVE_BY_URL = "receive-by-url"
     RECEIVE_DEIDENTIFIED = "receive-deidentified"
     ORDER_PROCESSING = "order-processing"
     ORDER_HARD_COPY = "order-hard-copy"
@@ -70,6 +71,7 @@ class Term:
 TERMS = {
     Right.REGISTER_IMAGES: "Register images and their FHIR resources with this server",
     Right.RECEIVE_IMAGES: "Search, read and retrieve images and FHIR resources of this server",
+    Right.RECEIVE_BY_URL: "Be given addresses that open images without a token, for a short while, with searches",
     Right.RECEIVE_DEIDENTIFIED: "Search and retrieve images of this server de-identified by DICOM PS3.15 annex E",
     Right.ORDER_PROCESSING: "Order processing of images that the subscriber may read or has registered",
     Right.ORDER_HARD_COPY: "Order hard copies of images that the subscriber may read or has registered, or print them",

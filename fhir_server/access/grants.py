@@ -54,10 +54,11 @@ class Role(StrEnum):
 
 AT_MOST: Mapping[Role, frozenset[Right]] = MappingProxyType(
     {
-        Role.PATIENT: frozenset({Right.RECEIVE_IMAGES}),
+        Role.PATIENT: frozenset({Right.RECEIVE_IMAGES, Right.RECEIVE_BY_URL}),
         Role.PRACTITIONER: frozenset(
             {
                 Right.RECEIVE_IMAGES,
+                Right.RECEIVE_BY_URL,
                 Right.RECEIVE_DEIDENTIFIED,
                 Right.REGISTER_IMAGES,
                 Right.ORDER_PROCESSING,
@@ -67,6 +68,7 @@ AT_MOST: Mapping[Role, frozenset[Right]] = MappingProxyType(
         Role.TECHNOLOGIST: frozenset(
             {
                 Right.RECEIVE_IMAGES,
+                Right.RECEIVE_BY_URL,
                 Right.RECEIVE_DEIDENTIFIED,
                 Right.REGISTER_IMAGES,
                 Right.ORDER_PROCESSING,

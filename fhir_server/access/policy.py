@@ -19,12 +19,14 @@ from fhir_server.access.contracts import Right, Term
 from fhir_server.access.extent import extent
 from fhir_server.access.grants import Grant, Role
 from fhir_server.access.principals import Principal
-from fhir_server.access.scopes import ANY, Context, Permission, ResourceScope
+from fhir_server.access.scopes import ANY, Context, Permission, ResourceScope, Scopes
 from fhir_server.hardcopy.devices import PRINTER_SYSTEM
 from fhir_server.model.criteria import Clause, Missing, Reference, Token
+from fhir_server.model.dates import LATEST
 from fhir_server.model.query import Query
 from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.model.rule import OWNER
+from fhir_server.projection import imaging_study_id
 from fhir_server.store.filters import ALLOW, DENY, Access, Act, Restriction, Rule, both, either
 from fhir_server.store.index import ON_BEHALF_OF, SECURITY_CONTEXT
 from imaging.errors import AppError, Category
@@ -79,15 +81,37 @@ def behind_pseudonyms(principal: Principal, act: Act) -> Principal:
     tell of whom its pseudonyms are.
     """
     require(principal, Right.RECEIVE_DEIDENTIFIED, "receive de-identified images")
-    terms = [each for each in principal.limited if each.right is Right.RECEIVE_DEIDENTIFIED]
-    limited = tuple(replace(each, right=Right.RECEIVE_IMAGES, keeps=frozenset()) for each in terms)
-    seeing = replace(principal, rights=frozenset({Right.RECEIVE_IMAGES}), limited=limited)
+    seeing = as_receiver(principal, Right.RECEIVE_DEIDENTIFIED)
     if not sees_as_agreed(seeing, "ImagingStudy", act):
         message = (
             "de-identified images are given to tokens whose scopes let all ImagingStudies be seen, and to no others"
         )
         raise AppError(Category.FORBIDDEN, message, where="scope")
     return seeing
+
+
+def as_receiver(principal: Principal, right: Right) -> Principal:
+    """Return the principal that sees, and may do no more, as far as a right of this one goes."""
+    terms = [each for each in principal.limited if each.right is right]
+    limited = tuple(replace(each, right=Right.RECEIVE_IMAGES, keeps=frozenset()) for each in terms)
+    rights = frozenset({Right.RECEIVE_IMAGES}) if principal.may(right) else frozenset[Right]()
+    return replace(principal, rights=rights, limited=limited)
+
+
+def only_study(principal: Principal, study_uid: str) -> Principal:
+    """Return the principal that sees of what this one sees a single study, and may do nothing else."""
+    one = ("_id", imaging_study_id(study_uid))
+    grant = principal.grant or Grant(principal.client_id, _EVERY_STUDY, LATEST)
+    seen = [each for each in grant.scopes.resources if each.type in (ANY, "ImagingStudy")]
+    scopes = tuple(
+        ResourceScope(each.context, "ImagingStudy", permissions, tuple(sorted({*each.criteria, one})))
+        for each in seen
+        if (permissions := "".join(letter for letter in each.permissions if letter in "rs"))
+    )
+    return as_receiver(replace(principal, grant=replace(grant, scopes=Scopes(scopes))), Right.RECEIVE_IMAGES)
+
+
+_EVERY_STUDY = Scopes.parse("system/ImagingStudy.rs")  # as far as the contracts go
 
 
 def writes_about(principal: Principal) -> frozenset[str] | None:

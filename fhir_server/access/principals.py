@@ -9,7 +9,7 @@ import re
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -43,6 +43,8 @@ class Principal:
     devices      "Device/..." of the subscriber, which may do Tasks; told only where rights are limited
     keeps        with what options images are de-identified for the subscriber: those that all of its terms give, so
                  that one recipient has one form of each image
+    token        with which the principal came, "" where it works later or by other means
+    authorised_by   URIs of what allowed it to come, for the audit record; none where that is the token alone
     """
 
     subscriber: str
@@ -53,6 +55,8 @@ class Principal:
     limited: tuple[Term, ...] = ()
     devices: tuple[str, ...] = ()
     keeps: frozenset[str] = frozenset()
+    token: str = field(default="", repr=False, compare=False)
+    authorised_by: tuple[str, ...] = field(default=(), compare=False)
 
     def limits(self, right: Right) -> tuple[Limits, ...]:
         """Return how far a right goes: alternatives, none where the subscriber does not have it."""
@@ -121,6 +125,7 @@ class Principals:
         principal, until = (
             self._of_issuer(token, now) if is_foreign else self._resolve(self._credentials.find(key), now)
         )
+        principal = replace(principal, token=token)
         with self._lock:
             if len(self._cache) >= _MOST_CACHED:
                 self._cache.clear()

@@ -245,6 +245,7 @@ def subscriber() -> None:
 @click.argument("name")
 @click.option("--register-images", is_flag=True, help="May send images and make FHIR resources.")
 @click.option("--receive-images", is_flag=True, help="May search, read and retrieve.")
+@click.option("--receive-by-url", is_flag=True, help="Gets addresses with searches that open images without a token.")
 @click.option("--receive-deidentified", is_flag=True, help="May search and retrieve images without names, only.")
 @click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
 @click.option("--order-hard-copy", is_flag=True, help="May order hard copies of images it may read or registered.")
@@ -293,6 +294,8 @@ def add_subscriber(
         raise click.UsageError(f"name at least one of {', '.join(f'--{right}' for right in Right)}")
     if Right.RECEIVE_IMAGES in rights and Right.RECEIVE_DEIDENTIFIED in rights:
         raise click.UsageError("--receive-deidentified is given instead of --receive-images, not with it")
+    if Right.RECEIVE_BY_URL in rights and Right.RECEIVE_IMAGES not in rights:
+        raise click.UsageError("--receive-by-url is given together with --receive-images")
     if keep and Right.RECEIVE_DEIDENTIFIED not in rights:
         raise click.UsageError("--keep is for --receive-deidentified")
     keeps = frozenset(each.replace("-", "_") for each in keep)

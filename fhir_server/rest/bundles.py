@@ -20,15 +20,30 @@ from fhir_server.store.search import Page
 # A string, a mark of structure, or anything else between them.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
+_INCLUDED = b'"search":{"mode":"include"}'
 
-def searchset(base_url: str, query: Query, page: Page, outcome: dict[str, Any] | None, now: datetime) -> bytes:
-    """Return the Bundle of one page of a search; `outcome` tells what was left out, None when nothing was."""
+
+def searchset(
+    base_url: str,
+    query: Query,
+    page: Page,
+    outcome: dict[str, Any] | None,
+    now: datetime,
+    *,
+    local: Iterable[tuple[str, bytes]] = (),
+) -> bytes:
+    """Return the Bundle of one page of a search.
+
+    outcome   tells what was left out, None when nothing was
+    local     fullUrl and body of what comes with the page and is in this Bundle only
+    """
     used = [*query.used]
     links = [("self", _address(base_url, query.path, used))]
     if page.next_cursor:
         links.append(("next", _address(base_url, query.path, [*used, (CURSOR, page.next_cursor)])))
     entries = [_entry(base_url, each, b'"search":{"mode":"match"}') for each in page.matches]
-    entries += [_entry(base_url, each, b'"search":{"mode":"include"}') for each in page.includes]
+    entries += [_entry(base_url, each, _INCLUDED) for each in page.includes]
+    entries += [_told(url, body, _INCLUDED) for url, body in local]
     if outcome is not None:
         entries.append(b'{"resource":' + json.dumps(outcome) + b',"search":{"mode":"outcome"}}')
     return _bundle("searchset", page.total, links, entries, now)
@@ -66,8 +81,11 @@ def _bundle(
 
 
 def _entry(base_url: str, resource: Resource, told: bytes) -> bytes:
-    url = json.dumps(f"{base_url}/{resource.key}")
-    return b"".join([b'{"fullUrl":', url, b',"resource":', resource.body, b",", told, b"}"])
+    return _told(f"{base_url}/{resource.key}", resource.body, told)
+
+
+def _told(url: str, body: bytes, told: bytes) -> bytes:
+    return b"".join([b'{"fullUrl":', json.dumps(url), b',"resource":', body, b",", told, b"}"])
 
 
 def version_entry(base_url: str, version: Resource) -> bytes:

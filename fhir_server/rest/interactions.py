@@ -24,7 +24,7 @@ from fhir_server.model.resources import RESOURCES, Interaction, SystemInteractio
 from fhir_server.model.summary import subset
 from fhir_server.model.validation import validate
 from fhir_server.reconciliation import Reconciliation
-from fhir_server.rest import bundles, past, subscriptions
+from fhir_server.rest import bundles, capability_endpoints, past, subscriptions
 from fhir_server.rest.asks import Answer, Ask, Json, Return, is_known, version_wanted
 from fhir_server.rest.criteria import criteria, criteria_of_text
 from fhir_server.store.documents import Resource
@@ -60,7 +60,7 @@ KINDS: Mapping[Interaction | SystemInteraction, Kind] = {
 }
 
 
-class Backing(subscriptions.Backing, Protocol):
+class Backing(subscriptions.Backing, capability_endpoints.Backing, Protocol):
     """What interactions need of the server."""
 
     @property
@@ -264,7 +264,8 @@ class Interactions:
         names = [name for name, _ in ask.parameters if name not in query.NOT_SEARCH]
         self._record(ask, [each.key for each in page.matches], names)
         left_out = _ignored(asked.ignored) if asked.ignored else None
-        return Answer(body=bundles.searchset(self._url, asked, page, left_out, server.clock()))
+        page, local = capability_endpoints.opened(server, self._principal, page)
+        return Answer(body=bundles.searchset(self._url, asked, page, left_out, server.clock(), local=local))
 
     def _is_seen(self, patient: str) -> bool:
         """Say whether the contracts let the subscriber see a patient, whatever the scopes are."""

@@ -16,6 +16,7 @@ from werkzeug.routing import BaseConverter
 from fhir_server.web import (
     bulk,
     capabilities,
+    capability_urls,
     deidentified,
     event_channel,
     qido,
@@ -25,7 +26,7 @@ from fhir_server.web import (
     wado_uri,
     workitems,
 )
-from fhir_server.web.dicom_answers import Door, Server
+from fhir_server.web.dicom_answers import Door
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level
 
@@ -57,9 +58,10 @@ def _search(level: Level) -> Callable[..., Response]:
     return search
 
 
-ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
-    ("POST", "/studies", stow.store),
-    ("POST", STUDY, stow.store),
+Routes = tuple[tuple[str, str, Callable[..., Response]], ...]
+
+# Searches and retrievals of images by name: these are below capability URLs as well.
+READING: Routes = (
     ("GET", "/studies", _search(Level.STUDIES)),
     ("GET", "/series", _search(Level.SERIES)),
     ("GET", "/instances", _search(Level.INSTANCES)),
@@ -76,6 +78,11 @@ ROUTES: tuple[tuple[str, str, Callable[..., Response]], ...] = (
     *(("GET", f"{level}/bulkdata", bulk.retrieve_bulkdata) for level in (STUDY, SERIES, INSTANCE)),
     ("GET", f"{INSTANCE}/bulkdata/<path:path>", wado.retrieve_bulkdata),
     ("GET", f"{INSTANCE}/received", wado.retrieve_received),
+)
+ROUTES: Routes = (
+    ("POST", "/studies", stow.store),
+    ("POST", STUDY, stow.store),
+    *READING,
     *(("DELETE", level, delete) for level in (STUDY, SERIES, INSTANCE)),
     *(("POST", f"{level}/undelete", undelete) for level in (STUDY, SERIES, INSTANCE)),
     ("GET", f"{UNNAMED}/studies", deidentified.search(Level.STUDIES)),
@@ -95,10 +102,14 @@ class UidConverter(BaseConverter):
     regex = r"[0-9.]{1,64}"
 
 
-def blueprint(server: Server) -> Blueprint:
-    """Return the routes of this door for a server; errors, tokens and logs are `web.http`'s."""
-    routes = Blueprint("dicomweb", __name__, url_prefix=PREFIX)
+def blueprints(server: capability_urls.Server) -> tuple[Blueprint, Blueprint]:
+    """Return the routes of this door, and those below capability URLs; errors, tokens and logs are `web.http`'s."""
     door = Door(server, server.dicomweb_url)
+    return _blueprint(door), capability_urls.blueprint(server, door, PREFIX, READING)
+
+
+def _blueprint(door: Door) -> Blueprint:
+    routes = Blueprint("dicomweb", __name__, url_prefix=PREFIX)
 
     def add_converter(state: BlueprintSetupState) -> None:
         state.app.url_map.converters["uid"] = UidConverter

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from fhir_server.access.audit import Audit
+from fhir_server.access.capability_urls import CapabilityUrls
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config
 from fhir_server.model.criteria import Limits
@@ -58,6 +59,14 @@ class Backing(Protocol):
     @property
     def audit(self) -> Audit:
         """The audit record."""
+
+    @property
+    def capability_urls(self) -> CapabilityUrls:
+        """The addresses that open a study without a token."""
+
+    @property
+    def dicomweb_url(self) -> str:
+        """Base of the DICOMweb door as clients reach it."""
 
     @property
     def peers(self) -> Peers:

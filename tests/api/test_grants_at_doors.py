@@ -30,7 +30,7 @@ STUDIES = [
     ("bert-ct", "bert", "CT", "20200103"),
 ]
 EVERY = {name for name, *_ in STUDIES}
-WRITES = frozenset(Right) - {Right.AUDIT}
+WRITES = frozenset(Right) - {Right.AUDIT, Right.RECEIVE_BY_URL}
 
 
 @dataclass

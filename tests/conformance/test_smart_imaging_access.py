@@ -1,6 +1,7 @@
 """SMART Imaging Access 0.1.0 (Argonaut, CI build of 2026-08): a test for each SHALL of the server, named by it.
 
 Tokens come from this server's register of grants; how apps get them is in test_smart_app_launch and test_authorization.
+What the guide demands of capability URLs is tested in tests/api/test_capability_urls.py.
 """
 
 import re
