@@ -128,6 +128,17 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+_ROLES = ("patient", "practitioner", "technologist", "operator", "auditor")
+
+
+def _roles(text: str) -> tuple[str, ...]:
+    """Read roles of people."""
+    found = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+    if not set(found) <= set(_ROLES):
+        raise ValueError(f"a list of roles, comma separated, of {', '.join(_ROLES)}")
+    return found
+
+
 def _attributes(text: str) -> tuple[str, ...]:
     """Read attributes by which images are found; return their tags."""
     wanted = "a list of attributes of DICOM, by keyword or tag, that are neither binary nor inside of a sequence"
@@ -448,6 +459,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "smart.session_hours", "12", _number(0.01, 720), "h",
         "How long a person stays signed in in a browser.",
+    ),
+    Setting(
+        "smart.second_factor_roles", "", _roles, "",
+        "Roles, comma separated, whose people need a second factor, such as operator, auditor. Who has none sets one "
+        "up at the next sign-in; sessions without one end.",
+    ),
+    Setting(
+        "smart.user_verification", "preferred", _choice("required", "preferred", "discouraged"), "",
+        "Whether a security key has to know its owner, by PIN or finger, beside being there (WebAuthn).",
     ),
     Setting("smart.key_days", "90", _number(1, 3_650), "days", "Age at which the key of id tokens is replaced."),
     Setting(

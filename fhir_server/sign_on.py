@@ -14,6 +14,7 @@ from fhir_server.access.people import People, Person
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.access.scopes import Scopes
 from fhir_server.access.second_factor import SecondFactor
+from fhir_server.access.security_keys import SecurityKeys
 from fhir_server.access.sessions import SignIn
 from fhir_server.config import Config
 from fhir_server.outbound.jwks import KeySets
@@ -40,6 +41,7 @@ class SignOn:
     people: People
     sign_in: SignIn
     second_factor: SecondFactor
+    security_keys: SecurityKeys
     authorization: Authorization
     principals: Principals
     own: Repository
@@ -94,7 +96,22 @@ def sign_on(
     base_url = config["web.base_url"]
     people = People(PeopleRegister(database), clock)
     apps = Apps(AppRegister(database), Credentials(database), principals.is_active)
-    sign_in = SignIn(people, Sessions(database), life=timedelta(hours=config["smart.session_hours"]), clock=clock)
+    sign_in = SignIn(
+        people,
+        Sessions(database),
+        life=timedelta(hours=config["smart.session_hours"]),
+        strong=config["smart.second_factor_roles"],
+        clock=clock,
+    )
+    tickets, subject_key = Tickets(database), secret(database, "subjects")
+    security_keys = SecurityKeys(
+        people,
+        tickets,
+        base_url=base_url,
+        user_verification=config["smart.user_verification"],
+        handle_key=subject_key,
+        clock=clock,
+    )
     lives = Lives(
         token=timedelta(seconds=config["smart.token_s"]),
         backend_token=timedelta(seconds=config["smart.backend_token_s"]),
@@ -104,14 +121,16 @@ def sign_on(
         principals,
         apps,
         people,
-        Tickets(database),
+        tickets,
         SigningKeys(database, rotated_after=timedelta(days=config["smart.key_days"]), clock=clock),
         key_sets=KeySets(rules),
-        subject_key=secret(database, "subjects"),
+        subject_key=subject_key,
         issuer=base_url,
         fhir_url=f"{base_url}/fhir",
         lives=lives,
         is_session=sign_in.is_going_on,
         clock=clock,
     )
-    return SignOn(apps, people, sign_in, SecondFactor(people, clock), authorization, principals, own, clock)
+    return SignOn(
+        apps, people, sign_in, SecondFactor(people, clock), security_keys, authorization, principals, own, clock
+    )

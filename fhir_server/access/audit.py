@@ -80,6 +80,8 @@ class Access(Enum):
     NOTIFY = _Kind("R", _REST, {"system": "urn:fhir-imaging:code:event", "code": "notify"})
     EXPORT = _Kind("R", {"system": _DCM, "code": "110106"}, {"system": _DCM, "code": "110106"})  # printed
     SIGN_IN = _Kind("E", {"system": _DCM, "code": "110114"}, {"system": _DCM, "code": "110122"})  # Login
+    # how somebody signs in: User Security Attribute Changed
+    FACTOR = _Kind("U", {"system": _DCM, "code": "110113"}, {"system": _DCM, "code": "110137"})
     DELETE_IMAGES = _Kind("D", {"system": _DCM, "code": "110105"}, _interaction("delete"))  # study deleted
 
 
@@ -197,11 +199,18 @@ class Audit:
             self._usage.add(principal.subscriber, **counts)
 
     def signed_in(self, login: str, organization: str, failure: str = "") -> None:
-        """Record that somebody signed in, or failed to: then neither login nor organisation need be anybody's."""
-        if failure and not self._anonymous.take():
+        """Record that somebody signed in, or failed to.
+
+        Of a failure nobody's login and organisation are given before the password was right: they need be nobody's.
+        """
+        if failure and not organization and not self._anonymous.take():
             return
-        who = Principal(organization, login, "", frozenset()) if organization else None
-        self._write(who, Access.SIGN_IN, SERIOUS_FAILURE if failure else SUCCESS, failure, [])
+        outcome = SERIOUS_FAILURE if failure else SUCCESS
+        self._write(_person(login, organization), Access.SIGN_IN, outcome, failure, [])
+
+    def factor_changed(self, login: str, organization: str, what: str) -> None:
+        """Record that somebody set a second factor up or took one away."""
+        self._write(_person(login, organization), Access.FACTOR, SUCCESS, what, [])
 
     def refused(
         self, principal: Principal | None, access: Access, error: AppError, *, resources: Iterable[str] = ()
@@ -264,6 +273,10 @@ class _Allowance:
                 return False
             self._left -= 1
             return True
+
+
+def _person(login: str, organization: str) -> Principal | None:
+    return Principal(organization, login, "", frozenset()) if organization else None
 
 
 def _agent(principal: Principal | None) -> dict[str, Any]:

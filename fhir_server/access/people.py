@@ -20,14 +20,14 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 
 from fhir_server.access.grants import Role
 from fhir_server.model.resources import RESOURCES
+from fhir_server.store.people import Key, Person
 from fhir_server.store.people import People as Register
-from fhir_server.store.people import Person
 from imaging.errors import AppError, Category
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ROLES", "People", "Person"]
+__all__ = ["ROLES", "Key", "People", "Person"]
 
 ROLES = tuple(Role)
 # What can represent a person. Source: SMART App Launch 2.2, scopes for requesting identity data.
@@ -37,6 +37,7 @@ SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 256  # characters; NIST SP 800-63B 5.1
 FAILURES_ALLOWED = 5
 FIRST_HOLD = timedelta(seconds=30)
 LONGEST_HOLD = timedelta(hours=1)
+MOST_KEYS = 10
 AT_ONCE = 2  # hashes, each of which takes 64 MiB
 PATIENCE_S = 5.0
 _LOGIN = frozenset(string.ascii_lowercase + string.digits + "._@-+")
@@ -74,6 +75,10 @@ class People:
         """Return everybody, by login."""
         return self._register.all()
 
+    def named(self, login: str) -> Person:
+        """Return the person of this login, also one that is shut out. Raises NOT_FOUND."""
+        return self._known(self._register.find(login.strip().lower()))
+
     def find(self, login: str) -> Person | None:
         """Return the person of this login if there is one and it may sign in."""
         person = self._register.find(login)
@@ -91,6 +96,36 @@ class People:
     def set_second_factor(self, login: str, secret: str, step: int, recovery_codes: list[str]) -> Person:
         """Ask for codes of this secret from now on; "" asks for none. Raises NOT_FOUND."""
         return self._changed(login, totp_secret=secret, totp_step=step, recovery_codes=recovery_codes)
+
+    def set_recovery_codes(self, login: str, codes: list[str]) -> Person:
+        """Keep digests of recovery codes in place of those before. Raises NOT_FOUND."""
+        return self._changed(login, recovery_codes=codes)
+
+    def forget_second_factor(self, login: str) -> Person:
+        """Let a person in with the password alone: codes, recovery codes and keys are forgotten. Raises NOT_FOUND."""
+        return self._changed(login, totp_secret="", totp_step=0, recovery_codes=[], keys=[])
+
+    def add_key(self, login: str, key: Key) -> None:
+        """Keep a security key. Raises CONFLICT when it is known already, or a person would have too many."""
+        if not self._register.add_key(login, key, most=MOST_KEYS):
+            message = f"this key is registered already, or there are {MOST_KEYS} keys, which is the most"
+            raise AppError(Category.CONFLICT, message, where="key")
+
+    def use_key(self, login: str, key: str, counter: int) -> bool:
+        """Note that a security key was used; say whether it counted on."""
+        return self._register.use_key(login, key, counter, now=self._clock())
+
+    def remove_key(self, login: str, key: str) -> Person:
+        """Forget a security key; with the last second factor the recovery codes go too. Raises NOT_FOUND."""
+        if not self._register.remove_key(login.strip().lower(), key):
+            raise AppError(Category.NOT_FOUND, "there is no such key of this person", where="key")
+        person = self.named(login)
+        return person if person.has_second_factor else self.set_recovery_codes(login, [])
+
+    def remove_key_named(self, login: str, name: str) -> Person:
+        """Forget the security key that its owner calls so. Raises NOT_FOUND."""
+        wanted = [each.id for each in self.named(login).keys if each.name.casefold() == name.strip().casefold()]
+        return self.remove_key(login, wanted[0] if wanted else "")
 
     def use_step(self, login: str, step: int) -> bool:
         """Note that the code of a step was used; say whether it is later than any before."""
@@ -137,7 +172,10 @@ class People:
             self._register.change(login, held_until=now + hold)
 
     def _changed(self, login: str, **values: object) -> Person:
-        person = self._register.change(login.strip().lower(), **values)
+        return self._known(self._register.change(login.strip().lower(), **values))
+
+    @staticmethod
+    def _known(person: Person | None) -> Person:
         if person is None:
             raise AppError(Category.NOT_FOUND, "there is no person of this login", where="login")
         return person

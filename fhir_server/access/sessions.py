@@ -1,6 +1,6 @@
 """Sessions of people: who is signed in in which browser, and for how long."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from fhir_server.access.people import People, Person
@@ -8,20 +8,47 @@ from fhir_server.store.sessions import Session, Sessions
 
 __all__ = ["Session", "SignIn"]
 
+FRESH = timedelta(minutes=5)
+
 
 class SignIn:
-    """Begins, finds and ends sessions."""
+    """Begins, finds and ends sessions.
 
-    def __init__(self, people: People, sessions: Sessions, *, life: timedelta, clock: Callable[[], datetime]) -> None:
+    strong   roles of which a session without a second factor is none
+    """
+
+    def __init__(
+        self,
+        people: People,
+        sessions: Sessions,
+        *,
+        life: timedelta,
+        strong: Collection[str],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._strong = frozenset(strong)
         self._people = people
         self._sessions = sessions
         self._life = life
         self._clock = clock
 
-    def begin(self, person: Person, agent: str) -> str:
-        """Begin a session of a person who proved who it is; return what the browser keeps."""
+    def begin(self, person: Person, agent: str, *, factor: str) -> str:
+        """Begin a session of a person who proved who it is; return what the browser keeps.
+
+        factor   by which second factor, "" by the password alone
+        """
         now = self._clock()
-        return self._sessions.begin(person.login, person.stamp, now=now, expires=now + self._life, agent=agent)
+        return self._sessions.begin(
+            person.login, person.stamp, now=now, expires=now + self._life, agent=agent, factor=factor
+        )
+
+    def needs_second_factor(self, person: Person) -> bool:
+        """Say whether the password alone is not enough for the role of a person."""
+        return person.role in self._strong
+
+    def is_fresh(self, session: Session) -> bool:
+        """Say whether somebody signed in just now, as to change how to sign in asks for."""
+        return self._clock() - session.began < FRESH
 
     def of_browser(self, value: str) -> tuple[Person, Session] | None:
         """Return who is signed in in a browser, None when nobody is (any more)."""
@@ -41,4 +68,6 @@ class SignIn:
 
     def _valid(self, session: Session | None) -> tuple[Person, Session] | None:
         person = self._people.find(session.login) if session else None
-        return (person, session) if person and session and person.stamp == session.stamp else None
+        if person is None or session is None or person.stamp != session.stamp:
+            return None
+        return None if self.needs_second_factor(person) and not session.factor else (person, session)

@@ -1,11 +1,14 @@
 """The commands `fhir-imaging person ...`: people who sign in. Passwords come from a file or are made."""
 
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
+
+if TYPE_CHECKING:
+    from fhir_server.access.people import Person
 
 _ROLES = ("patient", "practitioner", "technologist", "operator", "auditor")
 
@@ -83,24 +86,49 @@ def set_password(config: Config, login: str, password: TextIO | None) -> None:
 
 @person.command("forget-second-factor")
 @click.argument("login")
+@click.option("--key", default="", metavar="NAME", help="Only the security key of this name; the rest stays.")
 @configured()
-def forget_second_factor(config: Config, login: str) -> None:
-    """Let LOGIN in with the password alone, until another second factor is set up: the phone is lost.
+def forget_second_factor(config: Config, login: str, key: str) -> None:
+    """Let LOGIN in with the password alone, until another second factor is set up: phone or key are lost.
 
     \b
-    Example:
+    Examples:
       fhir-imaging person forget-second-factor ann
+      fhir-imaging person forget-second-factor ann --key 'Blue key'
     """
     from fhir_server.app import open_server
 
     with open_server(config) as server:
-        server.sign_on.people.set_second_factor(login, "", 0, [])
+        people = server.sign_on.people
+        changed = people.remove_key_named(login, key) if key else people.forget_second_factor(login)
+        server.audit.factor_changed(changed.login, changed.organization, "removed by an operator")
+
+
+@person.command("keys")
+@click.argument("login")
+@configured()
+def list_keys(config: Config, login: str) -> None:
+    """Show the security keys and passkeys of LOGIN: name, when it was added, when it was used last, its counter.
+
+    \b
+    Example:
+      fhir-imaging person keys ann
+    """
+    from fhir_server.app import open_server
+
+    with open_server(config) as server:
+        rows = [
+            [each.name, f"{each.added:%Y-%m-%d %H:%M}", f"{each.used:%Y-%m-%d %H:%M}" if each.used else "never",
+             str(each.counter)]
+            for each in server.sign_on.people.named(login).keys
+        ]  # fmt: skip
+    click.echo(table(["name", "added (UTC)", "last used (UTC)", "counter"], rows), nl=False)
 
 
 @person.command("list")
 @configured()
 def list_people(config: Config) -> None:
-    """Show everybody: login, name, subscriber, role, resource, and whether signing in is possible.
+    """Show everybody: login, name, subscriber, role, resource, second factors, and whether signing in is possible.
 
     \b
     Example:
@@ -110,10 +138,12 @@ def list_people(config: Config) -> None:
 
     with open_server(config) as server:
         rows = [
-            [each.login, each.name, each.organization, each.role, each.fhir_user, "no" if each.is_disabled else "yes"]
+            [each.login, each.name, each.organization, each.role, each.fhir_user, _factors(each),
+             "no" if each.is_disabled else "yes"]
             for each in server.sign_on.people.all()
-        ]
-    click.echo(table(["login", "name", "subscriber", "role", "resource", "may sign in"], rows), nl=False)
+        ]  # fmt: skip
+    heads = ["login", "name", "subscriber", "role", "resource", "second factors", "may sign in"]
+    click.echo(table(heads, rows), nl=False)
 
 
 @person.command("disable")
@@ -146,6 +176,11 @@ def enable_person(config: Config, login: str) -> None:
 
     with open_server(config) as server:
         server.sign_on.people.disable(login, is_disabled=False)
+
+
+def _factors(person: "Person") -> str:
+    keys = [f"{len(person.keys)} keys"] if person.keys else []
+    return ", ".join([*(["codes"] if person.totp_secret else []), *keys])
 
 
 def _password(file: TextIO | None) -> tuple[str, bool]:

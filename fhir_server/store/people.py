@@ -2,10 +2,11 @@
 
 * `people`  `_id` login, in lower case; the subscriber that the person belongs to, role, FHIR resource that represents
             the person, hash of the password, how often signing in failed since it last worked, until when it is held,
-            secret of the second factor, digests of recovery codes
+            secret of the second factor, digests of recovery codes, security keys with their counters. No two people
+            have the same security key
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,34 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument, WriteConcern
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-INDEXES = [IndexModel([("organization", ASCENDING)], name="organization")]
+INDEXES = [
+    IndexModel([("organization", ASCENDING)], name="organization"),
+    IndexModel(
+        [("keys.id", ASCENDING)],
+        name="keys",
+        unique=True,
+        partialFilterExpression={"keys.id": {"$exists": True}},
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A security key or passkey of somebody.
+
+    id         credential id, base64url without padding
+    name       how its owner calls it
+    data       attested credential data with the public key. Source: WebAuthn Level 2, 6.5.1
+    counter    of signatures, as it was last seen; 0 of a key that does not count
+    """
+
+    id: str
+    name: str
+    data: bytes
+    counter: int
+    added: datetime
+    used: datetime | None = None
+    transports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +67,12 @@ class Person:
     totp_secret: str = ""
     totp_step: int = 0  # the last one of which a code was used
     recovery_codes: tuple[str, ...] = ()  # digests of those that are left
+    keys: tuple[Key, ...] = ()
+
+    @property
+    def has_second_factor(self) -> bool:
+        """Say whether the password alone does not let in."""
+        return bool(self.totp_secret or self.keys)
 
 
 class People:
@@ -88,6 +122,28 @@ class People:
         )
         return bool(changed.modified_count)
 
+    def add_key(self, login: str, key: Key, *, most: int) -> bool:
+        """Keep a security key; say whether nobody has it yet and there are fewer than so many."""
+        matching = {"_id": login, "keys.id": {"$ne": key.id}, f"keys.{most - 1}": {"$exists": False}}
+        try:
+            changed = self._people.update_one(matching, {"$push": {"keys": asdict(key)}})
+        except DuplicateKeyError:
+            return False
+        return bool(changed.modified_count)
+
+    def use_key(self, login: str, key: str, counter: int, *, now: datetime) -> bool:
+        """Note that a security key was used; say whether it counted on. One that does not count stays at 0."""
+        is_on = {"$lt": counter} if counter else 0
+        changed = self._people.update_one(
+            {"_id": login, "keys": {"$elemMatch": {"id": key, "counter": is_on}}},
+            {"$set": {"keys.$.counter": counter, "keys.$.used": now}},
+        )
+        return bool(changed.matched_count)
+
+    def remove_key(self, login: str, key: str) -> bool:
+        """Forget a security key; say whether it was there."""
+        return bool(self._people.update_one({"_id": login}, {"$pull": {"keys": {"id": key}}}).modified_count)
+
     def count_failure(self, login: str) -> int:
         """Count one more failure to sign in; return how many there were since it last worked."""
         changed = self._people.find_one_and_update(
@@ -99,7 +155,9 @@ class People:
 def _person(document: dict[str, Any] | None) -> Person | None:
     if document is None:
         return None
+    known = {each.name for each in fields(Person)} - {"login", "keys"}
     values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in document.items() if name != "_id"
+        name: tuple(value) if isinstance(value, list) else value for name, value in document.items() if name in known
     }
-    return Person(login=document["_id"], **values)
+    keys = tuple(Key(**{**each, "transports": tuple(each["transports"])}) for each in document.get("keys", []))
+    return Person(login=document["_id"], keys=keys, **values)

@@ -1,6 +1,7 @@
 """Sessions of people who signed in, on MongoDB, so that they can be listed and ended from anywhere.
 
-* `sessions`  `_id` SHA-256 of what the browser keeps; login; stamp of the password then; when it began and ends
+* `sessions`  `_id` SHA-256 of what the browser keeps; login; stamp of the password then; when it began and ends;
+              by which second factor
 """
 
 import secrets
@@ -26,6 +27,7 @@ class Session:
 
     key      by which the server knows it; nobody gets in with it
     agent    what the browser says of itself, for people to recognise it
+    factor   by which second factor somebody came in, "" by the password alone
     """
 
     key: str
@@ -34,6 +36,7 @@ class Session:
     began: datetime
     expires: datetime
     agent: str
+    factor: str = ""
 
 
 class Sessions:
@@ -47,11 +50,11 @@ class Sessions:
         """Create the indexes; those that exist are left alone. Sessions vanish when they end."""
         self._sessions.create_indexes(INDEXES)
 
-    def begin(self, login: str, stamp: str, *, now: datetime, expires: datetime, agent: str) -> str:
+    def begin(self, login: str, stamp: str, *, now: datetime, expires: datetime, agent: str, factor: str = "") -> str:
         """Begin a session; return what the browser keeps. It is new each time, so none can be planted before."""
         value = secrets.token_urlsafe(32)
         document = {"login": login, "stamp": stamp, "began": now, "expires": expires, "agent": agent[:LONGEST_AGENT]}
-        self._sessions.insert_one({"_id": digest(value), **document})
+        self._sessions.insert_one({"_id": digest(value), **document, "factor": factor})
         return value
 
     def find(self, value: str, *, now: datetime) -> Session | None:

@@ -1,6 +1,7 @@
 """Tickets on MongoDB: secrets that are good once and for a while, and what they stand for.
 
-Authorization codes, refresh tokens, launches and the ids of client assertions are all of this kind. Only the SHA-256 of
+Authorization codes, refresh tokens, launches, the ids of client assertions and challenges to security keys are all of
+this kind. Only the SHA-256 of
 a secret is stored. A ticket that was used is remembered until it would have ended, so that a second use is seen for
 what it is: somebody else has a copy.
 
@@ -31,6 +32,7 @@ class Kind(StrEnum):
     REFRESH = "refresh"
     LAUNCH = "launch"
     ASSERTION = "assertion"
+    CHALLENGE = "challenge"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The pages of people: signing in and out, what is open, and apps to start."""
+"""The pages of people: signing in and out, what is open, and apps to start. `second_factor` has the rest of it."""
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, redirect, request, url_for
@@ -10,39 +10,29 @@ from flask import Blueprint, Response, redirect, request, url_for
 from fhir_server.access.authorization import Launch
 from fhir_server.access.people import Person
 from fhir_server.sign_on import SignOn
-from fhir_server.web import signing_in
+from fhir_server.web import second_factor, signing_in
 from imaging.errors import AppError, Category
 
 Patients = Callable[[Person, str], list[dict[str, str]]]
 
 
-class SignedIn(Protocol):
-    """Is told of who signed in, or failed to."""
-
-    def __call__(self, login: str, organization: str, failure: str = "") -> None:
-        """Take note of it; of who failed nothing is told."""
-
-
-def blueprint(found: SignOn, patients: Patients, noted: SignedIn) -> Blueprint:
-    """Return the pages."""
+def blueprints(found: SignOn, patients: Patients, noted: second_factor.Noted) -> list[Blueprint]:
+    """Return the pages, those of second factors among them."""
     pages = _Pages(found, patients, noted)
     routes = Blueprint("people", __name__, url_prefix="/auth")
     routes.add_url_rule("/", "home", pages.home)
     routes.add_url_rule("/sign-in", "sign_in", pages.sign_in, methods=["GET", "POST"])
-    routes.add_url_rule("/code", "code", pages.code, methods=["POST"])
-    routes.add_url_rule("/second-factor", "second_factor", pages.second_factor, methods=["GET", "POST"])
     routes.add_url_rule("/sign-out", "sign_out", pages.sign_out, methods=["POST"])
     routes.add_url_rule("/sessions", "sessions", pages.end_session, methods=["POST"])
     routes.add_url_rule("/start", "start", pages.start, methods=["POST"])
-    return routes
+    return [routes, second_factor.blueprint(found, noted, pages.let_in)]
 
 
 class _Pages:
-    def __init__(self, found: SignOn, patients: Patients, noted: SignedIn) -> None:
+    def __init__(self, found: SignOn, patients: Patients, noted: second_factor.Noted) -> None:
         self._authorization = found.authorization
         self._sign_in = found.sign_in
-        self._second_factor = found.second_factor
-        self._clock = found.clock
+        self._found = found
         self._patients = patients
         self._noted = noted
 
@@ -73,64 +63,33 @@ class _Pages:
         """Show the form, or take it."""
         wanted = signing_in.own_path(request.values.get("next", ""))
         if request.method == "GET":
-            return signing_in.page("sign-in.html", wanted=wanted, problem="", login="")
+            known = signing_in.user()
+            login = known.person.login if known else ""
+            return signing_in.page("sign-in.html", wanted=wanted, problem="", login=login)
         signing_in.check_form()
         login = request.form.get("login", "")
         try:
             person = self._authorization.people.sign_in(login, request.form.get("password", ""))
         except AppError as error:
             return self._refused(error, "sign-in.html", wanted=wanted, login=login[:100])
-        if person.totp_secret:
-            signing_in.begin_half(person, self._clock())
-            return signing_in.page("code.html", wanted=wanted, problem="")
-        return self._let_in(person, wanted)
+        if person.has_second_factor:
+            signing_in.begin_half(person, self._found.clock())
+            return second_factor.asked(self._found, person, wanted)
+        if self._sign_in.needs_second_factor(person):
+            signing_in.begin_half(person, self._found.clock())
+            return redirect(url_for("factors.second_factor", next=wanted), HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
+        return self.let_in(person, "", wanted)
 
-    def code(self) -> Response:
-        """Take the code of the second factor from who has proved the first."""
-        signing_in.check_form()
-        wanted = signing_in.own_path(request.form.get("next", ""))
-        login, stamp = signing_in.half(self._clock())
-        person = self._authorization.people.find(login) if login else None
-        if person is None or person.stamp != stamp:
-            return redirect(url_for("people.sign_in", next=wanted), HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
-        try:
-            self._authorization.people.check_hold(person)
-            self._second_factor.check(person, request.form.get("code", ""))
-        except AppError as error:
-            return self._refused(error, "code.html", wanted=wanted)
-        return self._let_in(person, wanted)
-
-    def second_factor(self) -> Response:
-        """Set a second factor up."""
-        found = signing_in.user()
-        if found is None:
-            return redirect(url_for("people.sign_in"))  # type: ignore[return-value]
-        problem = ""
-        if request.method == "POST":
-            signing_in.check_form()
-            try:
-                codes = self._second_factor.confirm(
-                    found.person, signing_in.offered_secret(), request.form.get("code", "").replace(" ", "")
-                )
-            except AppError as error:
-                if error.category is not Category.INVALID:
-                    raise
-                problem = error.message
-            else:
-                return signing_in.page("recovery.html", codes=codes)
-        offer = self._second_factor.offer(found.person)
-        signing_in.offer_secret(offer.secret)
-        return signing_in.page("second-factor.html", offer=offer, problem=problem)
-
-    def _let_in(self, person: Person, wanted: str) -> Response:
-        signing_in.begin(self._sign_in, self._authorization.people.signed_in(person))
-        self._noted(person.login, person.organization)
+    def let_in(self, person: Person, factor: str, wanted: str) -> Response:
+        """Begin a session of who proved all that is needed, and lead on."""
+        signing_in.begin(self._sign_in, self._authorization.people.signed_in(person), factor)
+        self._noted.signed_in(person.login, person.organization)
         return redirect(wanted, HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
 
-    def _refused(self, error: AppError, template: str, **values: str) -> Response:
+    def _refused(self, error: AppError, template: str, **values: Any) -> Response:
         if error.category not in (Category.UNAUTHENTICATED, Category.BUSY):
             raise error
-        self._noted("", "", error.message)
+        self._noted.signed_in("", "", error.message)
         is_busy = error.category is Category.BUSY
         status = HTTPStatus.SERVICE_UNAVAILABLE if is_busy else HTTPStatus.UNAUTHORIZED
         return signing_in.page(template, status, problem=error.message, **values)

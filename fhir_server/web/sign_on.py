@@ -59,7 +59,8 @@ def install(app: Flask, server: Backing) -> None:
     is_open = server.config["smart.registration"] == "subscribers"
     _limit(app, server.rates)
     app.register_blueprint(_pages())
-    app.register_blueprint(people.blueprint(found, seen, server.audit.signed_in))
+    for each in people.blueprints(found, seen, server.audit):
+        app.register_blueprint(each)
     app.register_blueprint(authorize.blueprint(found.authorization, oauth_server, seen))
     app.register_blueprint(
         smart.blueprint(found.authorization, oauth_server, reads=reads, is_registration_open=is_open)
@@ -85,5 +86,9 @@ def _pages() -> Blueprint:
     def style() -> Response:
         return send_file(_STATIC / "pages.css", mimetype="text/css", max_age=3600)
 
+    def script() -> Response:
+        return send_file(_STATIC / "keys.js", mimetype="text/javascript", max_age=3600)
+
     routes.add_url_rule("/auth/pages.css", "style", style)
+    routes.add_url_rule("/auth/keys.js", "script", script)
     return routes

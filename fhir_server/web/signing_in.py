@@ -18,12 +18,13 @@ from fhir_server.access.sessions import Session, SignIn
 from imaging.errors import AppError, Category
 
 LONGEST_NEXT = 8_000  # characters of where a person wanted to go
-# Nothing but our own style, no scripts; where forms lead to is set by each page.
+# Nothing but our own style; our own script where a page needs it; where forms lead to is set by each page.
 _POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action "
 )
 _HALF = "half"  # in the session: who proved the first of two factors
 _OFFERED = "offered"  # in the session: the secret that is being set up
+_CHALLENGE = "challenge"  # in the session: what the browser was asked to have signed
 HALF_LIFE = timedelta(minutes=5)
 _FRESH = "fresh"  # in the session: for which authorisation somebody signed in, "" while that is not known
 
@@ -69,10 +70,10 @@ def user() -> User | None:
     return cast("User", current_user) if current_user.is_authenticated else None
 
 
-def begin(sign_in: SignIn, person: Person) -> None:
-    """Sign a person in, in a session that did not exist before."""
+def begin(sign_in: SignIn, person: Person, factor: str) -> None:
+    """Sign a person in, in a session that did not exist before; `factor` is the second one, "" for none."""
     session.clear()
-    value = sign_in.begin(person, request.headers.get("User-Agent", ""))
+    value = sign_in.begin(person, request.headers.get("User-Agent", ""), factor=factor)
     found = sign_in.of_browser(value)
     if found is None:
         raise AppError(Category.UNAUTHENTICATED, "the person may not sign in any more", where="sign-in")
@@ -101,6 +102,16 @@ def offered_secret() -> str:
     return str(session.pop(_OFFERED, ""))
 
 
+def remember_challenge(challenge: str) -> None:
+    """Remember what this browser was asked to have signed by a security key."""
+    session[_CHALLENGE] = challenge
+
+
+def challenge() -> str:
+    """Return what this browser was asked to have signed, "" when nothing was; it is forgotten."""
+    return str(session.pop(_CHALLENGE, ""))
+
+
 def is_fresh_for(what: str) -> bool:
     """Say whether somebody signed in just for this; it stays so for this, and for nothing else."""
     if session.get(_FRESH) == "":
@@ -126,15 +137,19 @@ def check_form() -> None:
         raise AppError(Category.FORBIDDEN, message, where="form") from None
 
 
-def page(template: str, status: int = 200, *, forms_lead_to: str = "", **values: Any) -> Response:
+def page(
+    template: str, status: int = 200, *, forms_lead_to: str = "", with_script: bool = False, **values: Any
+) -> Response:
     """Return a page.
 
+    with_script     whether the page has our own script
     forms_lead_to   where an answer to its forms may send the browser, beside this server: origins or schemes
     """
     found = user()
     values = {"person": found.person if found else None, "csrf_token": generate_csrf, **values}
     response = Response(render_template(template, **values), status, mimetype="text/html")
-    response.headers["Content-Security-Policy"] = _POLICY + f"'self' {forms_lead_to}".strip()
+    policy = _POLICY + f"'self' {forms_lead_to}".strip()
+    response.headers["Content-Security-Policy"] = policy + ("; script-src 'self'" if with_script else "")
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["X-Frame-Options"] = "DENY"
     return response

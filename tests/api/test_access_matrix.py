@@ -214,13 +214,14 @@ OPEN = [
     *("/fhir/metadata", "/fhir/openapi.json", "/health/live", "/health/ready"),
     *("/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration"),
     *("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"),
-    *("/auth/jwks", "/auth/sign-in", "/auth/pages.css"),
+    *("/auth/jwks", "/auth/sign-in", "/auth/pages.css", "/auth/keys.js"),
 ]
 # Where apps prove themselves otherwise and people have sessions: test_authorization and test_authorization_abuse.
 SIGNING_IN = {
-    *(("GET", each) for each in ("/auth/", "/auth/authorize", "/auth/second-factor")),
+    *(("GET", each) for each in ("/auth/", "/auth/authorize", "/auth/second-factor", "/auth/keys")),
     *(("POST", f"/auth/{each}") for each in ("authorize", "patient", "decision", "token", "introspect", "revoke")),
-    *(("POST", f"/auth/{each}") for each in ("sign-in", "code", "second-factor", "sign-out", "sessions", "start")),
+    *(("POST", f"/auth/{each}") for each in ("sign-in", "code", "key", "sign-out", "sessions", "start")),
+    *(("POST", f"/auth/{each}") for each in ("second-factor", "remove-code", "keys", "remove-key")),
 }
 BY_URL = "/dicom-web/capability/"  # no token, but a secret in the address: test_capability_urls
 CHANNEL = "/dicom-web/subscribers/AE"  # a handshake: test_worklist_events

@@ -436,7 +436,7 @@ class TestPeople:
 
         again = Browser(doors.flask.application.test_client())
         asked = again.sign_in("lee")
-        assert "Enter your code" in asked.text
+        assert "Prove that it is you" in asked.text
         assert "Sign in" in again.open("/auth/").text, "half a sign-in opens nothing"
         assert "wrong" in again.submit(asked, "/auth/code", code=app.at(doors.clock())).text, "used to set it up"
         doors.clock.forward(seconds=30)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 NPM = Path(sys.prefix) / "npm/node_modules"
 FHIR_CLIENT = "fhirclient/build/fhir-client.js"
@@ -69,3 +71,14 @@ def pages(folder: Path) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def violations(browser: webdriver.Chrome) -> list[Any]:
+    """Return what axe finds against WCAG 2.2 AA on the page that is shown."""
+    WebDriverWait(browser, 30).until(lambda shown: shown.find_elements(By.CSS_SELECTOR, "main h1"))
+    browser.execute_script(script(AXE).read_text())
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    found = browser.execute_async_script(
+        "const done = arguments[1]; axe.run({runOnly: arguments[0]}).then(found => done(found.violations))", tags
+    )
+    return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]

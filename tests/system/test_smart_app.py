@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -13,7 +12,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from tests.support.chromium import AXE, FHIR_CLIENT, chromium, pages, script
+from tests.support.chromium import FHIR_CLIENT, chromium, pages, script, violations
 from tests.support.doors import dicom
 from tests.support.serving import fhir_imaging, serving
 
@@ -126,14 +125,3 @@ def test_person_who_does_not_agree_comes_back_to_the_app_with_nothing(scene: Sce
 
     WebDriverWait(scene.browser, 30).until(lambda browser: browser.current_url.startswith(scene.app))
     assert "error=access_denied" in scene.browser.current_url
-
-
-def violations(browser: Chrome) -> list[Any]:
-    """Return what axe finds against WCAG 2.2 AA on the page that is shown."""
-    WebDriverWait(browser, 30).until(lambda shown: shown.find_elements(By.CSS_SELECTOR, "main h1"))
-    browser.execute_script(script(AXE).read_text())
-    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-    found = browser.execute_async_script(
-        "const done = arguments[1]; axe.run({runOnly: arguments[0]}).then(found => done(found.violations))", tags
-    )
-    return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]

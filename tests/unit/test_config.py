@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fhir_server import config, settings_page
+from fhir_server.access.grants import Role
 from fhir_server.config import GIB, MIB, SETTINGS
 from imaging.errors import AppError, Category
 
@@ -151,3 +152,13 @@ def test_every_setting_is_explained_and_its_default_can_be_read():
 
 def test_the_reference_page_is_the_table():
     assert REFERENCE.read_text() == settings_page.reference()
+
+
+def test_roles_that_can_need_a_second_factor_are_those_of_people(file):
+    given = ",".join(Role)
+    assert config.load({"smart.second_factor_roles": given}, environment={})["smart.second_factor_roles"] == tuple(Role)
+
+
+def test_role_that_is_none_is_named(file):
+    with pytest.raises(AppError, match="operator"):
+        config.load({"smart.second_factor_roles": "operator, boss"}, environment={})
