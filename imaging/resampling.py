@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from imaging import threads
 from imaging.errors import AppError, Category
 from imaging.geometry import Float32, Matrix, Source, Volume
 
 MAX_SAMPLES = 1 << 30
 _ROUNDING = 1e-6
+_BLOCK = 16  # slices that are sampled together: the same on every machine, so that the values are
 
 
 def sample(volume: Volume, affine: Matrix, shape: tuple[int, int, int], *, outside: float) -> tuple[Float32, int]:
@@ -27,17 +29,23 @@ def sample(volume: Volume, affine: Matrix, shape: tuple[int, int, int], *, outsi
         raise AppError(Category.TOO_LARGE, f"a grid of {shape} points; at most {MAX_SAMPLES} in all")
     to_index = np.linalg.inv(volume.affine) @ affine
     values = np.empty(shape, dtype=np.float32)
-    ndimage.affine_transform(volume.array, to_index[:3, :3], to_index[:3, 3], output=values, order=1, mode="nearest")
     last = np.array(volume.array.shape) - 1
-    lost = 0
-    for index in range(shape[0]):
-        at = to_index[:3, 0] * index + to_index[:3, 3]
-        # The inside is convex: where all corners are inside, so is the rest.
-        if _is_outside(to_index, at, last, np.array([0, shape[1] - 1]), np.array([0, shape[2] - 1])).any():
-            is_outside = _is_outside(to_index, at, last, np.arange(shape[1]), np.arange(shape[2]))
-            values[index][is_outside] = outside
-            lost += int(np.count_nonzero(is_outside))
-    return values, lost
+
+    def fill(first: int) -> int:
+        block = values[first : first + _BLOCK]
+        start = to_index[:3, 0] * first + to_index[:3, 3]
+        ndimage.affine_transform(volume.array, to_index[:3, :3], start, output=block, order=1, mode="nearest")
+        lost = 0
+        for index, plane in enumerate(block):
+            at = to_index[:3, 0] * index + start
+            # The inside is convex: where all corners are inside, so is the rest.
+            if _is_outside(to_index, at, last, np.array([0, shape[1] - 1]), np.array([0, shape[2] - 1])).any():
+                is_outside = _is_outside(to_index, at, last, np.arange(shape[1]), np.arange(shape[2]))
+                plane[is_outside] = outside
+                lost += int(np.count_nonzero(is_outside))
+        return lost
+
+    return values, sum(threads.each(fill, range(0, shape[0], _BLOCK)))
 
 
 def sources_of(volume: Volume, affine: Matrix, shape: tuple[int, int, int]) -> tuple[tuple[Source, ...], ...]:

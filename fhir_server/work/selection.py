@@ -6,10 +6,8 @@ algorithms that compare two.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from os import cpu_count
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,6 +19,7 @@ from fhir_server.model.query import parse
 from fhir_server.projection import imaging_study_id
 from fhir_server.work.backing import Backing
 from fhir_server.work.orders import Named, Order, restriction
+from imaging import threads
 from imaging.algorithm import Takes
 from imaging.archive import Instance
 from imaging.dataset_from_json import dataset_from_json
@@ -184,7 +183,7 @@ class Loaded:
             for ds, instance in zip(self.datasets, self._chosen.instances, strict=True)
             for number in self._numbers(instance)
         ]
-        with _pool() as pool:
+        with threads.pool("order-frames") as pool:
             found = pool.map(lambda each: self._image(*each), places)
             return [crop_image(each, region) for each in found]
 
@@ -194,7 +193,7 @@ class Loaded:
         def read(index: int, number: int) -> Any:
             return self._archive.pixels(self._chosen.instances[index], number).pixels
 
-        with _pool() as pool:
+        with threads.pool("order-frames") as pool:
             whole = volume_of(self.datasets, read, tilt=tilt, pool=pool)
         return crop_volume(_of_frames(whole, self._chosen.frames), region)
 
@@ -270,7 +269,3 @@ def _shift(slices: int, rows: int, columns: int) -> Any:
     shift = np.eye(4)
     shift[:3, 3] = slices, rows, columns
     return shift
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cpu_count() or 1, "order-frames")

@@ -53,7 +53,7 @@ class MultiplanarReformatting(Algorithm):
         0.0,
     )
 
-    version = "1"
+    version = "2"
     title = "Multiplanar reformatting"
     source = "PS3.3 C.7.6.2.1.1 (geometry); linear interpolation; scipy.ndimage.map_coordinates"
     takes = Takes.VOLUME

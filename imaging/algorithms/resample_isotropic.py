@@ -25,7 +25,7 @@ class ResampleIsotropic(Algorithm):
 
     spacing_mm: Annotated[float, Says("edge of a voxel", unit="mm", low=0.05, high=50)] = 1.0
 
-    version = "1"
+    version = "2"
     title = "Isotropic resampling"
     source = "linear interpolation; scipy.ndimage.map_coordinates"
     takes = Takes.VOLUME

@@ -1,5 +1,6 @@
 """Slabs: several slices projected into one."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from imaging import threads
 from imaging.algorithm import Algorithm, Code, Result, Takes
 from imaging.algorithms import algorithms
 from imaging.errors import AppError, Category
@@ -59,7 +61,12 @@ class Slab(Algorithm):
         thick = min(max(1, round(self.thickness_mm / spacing)), count)
         step = max(1, round(self.step_mm / spacing))
         slabs = [slice(start, start + thick) for start in range(0, count - thick + 1, step)]
-        array = np.stack([self._projected(volume, slab) for slab in slabs])
+        array = np.empty((len(slabs), *volume.array.shape[1:]), dtype=np.float32)
+
+        def project(place: int) -> None:
+            array[place] = self._projected(volume, slabs[place])
+
+        deque(threads.each(project, range(len(slabs))), maxlen=0)
         affine = volume.affine.copy()
         affine[:3, 3] = volume.position_mm(((thick - 1) / 2, 0, 0))
         affine[:3, 0] *= step

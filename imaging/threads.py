@@ -1,0 +1,28 @@
+"""Threads for work on many frames or slices at once, of code that lets go of the interpreter's lock meanwhile."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pool(name: str) -> ThreadPoolExecutor:
+    """Return as many threads as there are processors; whoever asks ends them."""
+    return ThreadPoolExecutor(processors(), name)
+
+
+def each(work: Callable[[A], B], of: Iterable[A]) -> Iterator[B]:
+    """Yield what `work` makes of each, in their order; one after the other where there is one processor."""
+    if processors() < 2:
+        yield from map(work, of)
+        return
+    with pool("each") as threads:
+        yield from threads.map(work, of)
