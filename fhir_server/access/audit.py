@@ -5,8 +5,6 @@ and how it ended. Never patient names or values: of a search only the names of i
 Sources: FHIR R4 AuditEvent, IHE BALP 1.1 (entity types), DICOM PS3.15 A.5 (event codes), IHE RAD TF-2 (transactions).
 """
 
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +13,9 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from fhir_server import logs
+from fhir_server.access.allowance import Allowance
 from fhir_server.access.principals import Principal
+from fhir_server.access.whence import address
 from fhir_server.model.dates import to_instant
 from fhir_server.store.chain import Chain
 from fhir_server.store.repository import Repository
@@ -106,18 +106,6 @@ REFUSALS = frozenset({
     Category.PRECONDITION,
 })  # fmt: skip
 
-_address: ContextVar[str] = ContextVar("address", default="")
-
-
-@contextmanager
-def from_address(address: str) -> Iterator[None]:
-    """Say for the work inside from which network address it was asked; "" when that is not known."""
-    token = _address.set(address)
-    try:
-        yield
-    finally:
-        _address.reset(token)
-
 
 class Audit:
     """Writes the record. `own` is the server's own repository; `chain` shows what was changed in it later.
@@ -131,7 +119,7 @@ class Audit:
         self._usage = usage
         self._clock = clock
         self._gathered: ContextVar[list[dict[str, Any]] | None] = ContextVar("gathered", default=None)
-        self._anonymous = _Allowance(ANONYMOUS_PER_S, ANONYMOUS_BURST)
+        self._anonymous = Allowance(ANONYMOUS_PER_S, ANONYMOUS_BURST)
 
     def close(self) -> None:
         """Say where the record of this process ends."""
@@ -256,25 +244,6 @@ class Audit:
             gathered.append(event)
 
 
-class _Allowance:
-    """So many per second, with a burst; whoever comes when it is used up is turned away."""
-
-    def __init__(self, per_s: float, burst: float) -> None:
-        self._per_s, self._burst = per_s, burst
-        self._left, self._at = burst, time.monotonic()
-        self._lock = threading.Lock()
-
-    def take(self) -> bool:
-        with self._lock:
-            now = time.monotonic()
-            self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
-            self._at = now
-            if self._left < 1:
-                return False
-            self._left -= 1
-            return True
-
-
 def _person(login: str, organization: str) -> Principal | None:
     return Principal(organization, login, "", frozenset()) if organization else None
 
@@ -287,8 +256,8 @@ def _agent(principal: Principal | None) -> dict[str, Any]:
         # As BALP has the identifier of a token.
         by = {"policy": list(principal.authorised_by)} if principal.authorised_by else {}
         agent = {"who": {"reference": principal.subscriber}, **client, **agent, **by}
-    if address := _address.get():
-        agent["network"] = {"address": address, "type": "2"}  # IP address
+    if found := address():
+        agent["network"] = {"address": found, "type": "2"}  # IP address
     return agent
 
 

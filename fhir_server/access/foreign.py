@@ -6,30 +6,25 @@ The issuer's Patient is the one here that has its id as an identifier of the iss
 one, the token is about no patient and its `patient/` scopes give nothing.   Source: SMART Imaging Access 0.1.0, tokens.
 """
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote, urlencode
 
-import orjson
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from fhir_server.access.grants import Grant, Role
+from fhir_server.access.introspection import Introspection, refused
 from fhir_server.access.scopes import Scopes
 from fhir_server.model.criteria import ID_FORM
 from fhir_server.outbound.jwks import KeySets
-from fhir_server.outbound.remote import Remote, Rules
-from imaging.errors import AppError, Category
+from fhir_server.outbound.remote import Rules
 
 ALGORITHMS = ("RS256", "RS384", "ES256", "ES384")
 LONGEST = 8_192  # characters of a token
 LEEWAY = timedelta(seconds=30)  # between two clocks
-MOST_BYTES = 65_536  # of an answer to an introspection
-WITHIN_S = 10.0  # of asking
 # What a user is here, by the type of the resource that the issuer names; nobody else may do anything.
 _ROLES = {"Patient": Role.PATIENT, "Practitioner": Role.PRACTITIONER, "PractitionerRole": Role.PRACTITIONER}
 
@@ -64,18 +59,22 @@ class ForeignTokens:
     def __init__(self, issuer: Issuer, find: Find, *, rules: Callable[[], Rules], keys: KeySets | None = None) -> None:
         self.issuer = issuer
         self._find = find
-        self._rules = rules
         self._keys = keys or KeySets(rules)
+        self._introspection = Introspection(issuer.introspection_url, issuer.client_id, issuer.client_secret, rules)
 
     def grant_of(self, token: str, now: datetime) -> Grant:
         """Return what a token was given for.
 
-        Raises UNAUTHENTICATED unless it is the issuer's, for this server, and active; BUSY where the issuer is silent.
+        Raises UNAUTHENTICATED unless it is the issuer's, for this server, and active; BUSY where the issuer is silent,
+        or too many tokens that are not good are shown: see `introspection`.
         """
         if len(token) > LONGEST:
-            raise _refused(f"it has more than {LONGEST} characters")
-        claims = self._signed(token) if self.issuer.jwks_url else self._introspected(token)
-        self._check(claims, now)
+            raise refused(f"it has more than {LONGEST} characters")
+        if self.issuer.jwks_url:
+            return self._grant(self._checked(self._signed(token), now))
+        with self._introspection.claims(token) as said:
+            # Who was asked is the issuer, unless the answer says otherwise; and it answers for what is meant for us.
+            claims = self._checked({"iss": self.issuer.url, "aud": self.issuer.audience, **said}, now)
         return self._grant(claims)
 
     # ---- what it says
@@ -88,40 +87,19 @@ class ForeignTokens:
                 return dict(jwt.decode(token, keys, algorithms=list(ALGORITHMS)).claims)
             except (JoseError, ValueError, KeyError, TypeError):
                 continue
-        raise _refused("its signature is of no key of the issuer")
+        raise refused("its signature is of no key of the issuer")
 
-    def _introspected(self, token: str) -> Mapping[str, Any]:
-        issuer = self.issuer
-        # RFC 6749 2.3.1: both are form-encoded before they are joined.
-        pair = f"{quote(issuer.client_id, safe='')}:{quote(issuer.client_secret, safe='')}"
-        authorization = f"Basic {b64encode(pair.encode()).decode()}"
-        body = urlencode({"token": token, "token_type_hint": "access_token"}).encode()
-        headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        with Remote(
-            issuer.introspection_url, self._rules(), name="introspection", authorization=authorization
-        ) as remote:
-            answer = remote.exchange("POST", "", headers=headers, body=body, most_bytes=MOST_BYTES, within_s=WITHIN_S)
-        if answer.status != 200:
-            raise AppError(Category.BUSY, "the issuer of the token cannot be asked about it", where="introspection")
-        try:
-            claims = orjson.loads(answer.body)
-        except orjson.JSONDecodeError:
-            claims = None
-        if not isinstance(claims, dict) or claims.get("active") is not True:
-            raise _refused("it is not active")
-        # Whoever was asked is the issuer, unless the answer says otherwise; and it answers for what is meant for us.
-        return {"iss": issuer.url, "aud": issuer.audience, **claims}
-
-    def _check(self, claims: Mapping[str, Any], now: datetime) -> None:
+    def _checked(self, claims: Mapping[str, Any], now: datetime) -> Mapping[str, Any]:
         audience = claims.get("aud")
         if claims.get("iss") != self.issuer.url:
-            raise _refused("it is of another issuer")
+            raise refused("it is of another issuer")
         if self.issuer.audience not in (audience if isinstance(audience, list) else [audience]):
-            raise _refused("it is for another server")
+            raise refused("it is for another server")
         if _moment(claims, "exp") <= now - LEEWAY:
-            raise _refused("it has ended")
+            raise refused("it has ended")
         if "nbf" in claims and _moment(claims, "nbf") > now + LEEWAY:
-            raise _refused("it has not begun")
+            raise refused("it has not begun")
+        return claims
 
     # ---- what that is here
 
@@ -162,12 +140,8 @@ def _user(reference: Any) -> tuple[str, Role | None]:
 def _moment(claims: Mapping[str, Any], name: str) -> datetime:
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _refused(f"it has no {name}")
+        raise refused(f"it has no {name}")
     try:
         return datetime.fromtimestamp(value, UTC)
     except (ValueError, OverflowError, OSError):
-        raise _refused(f"its {name} is no time") from None
-
-
-def _refused(why: str) -> AppError:
-    return AppError(Category.UNAUTHENTICATED, f"the bearer token is not good here: {why}", where="Authorization")
+        raise refused(f"its {name} is no time") from None

@@ -155,9 +155,10 @@ class Principals:
     def _of_issuer(self, token: str, now: datetime) -> tuple[Principal, datetime]:
         """Return who shows a token of another authorization server, and until when that may be believed."""
         assert self._foreign is not None  # noqa: S101 -- asked before
-        grant, organization = self._foreign.grant_of(token, now), self.named(self._foreign.issuer.subscriber)
+        organization = self.named(self._foreign.issuer.subscriber)
         if not self._is_active(organization):
             raise _unauthenticated("the subscriber is suspended")
+        grant = self._foreign.grant_of(token, now)
         terms, change = terms_in_force(self._contracts(organization), organization, now)
         until = min(grant.expires, change, now + timedelta(seconds=self._cache_s))
         return self._principal(organization, grant.client_id, self._foreign.issuer.subscriber, terms, grant), until

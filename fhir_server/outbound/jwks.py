@@ -33,12 +33,15 @@ class KeySets:
         self._rules = rules
         self._clock_s = clock_s
         self._known: dict[str, tuple[dict[str, Any], float, float]] = {}  # keys, fetched, good until
+        self._failed: dict[str, tuple[AppError, float]] = {}  # why not, and when
         self._lock = threading.Lock()
 
     def get(self, url: str, *, refresh: bool = False) -> dict[str, Any]:
         """Return the key set at `url`, `{"keys": [...]}`.
 
         refresh   fetch it although it is known, since a key was not in it; at most once in `SHORTEST_S`
+
+        A failure is believed for `SHORTEST_S` too.
 
         Raises INVALID for an address or an answer that is none, FORBIDDEN for an address that is not permitted, BUSY
         when the other side does not answer, TOO_LARGE beyond the limits.
@@ -47,12 +50,22 @@ class KeySets:
         found = self._known.get(url)
         if found and (now < found[2] if not refresh else now < found[1] + SHORTEST_S):
             return found[0]
-        keys, life_s = _fetched(url, self._rules())
-        with self._lock:
-            if len(self._known) >= _MOST_CACHED:
-                self._known.clear()
-            self._known[url] = keys, now, now + life_s
+        failure, failed = self._failed.get(url, (None, now))
+        if failure and now < failed + SHORTEST_S:
+            raise AppError(failure.category, failure.message, where=failure.where)
+        try:
+            keys, life_s = _fetched(url, self._rules())
+        except AppError as error:
+            self._keep(self._failed, url, (error, now))
+            raise
+        self._keep(self._known, url, (keys, now, now + life_s))
         return keys
+
+    def _keep(self, kept: dict[str, Any], url: str, value: Any) -> None:
+        with self._lock:
+            if len(kept) >= _MOST_CACHED:
+                kept.clear()
+            kept[url] = value
 
 
 def parsed(text: bytes | str) -> dict[str, Any]:

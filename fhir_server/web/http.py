@@ -19,8 +19,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from fhir_server import logs
-from fhir_server.access.audit import Access, from_address
+from fhir_server.access.audit import Access
 from fhir_server.access.principals import Principal
+from fhir_server.access.whence import from_address
 from fhir_server.model import json
 from fhir_server.model.capability import PATCH_FORMATS
 from fhir_server.model.criteria import ID_FORM

@@ -79,6 +79,23 @@ def test_key_set_is_kept_as_long_as_it_may(monkeypatch: pytest.MonkeyPatch) -> N
     assert fetches.count == 2
 
 
+def test_address_that_failed_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[float] = []
+
+    def fail(url: str, rules: Rules) -> tuple[dict[str, Any], float]:
+        tried.append(now)
+        raise AppError(Category.BUSY, "it does not answer", where="jwks_uri")
+
+    monkeypatch.setattr(jwks, "_fetched", fail)
+    keys = jwks.KeySets(Rules, clock_s=lambda: now)
+
+    for now in (0.0, 1.0, 9.0, 10.0):  # noqa: B007 -- the clock
+        with pytest.raises(AppError, match="does not answer"):
+            keys.get("https://a.example.org/jwks", refresh=True)
+
+    assert tried == [0.0, 10.0]
+
+
 def test_unknown_key_makes_it_be_fetched_again_but_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     fetches = Fetches(monkeypatch, 3600)
     for fetches.now in (0, 1, 5, 11, 12):
