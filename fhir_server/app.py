@@ -116,6 +116,7 @@ class Server:
     exports: Exports
     audit: Audit
     usage: Usage
+    rates: Rates
     peers: Peers
     collected: Collected
     subscriptions: Subscriptions
@@ -176,11 +177,6 @@ class Server:
     def most_resource_bytes(self) -> int:
         """Largest FHIR resource that is taken."""
         return int(self.config["limits.resource_bytes"])
-
-    @property
-    def rates(self) -> Rates:
-        """How often the addresses of the authorization server are asked."""
-        return Rates(self.database, per_minute=self.config["smart.requests_per_minute"])
 
     def secret(self, name: str) -> bytes:
         """Return the secret of this name, made on first use, that all processes share."""
@@ -332,6 +328,7 @@ def assemble(
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
         usage=usage,
+        rates=Rates(database, per_minute=config["smart.requests_per_minute"]),
         answers=Answers(database, clock),
         exports=exports,
         peers=peers,

@@ -10,6 +10,7 @@ from pymongo.database import Database
 from fhir_server.access.apps import Apps
 from fhir_server.access.authorization import Authorization, Lives
 from fhir_server.access.grants import Grant, Role
+from fhir_server.access.passwords import Passwords
 from fhir_server.access.people import People, Person
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.access.scopes import Scopes
@@ -94,7 +95,9 @@ def sign_on(
 ) -> SignOn:
     """Return what lets people and apps in, on a database."""
     base_url = config["web.base_url"]
-    people = People(PeopleRegister(database), clock)
+    # Who waits for a hash keeps a thread; half of them are left to images.
+    passwords = Passwords(places=max(1, config["web.threads"] // 2))
+    people = People(PeopleRegister(database), clock, passwords)
     apps = Apps(AppRegister(database), Credentials(database), principals.is_active)
     sign_in = SignIn(
         people,

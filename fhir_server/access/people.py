@@ -1,31 +1,20 @@
 """People: who may sign in, with which role, and how a password is checked.
 
-Passwords are kept as Argon2id hashes (RFC 9106). A hash needs much memory on purpose, so only a few are made at once,
-and who comes when all places are taken is told to try again: a storm of sign-ins leaves the rest of the server its
-processors. After some failures a login is held, for longer each time; while it is held the password is not looked at.
-An unknown login costs as much time as a wrong password.
+After some failures a login is held, for longer each time; while it is held the password is not looked at. An unknown
+login costs as much time as a wrong password (`passwords`).
 """
 
 import secrets
 import string
-import threading
-import unicodedata
 from collections.abc import Callable
-from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
-
-from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error, InvalidHashError
 
 from fhir_server.access.grants import Role
+from fhir_server.access.passwords import LONGEST, Passwords
 from fhir_server.model.resources import RESOURCES
 from fhir_server.store.people import Key, Person
 from fhir_server.store.people import People as Register
 from imaging.errors import AppError, Category
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["ROLES", "Key", "People", "Person"]
 
@@ -33,13 +22,10 @@ ROLES = tuple(Role)
 # What can represent a person. Source: SMART App Launch 2.2, scopes for requesting identity data.
 FHIR_USERS = frozenset({"Patient", "Practitioner", "PractitionerRole", "RelatedPerson", "Person"})
 
-SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 256  # characters; NIST SP 800-63B 5.1.1.2 asks for at least 8
 FAILURES_ALLOWED = 5
 FIRST_HOLD = timedelta(seconds=30)
 LONGEST_HOLD = timedelta(hours=1)
 MOST_KEYS = 10
-AT_ONCE = 2  # hashes, each of which takes 64 MiB
-PATIENCE_S = 5.0
 _LOGIN = frozenset(string.ascii_lowercase + string.digits + "._@-+")
 _NOBODY = "the login or the password is wrong"
 
@@ -47,12 +33,10 @@ _NOBODY = "the login or the password is wrong"
 class People:
     """Signs people in, and keeps the register of them."""
 
-    def __init__(self, register: Register, clock: Callable[[], datetime]) -> None:
+    def __init__(self, register: Register, clock: Callable[[], datetime], passwords: Passwords) -> None:
         self._register = register
         self._clock = clock
-        self._hasher = PasswordHasher()  # Argon2id, 64 MiB, 3 passes: RFC 9106, second recommendation
-        self._places = threading.BoundedSemaphore(AT_ONCE)
-        self._decoy = ""
+        self._passwords = passwords
 
     def add(self, login: str, *, organization: str, name: str, role: str, fhir_user: str, password: str) -> Person:
         """Register a person. Raises INVALID, CONFLICT when the login is taken."""
@@ -66,7 +50,9 @@ class People:
             raise _invalid(f"a person is represented by a {', '.join(sorted(FHIR_USERS))}", "fhirUser")
         if role == "patient" and kind != "Patient":
             raise _invalid("a patient is represented by a Patient resource", "fhirUser")
-        person = Person(login, organization, name.strip() or login, role, fhir_user, self._hash(password), _new_stamp())
+        person = Person(
+            login, organization, name.strip() or login, role, fhir_user, self._passwords.hash(password), _new_stamp()
+        )
         if not self._register.add(person):
             raise AppError(Category.CONFLICT, "there is a person of this login", where="login")
         return person
@@ -86,7 +72,12 @@ class People:
 
     def set_password(self, login: str, password: str) -> Person:
         """Give a person another password; every session of the person ends, and a hold too. Raises NOT_FOUND."""
-        values = {"password_hash": self._hash(password), "stamp": _new_stamp(), "failures": 0, "held_until": None}
+        values = {
+            "password_hash": self._passwords.hash(password),
+            "stamp": _new_stamp(),
+            "failures": 0,
+            "held_until": None,
+        }
         return self._changed(login, **values)
 
     def disable(self, login: str, *, is_disabled: bool = True) -> Person:
@@ -147,14 +138,18 @@ class People:
         """Count a failure to sign in; after some, the login is held."""
         self._note_failure(person.login, self._clock())
 
+    def are_too_many(self) -> bool:
+        """Say whether so many sign in at this moment that who came now would be told to try again."""
+        return self._passwords.is_full()
+
     def sign_in(self, login: str, password: str) -> Person:
         """Return the person whom login and password prove. Raises UNAUTHENTICATED, BUSY when too many try at once."""
-        if len(login) > 100 or len(password) > LONGEST_PASSWORD:
+        if len(login) > 100 or len(password) > LONGEST:
             raise AppError(Category.UNAUTHENTICATED, _NOBODY, where="sign-in")
         person, now = self._register.find(login.strip().lower()), self._clock()
         if person:
             self.check_hold(person)
-        is_right = self._matches(person.password_hash if person else self._decoy_hash(), password)
+        is_right = self._passwords.matches(person.password_hash if person else "", password)
         if person is None or person.is_disabled or not is_right:
             if person:
                 self._note_failure(person.login, now)
@@ -180,45 +175,11 @@ class People:
             raise AppError(Category.NOT_FOUND, "there is no person of this login", where="login")
         return person
 
-    def _hash(self, password: str) -> str:
-        plain = _plain(password)
-        if not SHORTEST_PASSWORD <= len(plain) <= LONGEST_PASSWORD:
-            message = f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
-            raise _invalid(message, "password")
-        with self._place():
-            return self._hasher.hash(plain)
-
-    def _matches(self, known: str, password: str) -> bool:
-        with self._place():
-            try:
-                return self._hasher.verify(known, _plain(password))
-            except (Argon2Error, InvalidHashError):
-                return False
-
-    def _decoy_hash(self) -> str:
-        if not self._decoy:
-            self._decoy = self._hash(secrets.token_urlsafe())
-        return self._decoy
-
-    @contextmanager
-    def _place(self) -> "Iterator[None]":
-        if not self._places.acquire(timeout=PATIENCE_S):
-            raise AppError(Category.BUSY, "too many people sign in at this moment; try again", where="sign-in")
-        try:
-            yield
-        finally:
-            self._places.release()
-
 
 def new_password() -> str:
     """Return a password that nobody guesses, 96 bits, in groups that can be read out."""
     letters = "abcdefghjkmnpqrstuvwxyz23456789"
     return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(4))
-
-
-def _plain(password: str) -> str:
-    # The same password typed on another keyboard has to be the same: NIST SP 800-63B 5.1.1.2, RFC 8265 4.2.
-    return unicodedata.normalize("NFC", password)
 
 
 def _new_stamp() -> str:

@@ -184,6 +184,7 @@ def _factors(person: "Person") -> str:
 
 
 def _password(file: TextIO | None) -> tuple[str, bool]:
-    from fhir_server.access.people import LONGEST_PASSWORD, new_password
+    from fhir_server.access.passwords import LONGEST
+    from fhir_server.access.people import new_password
 
-    return (file.read(4 * LONGEST_PASSWORD).rstrip("\r\n"), False) if file else (new_password(), True)
+    return (file.read(4 * LONGEST).rstrip("\r\n"), False) if file else (new_password(), True)

@@ -11,6 +11,7 @@ from fhir_server.access.authorization import Launch
 from fhir_server.access.people import Person
 from fhir_server.sign_on import SignOn
 from fhir_server.web import second_factor, signing_in
+from fhir_server.web.http import RETRY_AFTER_S
 from imaging.errors import AppError, Category
 
 Patients = Callable[[Person, str], list[dict[str, str]]]
@@ -92,7 +93,10 @@ class _Pages:
         self._noted.signed_in("", "", error.message)
         is_busy = error.category is Category.BUSY
         status = HTTPStatus.SERVICE_UNAVAILABLE if is_busy else HTTPStatus.UNAUTHORIZED
-        return signing_in.page(template, status, problem=error.message, **values)
+        page = signing_in.page(template, status, problem=error.message, **values)
+        if is_busy:
+            page.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return page
 
     def sign_out(self) -> Response:
         """End this session."""

@@ -1,11 +1,12 @@
 """The doors of the authorization server, installed in an application."""
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
 from flask import Blueprint, Flask, Response, request, send_file
 
-from fhir_server.access.people import Person
+from fhir_server.access.people import People, Person
 from fhir_server.access.principals import Principal
 from fhir_server.rest import patients
 from fhir_server.rest.statuses import TooOften
@@ -13,6 +14,7 @@ from fhir_server.sign_on import SignOn
 from fhir_server.store.rates import Rates
 from fhir_server.store.repository import Repository
 from fhir_server.web import authorize, oauth, people, signing_in, smart
+from fhir_server.web.http import RETRY_AFTER_S
 from imaging.errors import AppError, Category
 
 _STATIC = Path(__file__).parent / "static"
@@ -57,6 +59,7 @@ def install(app: Flask, server: Backing) -> None:
             raise
 
     is_open = server.config["smart.registration"] == "subscribers"
+    _turn_away(app, found.people)
     _limit(app, server.rates)
     app.register_blueprint(_pages())
     for each in people.blueprints(found, seen, server.audit):
@@ -65,6 +68,21 @@ def install(app: Flask, server: Backing) -> None:
     app.register_blueprint(
         smart.blueprint(found.authorization, oauth_server, reads=reads, is_registration_open=is_open)
     )
+
+
+def _turn_away(app: Flask, people: People) -> None:
+    """Answer who cannot be signed in at the moment, before that costs anything: images come first."""
+
+    def check() -> Response | None:
+        if not (request.method == "POST" and request.path == "/auth/sign-in" and people.are_too_many()):
+            return None
+        # Not `render_template`, which looks for who is signed in.
+        page = app.jinja_env.get_template("busy.html").render(person=None, retry_s=RETRY_AFTER_S)
+        response = Response(page, HTTPStatus.SERVICE_UNAVAILABLE, mimetype="text/html")
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return signing_in.shielded(response)
+
+    app.before_request(check)
 
 
 def _limit(app: Flask, rates: Rates) -> None:

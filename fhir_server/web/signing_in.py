@@ -147,7 +147,12 @@ def page(
     """
     found = user()
     values = {"person": found.person if found else None, "csrf_token": generate_csrf, **values}
-    response = Response(render_template(template, **values), status, mimetype="text/html")
+    page = Response(render_template(template, **values), status, mimetype="text/html")
+    return shielded(page, forms_lead_to, with_script=with_script)
+
+
+def shielded(response: Response, forms_lead_to: str = "", *, with_script: bool = False) -> Response:
+    """Return a page with the headers that keep others from meddling with it; see `page`."""
     policy = _POLICY + f"'self' {forms_lead_to}".strip()
     response.headers["Content-Security-Policy"] = policy + ("; script-src 'self'" if with_script else "")
     response.headers["Referrer-Policy"] = "no-referrer"

@@ -11,6 +11,7 @@ python -m tests.benchmarks grants [N]          what it costs to see less than al
 python -m tests.benchmarks qido [N]            QIDO-RS at 1,000 and at N studies (default 100,000)
 python -m tests.benchmarks writes [N]          what a create costs beside a bare transaction, on N of each
 python -m tests.benchmarks retrieval [N]       a study of N instances (default 5,000), many clients, pictures
+python -m tests.benchmarks storm [N]           frames while fifty clients sign in, N seconds in turn (default 8)
 python -m tests.benchmarks films               what composing a film costs, and how busy an agent keeps its printer
 """
 
@@ -18,7 +19,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import doors, films, grants, growth, processing, qido, retrieval, searches, stages, tasks, writes
+from tests.benchmarks import (
+    doors,
+    films,
+    grants,
+    growth,
+    processing,
+    qido,
+    retrieval,
+    searches,
+    stages,
+    storm,
+    tasks,
+    writes,
+)
 
 PARTS = {
     "stages": stages.run,
@@ -32,6 +46,7 @@ PARTS = {
     "films": films.run,
     "grants": grants.run,
     "retrieval": retrieval.run,
+    "storm": storm.run,
 }
 
 

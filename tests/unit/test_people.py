@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fhir_server.access.passwords import Passwords
 from fhir_server.access.people import People, new_password
 from fhir_server.store.people import Person
 from imaging.errors import AppError, Category
@@ -31,7 +32,7 @@ def register() -> Register:
 
 @pytest.fixture
 def people(register: Any) -> People:
-    return People(register, lambda: datetime(2026, 3, 1, tzinfo=UTC))
+    return People(register, lambda: datetime(2026, 3, 1, tzinfo=UTC), Passwords(places=1))
 
 
 def add(people: People, **changes: str) -> Person:
