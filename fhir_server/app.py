@@ -27,6 +27,7 @@ from fhir_server.access.foreign import ForeignTokens, Issuer
 from fhir_server.access.policy import restriction, writes_about
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config, networks
+from fhir_server.corrections import AttributeCorrections
 from fhir_server.deidentified import Deidentified
 from fhir_server.deletion import Deletion
 from fhir_server.endpoints import Endpoints
@@ -107,6 +108,7 @@ class Server:
     repository_for: Callable[[Principal], Repository]
     studies: Studies
     reconciliation: Reconciliation
+    corrections: AttributeCorrections
     deidentified: Deidentified
     principals: Principals
     capability_urls: CapabilityUrls
@@ -312,6 +314,7 @@ def assemble(
     )
     version = metadata.version("fhir-imaging-server")
     kinds = {code: handlers.get(code).kind for code in handlers}
+    reconciliation = Reconciliation(archive, own, studies, reconciliations, leases, clock)
     server = Server(
         config=config,
         database=database,
@@ -320,7 +323,8 @@ def assemble(
         own=own,
         repository_for=repository_for,
         studies=studies,
-        reconciliation=Reconciliation(archive, own, studies, reconciliations, leases, clock),
+        reconciliation=reconciliation,
+        corrections=AttributeCorrections(archive, own, studies, reconciliation, clock),
         deidentified=Deidentified(archive, studies, PseudonymRows(database), partial(secret, database)),
         principals=principals,
         capability_urls=capability_urls,

@@ -159,7 +159,7 @@ class View:
     # ---- what is given
 
     def file(self, instance: Instance, form: str) -> bytes:
-        """Return the cleaned file; `form` is RECEIVED or Explicit VR Little Endian."""
+        """Return the cleaned file; `form` is a transfer syntax: that of the received one or Explicit VR LE."""
         with hidden(self.replaced(instance.sop_uid)):
             return deidentify(b"".join(self._archive.file(instance, form)), self.key, self.options)
 

@@ -39,7 +39,7 @@ AT_ONCE_S = 2.0  # of projecting in a request; the maintenance worker does the r
 MOST_STUDIES = 1_000  # of a Patient that is merged: each is looked at
 OPEN_AT_A_TIME = 100
 LONGEST_REASON = 500  # characters
-_LIFECYCLE = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
+LIFECYCLE = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
 _ACTIVITIES = {
     Kind.MERGE: ("merge", "Merge Record Lifecycle Event"),
     Kind.UNMERGE: ("unmerge", "Unmerge Record Lifecycle Event"),
@@ -95,12 +95,12 @@ class Reconciliation:
         preview      nothing is written
         Raises FORBIDDEN, CONFLICT where one of them was merged into another, TOO_LARGE, BUSY.
         """
-        _require_alone(repository)
+        require_alone(repository)
         if source.key == target.key:
             raise AppError(Category.INVALID, "a Patient cannot be merged into itself", where="target-patient")
-        with self._alone():
+        with self.alone():
             for each in (source, target):
-                _require_change(repository, each)
+                require_change(repository, each)
             known = self._kept.of(source.key)
             was_done = known is not None and known.to == target.key
             if known and known.to and not was_done:
@@ -109,7 +109,7 @@ class Reconciliation:
             if (other := self._kept.of(target.key)) and other.to:
                 message = "the target was itself merged into another Patient; name that one"
                 raise AppError(Category.CONFLICT, message, where=target.key)
-            studies = self._studies_of(source.key, limit=MOST_STUDIES + 1)
+            studies = self.studies_of(source.key, limit=MOST_STUDIES + 1)
             self._check(repository, studies, source.key, target.key)
             made = target.json() if was_done else merged(target.json(), source.json(), result)
             if result is not None and not repository.permits(made, Act.UPDATE):
@@ -123,31 +123,31 @@ class Reconciliation:
 
     def unmerge(self, repository: Repository, source: Resource, *, reason: str = "") -> list[str]:
         """Take a merge back; return the studies that are looked at again. Raises CONFLICT where there was none."""
-        _require_alone(repository)
-        with self._alone():
+        require_alone(repository)
+        with self.alone():
             known = self._kept.of(source.key)
             if known is None or not known.to:
                 raise AppError(Category.CONFLICT, "this Patient was not merged into another", where=source.key)
             target = repository.read("Patient", known.to.partition("/")[2])
             for each in (source, target):
-                _require_change(repository, each)
-            studies = self._studies_of(target.key, limit=MOST_STUDIES + 1)
+                require_change(repository, each)
+            studies = self.studies_of(target.key, limit=MOST_STUDIES + 1)
             self._check(repository, studies, target.key, source.key)
             self._decide(repository, source.key, Kind.UNMERGE, (source, target), reason, known)
         return studies
 
     def move(self, repository: Repository, study: Resource, patient: Resource, *, reason: str = "") -> None:
         """Say whose a study is, whatever its images say. Raises FORBIDDEN, CONFLICT, BUSY."""
-        _require_alone(repository)
+        require_alone(repository)
         if not shows_images(study.json()):
             message = "this ImagingStudy shows no images of this server: change its subject by an update"
             raise AppError(Category.CONFLICT, message, where=study.key)
-        with self._alone():
-            _require_change(repository, patient)
+        with self.alone():
+            require_change(repository, patient)
             if (other := self._kept.of(patient.key)) and other.to:
                 message = "this Patient was merged into another; name that one"
                 raise AppError(Category.CONFLICT, message, where=patient.key)
-            self._require_studies(repository, [study.id], patient.key)
+            self.require_studies(repository, [study.id], patient.key)
             known = self._kept.of(study.key)
             if known and known.to == patient.key:
                 self._follow(known)
@@ -159,7 +159,7 @@ class Reconciliation:
         if not self._kept.open(1):
             return 0
         done = 0
-        with self._alone(wait_s=0):
+        with self.alone(wait_s=0):
             for each in self._kept.open(OPEN_AT_A_TIME):
                 try:
                     self._follow(each)
@@ -196,9 +196,9 @@ class Reconciliation:
         if len(studies) > MOST_STUDIES:
             message = f"the Patient has more than {MOST_STUDIES} studies; move them one by one first"
             raise AppError(Category.TOO_LARGE, message, where=from_patient)
-        self._require_studies(repository, studies, to_patient)
+        self.require_studies(repository, studies, to_patient)
 
-    def _require_studies(self, repository: Repository, studies: list[str], patient: str) -> None:
+    def require_studies(self, repository: Repository, studies: list[str], patient: str) -> None:
         """Return when the principal may change these studies, as they are and as they will be. Raises FORBIDDEN."""
         repository.require("ImagingStudy", Act.UPDATE)
         may = len(repository.ids("ImagingStudy", Act.UPDATE, among=studies)) == len(studies)
@@ -210,7 +210,7 @@ class Reconciliation:
             raise AppError(Category.FORBIDDEN, message, where="ImagingStudy.subject")
 
     @contextmanager
-    def _alone(self, wait_s: float = WAIT_S) -> Iterator[None]:
+    def alone(self, wait_s: float = WAIT_S) -> Iterator[None]:
         """One decision at a time, so that two Patients are never merged into each other. Raises BUSY."""
         deadline = time.monotonic() + wait_s
         while (lease := self._leases.claim("reconcile", f"{self._worker}:{uuid.uuid4()}", LEASE_S)) is None:
@@ -245,7 +245,7 @@ class Reconciliation:
         if found:
             self._change(decision.to, lambda target: merged(target, {**found, "id": source.partition("/")[2]}, result))
         self._change(source, lambda patient: _replaced(patient, decision.to))
-        return self._studies_of(source)
+        return self.studies_of(source)
 
     def _follow_unmerge(self, reconciled: Reconciled) -> list[str]:
         source, decision = reconciled.subject, reconciled.last
@@ -256,7 +256,7 @@ class Reconciliation:
         self._change(
             source, lambda patient: _active(_without(patient, decision.to, "replaced-by"), active=merge.was_active)
         )
-        return self._studies_of(decision.to)
+        return self.studies_of(decision.to)
 
     def _follow_move(self, reconciled: Reconciled) -> list[str]:
         return [reconciled.subject.partition("/")[2]]
@@ -275,7 +275,8 @@ class Reconciliation:
         kind, identifier, _, version = reference.split("/")
         return self._own.vread(kind, identifier, int(version)).json()
 
-    def _studies_of(self, patient: str, limit: int = 0) -> list[str]:
+    def studies_of(self, patient: str, limit: int = 0) -> list[str]:
+        """Return the ids of the ImagingStudies of a Patient, sorted; at most `limit`, 0 for all."""
         clause = Clause("subject", "reference", "", (Reference((patient,)),))
         theirs = Restriction(MappingProxyType({"ImagingStudy": Rule(read=(clause,))}))
         return sorted(self._own.opened_for(theirs).ids("ImagingStudy", Act.READ, limit=limit))
@@ -344,13 +345,15 @@ def _number(identifier: Json) -> tuple[Any, Any]:
     return identifier.get("system"), identifier.get("value")
 
 
-def _require_alone(repository: Repository) -> None:
+def require_alone(repository: Repository) -> None:
+    """Return when the repository is not a part of a transaction. Raises UNSUPPORTED."""
     if repository.is_shared:
         message = "this cannot be done within a transaction: ask for it by itself, or in a batch"
         raise AppError(Category.UNSUPPORTED, message, where="transaction")
 
 
-def _require_change(repository: Repository, found: Resource) -> None:
+def require_change(repository: Repository, found: Resource) -> None:
+    """Return when the principal may change a resource. Raises FORBIDDEN."""
     if not repository.has(found.type, found.id, Act.UPDATE):
         raise AppError(Category.FORBIDDEN, "you may not change this", where=found.key)
 
@@ -365,7 +368,7 @@ def _provenance(reconciled: Reconciled) -> Json:
         "target": [{"reference": each} for each in targets],
         "occurredDateTime": to_instant(decision.at),
         "recorded": to_instant(decision.at),
-        "activity": {"coding": [{"system": _LIFECYCLE, "code": code, "display": display}], "text": decision.kind.value},
+        "activity": {"coding": [{"system": LIFECYCLE, "code": code, "display": display}], "text": decision.kind.value},
         "agent": [{"type": {"text": "who decided"}, "who": {"reference": decision.by}}],
         "entity": [{"role": "revision", "what": {"reference": each}} for each in decision.before],
     }

@@ -100,6 +100,7 @@ class Studies:
     ) -> Iterator[Outcome]:
         agreement = self._agreements.of(principal.subscriber)
         patients: dict[str, Patient] = {}
+        as_corrected = self._archive.corrector()
 
         def patient_of(uid: str) -> Patient | None:
             if uid not in patients and (found := self._archive.patient_of(uid)):
@@ -109,6 +110,7 @@ class Studies:
         def admit(summary: InstanceSummary) -> list[Remark]:
             if study_uid and summary.study_uid != study_uid:
                 raise AppError(Category.CONFLICT, "the instance is of another study than the address", where=study_uid)
+            summary = as_corrected(summary)
             check(summary)
             said = [*remarks(summary, agreement, patient_of)]
             patients.setdefault(summary.study_uid, summary.patient)
@@ -225,6 +227,10 @@ class Studies:
     def project(self, study_uid: str) -> None:
         """Make the FHIR resources of a study show all images stored before the call. Raises BUSY."""
         self._projector.project(study_uid)
+
+    def alone(self, summary: InstanceSummary, assigner: str) -> Resource:
+        """Return the ImagingStudy that an instance of a subscriber would make by itself; nothing is written."""
+        return self._projector.alone(summary, assigner)
 
     def link_order(self, order: Resource) -> None:
         """Have studies whose images came before their ServiceRequest refer to it."""

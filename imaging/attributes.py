@@ -148,7 +148,7 @@ def summarise(values: Values) -> InstanceSummary:
     )
 
 
-_TAGS = {
+TAGS = {
     # field                    tag
     "patient_id": 0x00100020,
     "issuer_of_patient_id": 0x00100021,
@@ -187,7 +187,7 @@ _TAGS = {
 
 
 def _texts(values: Values, kind: type[Any]) -> dict[str, Any]:
-    return {field.name: values.text(_TAGS[field.name]) for field in fields(kind) if field.name in _TAGS}
+    return {field.name: values.text(TAGS[field.name]) for field in fields(kind) if field.name in TAGS}
 
 
 def _issuer(values: Values) -> str:

@@ -24,16 +24,18 @@ COERCED: Final = 0xB000
 """Warning Reason: data elements were changed (PS3.18 table I.2-1)."""
 _SEQUENCE_HEADER: Final = 12  # bytes of tag, VR and length in explicit VR
 ORIGINAL_ATTRIBUTES: Final = "04000561"
-COERCE: Final = "COERCE"  # Reason for the Attribute Modification (0400,0565), a defined term
+COERCE: Final = "COERCE"  # Reason for the Attribute Modification (0400,0565), defined terms
+CORRECT: Final = "CORRECT"
 
 
 def original_attributes(
-    told: Mapping[str, Any], original: Mapping[str, Any], *, at: datetime, system: str
+    told: Mapping[str, Any], original: Mapping[str, Any], *, at: datetime, system: str, reason: str = COERCE
 ) -> dict[str, Any]:
     """Return the Original Attributes Sequence with one more item, as DICOM JSON.
 
     told      the data set, which may have a sequence already: its items stay
     original  what was changed, as it was; an attribute that was absent is without value
+    reason    COERCE or CORRECT
     """
     earlier = told.get(ORIGINAL_ATTRIBUTES, {}).get("Value", [])
     item = {
@@ -41,7 +43,7 @@ def original_attributes(
         "04000562": {"vr": "DT", "Value": [f"{at:%Y%m%d%H%M%S.%f%z}"]},  # Attribute Modification DateTime
         "04000563": {"vr": "LO", "Value": [system[:64]]},  # Modifying System
         "04000564": {"vr": "LO"},  # Source of Previous Values
-        "04000565": {"vr": "CS", "Value": [COERCE]},
+        "04000565": {"vr": "CS", "Value": [reason]},
     }
     return {ORIGINAL_ATTRIBUTES: {"vr": "SQ", "Value": [*earlier, item]}}
 

@@ -105,7 +105,7 @@ def convert(
         body = _transcoded(received, layout, frames, codec, trusted=trusted)
     else:
         body = _native_copy(received, layout, uid)
-    return _file(start, body, deflated=uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+    return file_of(start, body, deflated=uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
 
 
 def _target(uid: str) -> Codec:
@@ -213,7 +213,8 @@ def _with_frames(
     yield from _elements(received, uid, {}, above=tag)
 
 
-def _file(start: bytes, body: Iterator[Buffer], *, deflated: bool) -> Iterator[bytes]:
+def file_of(start: bytes, body: Iterator[Buffer], *, deflated: bool) -> Iterator[bytes]:
+    """Yield a file: preamble and File Meta Information in `start`, then the dataset, deflated or as it is."""
     yield start
     if not deflated:
         yield from map(bytes, body)

@@ -67,6 +67,7 @@ _UIDS: Final = {
 }
 
 
+_PIXEL_GROUP: Final = 0x7FE00000
 _NOT_IN_DATASETS: Final = frozenset({0x0000, 0x0002})
 """Groups of commands and of File Meta Information (PS3.5 7.1)."""
 
@@ -148,6 +149,19 @@ def read(data: Buffer, *, limits: Limits | None = None) -> Received:
         return _read(data, limits)
     except StructError as error:
         raise AppError(Category.INVALID, "the data ends inside an element; the file is truncated") from error
+
+
+def head_length(data: Buffer, limits: Limits) -> int | None:
+    """Return how many bytes of the beginning of a file come before group 7FE0; None where it is not in there.
+
+    Raises INVALID, or struct.error, where the beginning ends inside of an element.
+    """
+    meta_start, _ = _find_start(data)
+    meta, start = _read_meta(data, meta_start, limits)
+    uid = _transfer_syntax(data, meta, start)
+    _, end = scan(data, start, len(data), _encoding(uid, data, start), limits, below=_PIXEL_GROUP)
+    # Where the beginning is used up exactly at an element's end, more may follow.
+    return end if end + 8 <= len(data) and any(data[end : end + 8]) else None
 
 
 def check_uid(uid: str, what: str) -> None:

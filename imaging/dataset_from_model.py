@@ -85,17 +85,18 @@ def uris(model: Model, depth: int = 0) -> Iterator[tuple[str, str]]:
 
 def _in_utf_8(model: Model) -> Model:
     """Return the data set with a character set that its text has: JSON is UTF-8 whatever it says of another form."""
-    if SPECIFIC_CHARACTER_SET not in model and _is_ascii(model):
+    if SPECIFIC_CHARACTER_SET not in model and is_ascii(model):
         return model
     return {**model, SPECIFIC_CHARACTER_SET: {"vr": "CS", "Value": [UTF_8]}}
 
 
-def _is_ascii(value: Any) -> bool:
+def is_ascii(value: Any) -> bool:
+    """Tell whether all text in a part of a DICOM JSON data set is ASCII, which every character set has."""
     if isinstance(value, str):
         return value.isascii()
     if isinstance(value, Mapping):
-        return all(map(_is_ascii, value.values()))
-    return not isinstance(value, list) or all(map(_is_ascii, value))
+        return all(map(is_ascii, value.values()))
+    return not isinstance(value, list) or all(map(is_ascii, value))
 
 
 def _element(tag: int, element: Any, bulk: FindBulk, depth: int) -> list[Buffer]:

@@ -74,15 +74,16 @@ class Scanned(NamedTuple):
 
 
 def scan(
-    buffer: Buffer, start: int, end: int, encoding: Encoding, limits: Limits, *, meta_only: bool = False
+    buffer: Buffer, start: int, end: int, encoding: Encoding, limits: Limits, *, meta_only: bool = False, below: int = 0
 ) -> Scanned:
     """Return the elements of the dataset in `buffer[start:end]`.
 
-    With `meta_only` it stops before the first element outside of group 0002. Zeros after the last element are taken
+    With `meta_only` it stops before the first element outside of group 0002, with `below` before the first whose tag
+    is not below it. Zeros after the last element are taken
     as padding and left alone. Raises INVALID naming the element and the byte for truncated or malformed data,
     TOO_LARGE for too many elements or too deep nesting.
     """
-    scanner = _Scanner(buffer, encoding.little_endian, limits, meta_only=meta_only)
+    scanner = _Scanner(buffer, encoding.little_endian, limits, meta_only=meta_only, below=below)
     return scanner.dataset(start, end, encoding.implicit_vr, 0, delimited=False)
 
 
@@ -123,12 +124,13 @@ def _element_moved(element: Element, by: int) -> Element:
 class _Scanner:
     """State of one scan: the buffer, the byte order, and how much has been read."""
 
-    def __init__(self, buffer: Buffer, little_endian: bool, limits: Limits, *, meta_only: bool) -> None:
+    def __init__(self, buffer: Buffer, little_endian: bool, limits: Limits, *, meta_only: bool, below: int = 0) -> None:
         order = "<" if little_endian else ">"
         self.buffer = buffer
         self.little_endian = little_endian
         self.limits = limits
         self.meta_only = meta_only
+        self.below = below or 1 << 32
         self.count = 0
         self.explicit = Struct(order + "HH2sH").unpack_from
         self.implicit = Struct(order + "HHL").unpack_from
@@ -163,7 +165,7 @@ class _Scanner:
         self.count += 1
         if self.count > self.limits.max_elements:
             raise AppError(Category.TOO_LARGE, f"more than {self.limits.max_elements} elements")
-        return depth == 0 and (tag == 0 or (self.meta_only and tag >> 16 != 2))
+        return depth == 0 and (tag == 0 or tag >= self.below or (self.meta_only and tag >> 16 != 2))
 
     def header(self, pos: int, end: int, implicit_vr: bool) -> tuple[int, str, int, int]:
         """Return tag, VR ("" when not written), length and start of the value of the element at `pos`."""

@@ -16,6 +16,7 @@ from fhir_server import reindexing
 from fhir_server.access.audit import Access, Audit
 from fhir_server.access.policy import check_patients, renamed, restriction
 from fhir_server.access.principals import Principal
+from fhir_server.corrections import AttributeCorrections
 from fhir_server.model import json, query
 from fhir_server.model.criteria import ID_FORM, Limits, check_id
 from fhir_server.model.outcome import Issue, outcome
@@ -70,6 +71,10 @@ class Backing(subscriptions.Backing, capability_endpoints.Backing, Protocol):
     @property
     def reconciliation(self) -> Reconciliation:
         """Merges Patients and moves studies."""
+
+    @property
+    def corrections(self) -> AttributeCorrections:
+        """Corrects attributes of images."""
 
     @property
     def audit(self) -> Audit:

@@ -19,6 +19,7 @@ from fhir_server.model.resources import RESOURCES
 from fhir_server.model.second_reader import objections
 from fhir_server.model.validation import findings, validate
 from fhir_server.rest.calls import Call, Json, Operation, answer
+from fhir_server.rest.correcting import OPERATIONS as CORRECTING
 from fhir_server.rest.everything import PARAMETERS, everything
 from fhir_server.rest.held import Held
 from fhir_server.rest.interactions import Backing
@@ -189,6 +190,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("lookup", f"{CORE}CodeSystem-lookup", lookup, _CODE, frozenset({"CodeSystem"}), on_type=True),
     *RECONCILING,
+    *CORRECTING,
     *OF_SUBSCRIPTIONS,
 )  # fmt: skip
 
@@ -275,7 +277,8 @@ def values_given(resource: Any, query: list[tuple[str, str]], *, body: str = "re
         if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
             raise AppError(Category.INVALID, "parameters are a list of JSON objects", where="Parameters.parameter")
         for each in rows:
-            value = each.get("resource", next((item for name, item in each.items() if name.startswith("value")), None))
+            value = next((item for name, item in each.items() if name.startswith("value")), each.get("part"))
+            value = each.get("resource", value)
             found.setdefault(str(each.get("name", "")), []).append(value)
     elif resource is not None:
         found.setdefault(body, []).append(resource)

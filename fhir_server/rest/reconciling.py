@@ -22,10 +22,10 @@ MOST_IDENTIFIERS = 20
 
 def _merge(call: Call) -> bytes:
     source, target = _patient(call, "source-patient"), _patient(call, "target-patient")
-    result, preview = _result(call, target), _flag(call, "preview")
+    result, preview = _result(call, target), flag(call, "preview")
     call.server.studies.catch_up()
     made = call.server.reconciliation.merge(
-        call.repository, source, target, result=result, reason=_reason(call), preview=preview
+        call.repository, source, target, result=result, reason=reason(call), preview=preview
     )
     if not preview:
         call.concerned.extend([source.key, target.key, *(f"ImagingStudy/{uid}" for uid in made.studies)])
@@ -42,7 +42,7 @@ def _merge(call: Call) -> bytes:
 def _unmerge(call: Call) -> bytes:
     source = call.repository.read("Patient", call.id)
     call.server.studies.catch_up()
-    studies = call.server.reconciliation.unmerge(call.repository, source, reason=_reason(call))
+    studies = call.server.reconciliation.unmerge(call.repository, source, reason=reason(call))
     call.concerned.extend(f"ImagingStudy/{uid}" for uid in studies)
     return call.repository.read("Patient", call.id).body
 
@@ -50,7 +50,7 @@ def _unmerge(call: Call) -> bytes:
 def _move(call: Call) -> bytes:
     study = call.repository.read("ImagingStudy", call.id)
     patient = _named(call, call.one("patient"), "patient")
-    call.server.reconciliation.move(call.repository, study, patient, reason=_reason(call))
+    call.server.reconciliation.move(call.repository, study, patient, reason=reason(call))
     call.concerned.append(patient.key)
     call.server.studies.refresh(call.id)
     return call.repository.read("ImagingStudy", call.id).body
@@ -117,14 +117,16 @@ def _result(call: Call, target: Resource) -> Json | None:
     return result
 
 
-def _flag(call: Call, name: str) -> bool:
+def flag(call: Call, name: str) -> bool:
+    """Return a parameter that is true or false, false where it is not given. Raises INVALID."""
     value = call.one(name, default=False)
     if value not in (True, False, "true", "false"):
         raise AppError(Category.INVALID, f"{name} is true or false", where=name)
     return value in (True, "true")
 
 
-def _reason(call: Call) -> str:
+def reason(call: Call) -> str:
+    """Return the parameter reason, "" where it is not given. Raises INVALID."""
     value = call.one("reason", "")
     if not isinstance(value, str) or len(value) > LONGEST_REASON:
         message = f"the reason is text of at most {LONGEST_REASON} characters"

@@ -11,6 +11,7 @@ import orjson
 from flask import Response
 
 from fhir_server.web.dicom_answers import (
+    REVALIDATE,
     Door,
     Part,
     choose,
@@ -48,14 +49,14 @@ def retrieve_pixeldata(
     choice = forms(samples[0])
     syntaxes = sorted(frame_syntax(forms(each), each) for each in samples)
     tag = digest("pixeldata", VERSION, choice, series_uid, found.version, *syntaxes)
-    if unchanged := not_modified(tag, found.caching):
+    if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     door.retrieved(principal, study_uid, len(found.uids))
     instances = (each for each in door.server.archive.each(found.uids) if each.frames)
     parts = (part for each in instances for part in _frames(door, each, forms(each)))
     with decoding():
         response = streamed(multipart(parts, tag), choice.content_type(tag))
-    return validated(response, tag, found.caching)
+    return validated(response, tag, REVALIDATE)
 
 
 def retrieve_bulkdata(
@@ -66,7 +67,7 @@ def retrieve_bulkdata(
     found = held(door.server.archive, study_uid, series_uid, sop_uid)
     choice = choose(BULKDATA_OFFERS)
     tag = digest("all bulkdata", VERSION, choice, series_uid, found.version)
-    if unchanged := not_modified(tag, found.caching):
+    if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     door.retrieved(principal, study_uid, len(found.uids))
     archive = door.server.archive
@@ -74,7 +75,7 @@ def retrieve_bulkdata(
     parts = (part for each, json in instances for part in _values(door, each, orjson.loads(json)))
     with decoding():
         response = streamed(multipart(parts, tag), choice.content_type(tag))
-    return validated(response, tag, found.caching)
+    return validated(response, tag, REVALIDATE)
 
 
 class _FrameForms:

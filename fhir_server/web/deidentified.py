@@ -36,7 +36,7 @@ from fhir_server.web.dicom_answers import (
 )
 from fhir_server.web.dicom_forms import Pixels, pixels_of
 from fhir_server.web.http import principal_of
-from imaging.archive import RECEIVED, Instance
+from imaging.archive import Instance
 from imaging.dicomweb import Choice, Level, Match, Matching, MatchKind, Offer, negotiate, parse_query
 from imaging.dicomweb.native_model import native_model
 from imaging.dicomweb.negotiation import part_content_type
@@ -95,7 +95,7 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
     forms = _forms(chooser(), is_single=sop_uid is not None)
     choice, _ = forms(instances[0])
     planned = [(each.sop_uid, forms(each)[1]) for each in instances]
-    version = [each.sha256_received for each in instances]
+    version = [door.server.archive.decisions.version(study), *(each.sha256_received for each in instances)]
     tag = digest("deidentified", VERSION, view.key.hex(), view.options, choice, left_out, planned, version)
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
@@ -130,7 +130,8 @@ def retrieve_by_uri(door: Door, study_uid: str, series_uid: str, sop_uid: str) -
     if syntax := request.args.get("transferSyntax"):
         wanted = f"{DICOM}; transfer-syntax={syntax}"
     form = _form(negotiate([wanted], None, (Offer(DICOM, False, _syntaxes(instance)),)), instance)
-    tag = digest("deidentified", VERSION, view.key.hex(), view.options, form, instance.sha256_received)
+    version = (instance.sha256_received, door.server.archive.decisions.version(study))
+    tag = digest("deidentified", VERSION, view.key.hex(), view.options, form, *version)
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     with door.retrieving(principal, study, access=Access.RETRIEVE_URI), decoding():
@@ -212,7 +213,7 @@ def _form(choice: Choice, instance: Instance) -> str:
     syntaxes = _syntaxes(instance)
     syntax = choice.transfer_syntax if choice.transfer_syntax in syntaxes else syntaxes[0]
     is_native = syntax == EXPLICIT_VR_LITTLE_ENDIAN or pixels_of(instance) is Pixels.ABSENT
-    return EXPLICIT_VR_LITTLE_ENDIAN if is_native else RECEIVED
+    return EXPLICIT_VR_LITTLE_ENDIAN if is_native else instance.received_transfer_syntax_uid
 
 
 def _forms(
@@ -231,16 +232,12 @@ def _forms(
     return form_of
 
 
-def _syntax(instance: Instance, form: str) -> str:
-    return instance.received_transfer_syntax_uid if form == RECEIVED else form
-
-
 def _file(view: View, instance: Instance, form: str) -> Response:
-    return Response(view.file(instance, form), content_type=part_content_type(DICOM, _syntax(instance, form)))
+    return Response(view.file(instance, form), content_type=part_content_type(DICOM, form))
 
 
 def _part(view: View, instance: Instance, form: str) -> Part:
-    return part_content_type(DICOM, _syntax(instance, form)), {}, (view.file(instance, form),)
+    return part_content_type(DICOM, form), {}, (view.file(instance, form),)
 
 
 def _warned(door: Door, response: Response, left_out: int) -> Response:

@@ -11,7 +11,7 @@ from flask import Response
 
 from fhir_server.access.audit import Access
 from fhir_server.access.principals import Principal
-from fhir_server.web.dicom_answers import IMMUTABLE, Door, digest, not_modified, ranged, sliced, validated
+from fhir_server.web.dicom_answers import REVALIDATE, Door, digest, not_modified, ranged, sliced, validated
 from imaging.archive import Instance
 from imaging.dicomweb import Choice, Offer
 from imaging.dicomweb.negotiation import MEDIA_TYPE_OF_TRANSFER_SYNTAX
@@ -62,20 +62,21 @@ def rendered(
     access: Access = Access.RETRIEVE,
 ) -> Response:
     """Return an instance as one of its offers."""
-    tag = digest("document", VERSION, choice, instance.sha256_received)
-    if unchanged := not_modified(tag, IMMUTABLE):
+    decided = door.server.archive.decisions.version(instance.study_uid)
+    tag = digest("document", VERSION, choice, instance.sha256_received, decided)
+    if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     door.retrieved(principal, instance.study_uid, access=access)
     if choice.media_type in [offer.media_type for offer in REPORT_OFFERS]:
         text = (as_html if choice.media_type == "text/html" else as_plain)(document)
-        response = validated(Response(text, content_type=f"{choice.media_type}; charset=utf-8"), tag, IMMUTABLE)
+        response = validated(Response(text, content_type=f"{choice.media_type}; charset=utf-8"), tag, REVALIDATE)
     else:
         pieces = (_film if instance.stored_transfer_syntax_uid in VIDEO else _enclosed)(door, instance, document)
         length = sum(map(len, pieces))
         chunks = (chunk for piece in pieces for chunk in sliced(piece))
         response = Response(chunks, content_type=choice.media_type)
         response.content_length = length
-        response = ranged(validated(response, tag, IMMUTABLE), length)
+        response = ranged(validated(response, tag, REVALIDATE), length)
     response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'; style-src 'unsafe-inline'"
     return response
 

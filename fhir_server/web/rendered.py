@@ -65,7 +65,8 @@ def retrieve_rendered(
         if not instance.frames and not frames and instance.sop_class_uid != GRAYSCALE_STATE:
             return _document(door, principal, instance, orjson.loads(json))
         shown = _of_instance(archive, instance, json, frames)
-        images = Images(str([*map(_words, shown)]), len(shown), shown)
+        version = str([*map(_words, shown), archive.decisions.version(study_uid)])
+        images = Images(version, len(shown), shown)
         is_one = len(shown) == 1 and len(shown[0].numbers) <= 1
     else:
         images, is_one = _of_many(archive, study_uid, series_uid), False
@@ -98,7 +99,7 @@ def retrieve_thumbnail(
         shown = Shown(_middle(archive, study_uid, series_uid))
     choice = choose(THUMBNAIL_OFFERS)
     look = asked(archive, study_uid, viewport=THUMBNAIL)
-    tag = digest("thumbnail", choice, *look.words, _words(shown))
+    tag = digest("thumbnail", choice, *look.words, _words(shown), archive.decisions.version(study_uid))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     pictures = Pictures(archive, look, choice.media_type)

@@ -1,7 +1,8 @@
 """WADO-RS: whole files, frames, bulk data and metadata.
 
-Files that come out as they were received or stored are sent without touching a pixel; anything else is transcoded on
-the way. What each instance is given in is chosen before the first byte. Sources: PS3.18 10.4 and 8.7.
+Files that come out as they were received or stored are sent without touching a pixel, with corrected headers where
+there are any; anything else is transcoded on the way. What each instance is given in is chosen before the first byte.
+Sources: PS3.18 10.4 and 8.7.
 """
 
 import base64
@@ -74,7 +75,7 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
     forms = Forms(is_single=sop_uid is not None)
     choice = forms.choice(first)
     tag = digest("files", VERSION, choice, series_uid, found.version, *sorted(map(forms, found.samples)))
-    if unchanged := not_modified(tag, found.caching):
+    if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     with door.retrieving(principal, study_uid, len(found.uids)), decoding():
         if not choice.multipart and choice.media_type == DICOM:
@@ -86,25 +87,27 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
             response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid or series_uid or study_uid}.zip"'
         else:
             response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
-    return validated(response, tag, found.caching)
+    return validated(response, tag, REVALIDATE)
 
 
 class Held(NamedTuple):
-    """What an address stands for: one instance of every kind, UIDs in reading order, and how it may be cached."""
+    """What an address stands for: one instance of every kind, and UIDs in reading order.
+
+    What is given of it may be corrected, so that who keeps it has to ask whether it still holds.
+    """
 
     samples: Sequence[Instance]
     uids: Sequence[str]
     version: str
-    caching: str
 
 
 def held(archive: Archive, study_uid: str, series_uid: str | None, sop_uid: str | None) -> Held:
     """Return what a study, a series or an instance is. Raises NOT_FOUND."""
     if series_uid and sop_uid:
         instance = archive.instance(study_uid, series_uid, sop_uid)
-        return Held([instance], [sop_uid], instance.sha256_received, IMMUTABLE)
+        return Held([instance], [sop_uid], f"{instance.sha256_received} {archive.decisions.version(study_uid)}")
     found = archive.contents(study_uid, series_uid)
-    return Held(found.samples, found.sop_uids, found.version, REVALIDATE)
+    return Held(found.samples, found.sop_uids, found.version)
 
 
 class Forms:
@@ -131,8 +134,9 @@ class Forms:
 
 def file_by_itself(archive: Archive, instance: Instance, form: str, tag: str) -> Response:
     """Return one file as a single part, or the bytes of it that are asked for where its length is known."""
-    kind, length = part_content_type(DICOM, syntax_of(instance, form)), length_of(instance, form)
-    response = validated(streamed(packed(archive.file(instance, form)), kind, length=length), tag, IMMUTABLE)
+    kind = part_content_type(DICOM, syntax_of(instance, form))
+    length = None if archive.decisions.in_force(instance.study_uid) else length_of(instance, form)
+    response = validated(streamed(packed(archive.file(instance, form)), kind, length=length), tag, REVALIDATE)
     return response if length is None else ranged(response, length)
 
 

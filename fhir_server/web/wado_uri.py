@@ -12,7 +12,7 @@ from flask import Response, request
 from fhir_server.access.audit import Access
 from fhir_server.access.principals import Principal
 from fhir_server.web import deidentified, documents
-from fhir_server.web.dicom_answers import IMMUTABLE, REVALIDATE, Door, digest, not_modified, validated
+from fhir_server.web.dicom_answers import REVALIDATE, Door, digest, not_modified, validated
 from fhir_server.web.dicom_forms import file_form, file_offers
 from fhir_server.web.looks import Look, Pictures, Shown, annotation_from
 from fhir_server.web.rendered import SINGLE_OFFERS, all_frames, is_still, named_state, picture_file
@@ -67,8 +67,9 @@ def _without_names(door: Door, *uids: str) -> Response:
 
 def _file(door: Door, principal: Principal, instance: Instance, choice: Choice) -> Response:
     form = file_form(choice, instance)
-    tag = digest("file", VERSION, instance.sha256_received, form)
-    if unchanged := not_modified(tag, IMMUTABLE):
+    decided = door.server.archive.decisions.version(instance.study_uid)
+    tag = digest("file", VERSION, instance.sha256_received, form, decided)
+    if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     door.retrieved(principal, instance.study_uid, access=Access.RETRIEVE_URI)
     return file_by_itself(door.server.archive, instance, form, tag)
@@ -80,7 +81,8 @@ def _picture(door: Door, principal: Principal, instance: Instance, choice: Choic
     frame = request.args.get("frameNumber")
     shown = Shown(instance, numbers_from_text(frame, instance)[:1] if frame else [])
     shown = shown if is_still(choice) else all_frames(shown)
-    tag = digest("picture", choice, *look.words, instance.sha256_stored, shown.numbers)
+    decided = door.server.archive.decisions.version(instance.study_uid)
+    tag = digest("picture", choice, *look.words, instance.sha256_stored, shown.numbers, decided)
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
     pictures = Pictures(door.server.archive, look, choice.media_type)

@@ -8,6 +8,7 @@ from fhir_server.access.audit import Audit
 from fhir_server.access.capability_urls import CapabilityUrls
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.config import Config
+from fhir_server.corrections import AttributeCorrections
 from fhir_server.model.criteria import Limits
 from fhir_server.model.task import Json
 from fhir_server.outbound.remote import Rules
@@ -43,6 +44,10 @@ class Backing(Protocol):
     @property
     def reconciliation(self) -> Reconciliation:
         """Merges Patients and moves studies."""
+
+    @property
+    def corrections(self) -> AttributeCorrections:
+        """Corrects attributes of images."""
 
     @property
     def own(self) -> Repository:

@@ -113,11 +113,12 @@ class Maintenance:
         return len(behind) - done
 
     def _finish_decisions(self) -> None:
-        try:
-            self._server.reconciliation.finish()
-        except AppError as error:
-            if error.category is not Category.BUSY:  # somebody is deciding, or died of it a moment ago
-                raise
+        for decisions in (self._server.reconciliation, self._server.corrections):
+            try:
+                decisions.finish()
+            except AppError as error:
+                if error.category is not Category.BUSY:  # somebody is deciding, or died of it a moment ago
+                    raise
 
     def _sweep(self) -> None:
         self._swept = time.monotonic()

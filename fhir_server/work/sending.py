@@ -129,7 +129,7 @@ class Push:
 def native_form(instance: Instance) -> str:
     """Return the form of an instance that every receiver reads; what was kept as received stays so."""
     if instance.received_transfer_syntax_uid in _PLAIN:
-        return RECEIVED
+        return instance.received_transfer_syntax_uid
     return EXPLICIT_VR_LITTLE_ENDIAN if instance.is_ours or instance.layout is None else STORED
 
 

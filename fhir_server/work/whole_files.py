@@ -13,16 +13,15 @@ from fhir_server.work.orders import Order
 from fhir_server.work.recipients import receivers
 from fhir_server.work.selection import Chosen
 from imaging.algorithm import Algorithm
-from imaging.archive import RECEIVED
 from imaging.spool import Spool, Spooled
 
 
 def made_of(server: Backing, task: Json, order: Order, ready: Algorithm, group: Sequence[Chosen]) -> list[Spooled]:
     """Return the files that an algorithm makes of those of a series."""
     key = server.secret(secret_name(_recipient(server, task, order)))
-    given = (
-        b"".join(server.archive.file(each, RECEIVED)) for chosen in group for each in chosen.instances
-    )  # fmt: skip
+    chosen = (instance for each in group for instance in each.instances)
+    # As they are corrected: pseudonyms follow from the right Patient ID.
+    given = (b"".join(server.archive.file(each, each.received_transfer_syntax_uid)) for each in chosen)
     return list(_waiting(ready(given, key).files))
 
 

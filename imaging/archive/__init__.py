@@ -24,6 +24,7 @@ from imaging.archive import catalogue, contents, query, trash, upkeep
 from imaging.archive.attributes import STANDARD, Tables, with_extra
 from imaging.archive.catalogue import INSTANCE_FIELDS, Arrival, Brought, Document, Instance, instance_from_row
 from imaging.archive.contents import Contents
+from imaging.archive.corrections import Decisions, Known
 from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
 from imaging.archive.ingest import (
     Admit,
@@ -37,12 +38,21 @@ from imaging.archive.ingest import (
     mark_arrivals,
     mark_studies,
 )
-from imaging.archive.summaries import SeriesFacts, StudyFacts, Summaries, metadata, metadata_from_row, order
+from imaging.archive.summaries import (
+    METADATA_FIELDS,
+    SeriesFacts,
+    StudyFacts,
+    Summaries,
+    metadata,
+    metadata_from_row,
+    order,
+)
 from imaging.archive.trash import Deleted
 from imaging.archive.upkeep import Finding, Swept
 from imaging.blobs import BlobStore, Buffer
 from imaging.codecs import Decoded, codecs
-from imaging.dataset import Limits, Patient, PixelLayout, read
+from imaging.correction import corrected_summary
+from imaging.dataset import InstanceSummary, Limits, Patient, PixelLayout, read
 from imaging.dicom_json import bulkdata
 from imaging.dicomweb import Matching
 from imaging.errors import AppError, Category
@@ -77,6 +87,8 @@ class Archive:
         tables: Tables = STANDARD,
     ) -> None:
         self._database = database
+        self.decisions = Decisions(database)
+        """What was decided about attributes; everything that is told or given is as corrected, but received files."""
         self._blobs = blobs
         self._clock = clock
         self._limits = limits or Limits()
@@ -102,6 +114,7 @@ class Archive:
     def ensure_indexes(self) -> None:
         """Create what collections and indexes are missing."""
         catalogue.ensure_indexes(self._database)
+        self.decisions.ensure_indexes()
         self._blobs.prepare()
 
     def close(self) -> None:
@@ -136,9 +149,9 @@ class Archive:
         return instance_from_row(self._row(study_uid, series_uid, sop_uid, INSTANCE_FIELDS))
 
     def described(self, study_uid: str, series_uid: str, sop_uid: str) -> tuple[Instance, bytes]:
-        """Return one instance and its DICOM JSON, in one question; see `instance` and `metadata`."""
-        row = self._row(study_uid, series_uid, sop_uid, {**INSTANCE_FIELDS, "metadata": 1})
-        return instance_from_row(row), metadata_from_row(row, self._blobs)
+        """Return one instance and its DICOM JSON; see `instance` and `metadata`."""
+        row = self._row(study_uid, series_uid, sop_uid, {**INSTANCE_FIELDS, **METADATA_FIELDS})
+        return instance_from_row(row), metadata_from_row(row, self._blobs, Known(self.decisions))
 
     def instances(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> list[Instance]:
         """Return the instances of a study, series or just one, in reading order. Raises NOT_FOUND for none."""
@@ -163,9 +176,20 @@ class Archive:
         return [instance_from_row(row) for row in rows]
 
     def patient_of(self, study_uid: str) -> Patient | None:
-        """Return the patient of a study as an instance of it tells; None when nothing of it is here."""
-        row = self._database.instances.find_one({"study": study_uid}, {"common": 1, "instance": 1})
-        return catalogue.common_from_row(row).patient if row else None
+        """Return the patient of a study as an instance of it tells, corrected; None when nothing of it is here."""
+        first = self.first(study_uid)
+        return self.corrector()(first).patient if first else None
+
+    def first(self, study_uid: str) -> InstanceSummary | None:
+        """Return the summary of the study's first instance in reading order as received; None for no instance."""
+        fields = {"common": 1, "instance": 1}
+        row = self._database.instances.find_one({"study": study_uid}, fields, sort=catalogue.READING_ORDER)
+        return catalogue.common_from_row(row) if row else None
+
+    def corrector(self) -> Callable[[InstanceSummary], InstanceSummary]:
+        """Return what lays the corrections of its study over the summary of an instance; each study is asked once."""
+        known = Known(self.decisions)
+        return lambda summary: corrected_summary(summary, known.of(summary.study_uid))
 
     def present(self, sop_uids: Iterable[str]) -> set[str]:
         """Return those of the SOP Instance UIDs whose instances are here."""
@@ -214,9 +238,10 @@ class Archive:
     def files(self, instances: Iterable[Instance], form: str) -> Iterator[tuple[Instance, Iterable[bytes]]]:
         """Yield each instance with the pieces of its file in `form`: STORED, RECEIVED or a transfer syntax UID.
 
-        The syntax in which a file was received gives the received file. The next few files are prepared while one is
-        being sent; one beyond 32 MiB is made while it is taken, before the next is asked for. Raises UNSUPPORTED when a
-        syntax cannot be made, FAULT when a digest does not match: for a large file before its last piece.
+        All but RECEIVED have the corrections of their study laid over them; without any, the syntax in which a file was
+        received gives the received file. The next few files are prepared while one is being sent; one beyond 32 MiB is
+        made while it is taken, before the next is asked for. Raises UNSUPPORTED when a syntax cannot be made, FAULT
+        when a digest does not match: for a large file before its last piece.
         """
         return self._files.all(instances, form)
 

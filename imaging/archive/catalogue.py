@@ -8,6 +8,7 @@ when its row does; everything in `series` and `studies` is derived from rows.
   `sampled` the one of which its series have `samples`: an instance of every kind (see `contents`),
   and `arrived_at` is there while nobody has looked at images that came
 * `trash`  instances that were deleted and can be taken back (see `trash`)
+* `corrections`  what was decided about attributes of a study (see `corrections`)
 * `garbage`  blob keys that may belong to nothing, and the studies of the batch that wrote them (see `upkeep`)
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 from pymongo.database import Database
 
 from imaging.archive.catalogue import INSTANCE_FIELDS, READING_ORDER, Document, Instance, instance_from_row
+from imaging.archive.corrections import Decisions
 from imaging.errors import AppError, Category
 
 KIND_FIELDS: Document = {
@@ -24,7 +25,7 @@ _FIRST, _MOST = 8, 200  # rows in one question: few at first, so that nothing wa
 class Contents:
     """The instances of a study or of one of its series.
 
-    version   changes with every change of the study's instances
+    version   changes with every change of the study's instances, and with every correction
     members   (Series, SOP Instance UID) in reading order
     samples   one instance of every kind there is
     """
@@ -43,6 +44,7 @@ def contents(database: Database[Any], study_uid: str, series_uid: str | None = N
     """Return what is there. Raises NOT_FOUND for nothing."""
     # Before the rows: what is newer than its version is only looked at again.
     study = database.studies.find_one({"_id": study_uid}, {"generation": 1, "marked_at": 1, "sampled": 1}) or {}
+    decided = Decisions(database).version(study_uid)
     found = members(database, study_uid, series_uid)
     wanted = {"study": study_uid, **({"_id": series_uid} if series_uid else {})}
     uids: set[str] = set()
@@ -50,7 +52,7 @@ def contents(database: Database[Any], study_uid: str, series_uid: str | None = N
         uids = {uid for row in database.series.find(wanted, {"samples": 1}) for uid in row["samples"]}
     if not uids.intersection(uid for _, uid in found):  # images have just come or gone
         uids = set(_samples_of_rows(database, study_uid, series_uid))
-    version = f"{study_uid} {study.get('generation', 0)} {study.get('marked_at', '')}"
+    version = f"{study_uid} {study.get('generation', 0)} {study.get('marked_at', '')} {decided}"
     here = [uid for _, uid in found if uid in uids]
     return Contents(version, tuple(found), tuple(instances(database, here)))
 

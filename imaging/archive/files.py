@@ -2,7 +2,7 @@
 
 Hides how much is held meanwhile. A file up to `WHOLE_BYTES` is made and checked before any of it is given. A larger one
 is given while it is made, frame by frame; its last piece is held back until its digest has proved right, so that nobody
-takes a damaged file for a whole one.
+takes a damaged file for a whole one. Every form but the received file has the study's corrections laid over it.
 """
 
 import hashlib
@@ -14,13 +14,16 @@ from typing import Any
 from pymongo.database import Database
 
 from imaging.archive.catalogue import INSTANCE_FIELDS, Document, Instance, instance_from_row
+from imaging.archive.corrections import Decisions
 from imaging.blobs import BlobStore, Buffer
+from imaging.correction_file import corrected_file
 from imaging.envelope import FILE, SAME
 from imaging.errors import AppError, Category
 from imaging.spool import Spool
+from imaging.syntaxes import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN
 from imaging.transcode import Envelope, convert, rebuild, rebuild_same
 
-STORED = "*"  # the form in which an instance is kept, whatever its transfer syntax
+STORED = "*"  # the form in which an instance is kept, whatever its transfer syntax, as corrected
 RECEIVED = "received"  # the file as it came, byte for byte
 WHOLE_BYTES = 32 << 20
 ONE_READ_BYTES = 16 << 20  # up to this size a blob is fetched in one round trip
@@ -34,6 +37,7 @@ class Files:
     def __init__(self, database: Database[Document], blobs: BlobStore, *, pool: Executor, frame_pool: Executor) -> None:
         self._database = database
         self._blobs = blobs
+        self._decisions = Decisions(database)
         self._pool = pool
         self._frame_pool = frame_pool
 
@@ -80,6 +84,15 @@ class Files:
         return list(self._pieces(instance, form))
 
     def _pieces(self, instance: Instance, form: str) -> Iterator[bytes]:
+        corrections = () if form == RECEIVED else self._decisions.in_force(instance.study_uid)
+        if not any(each.is_of(instance.series_uid, instance.sop_uid) for each in corrections):
+            return self._uncorrected(instance, form)
+        syntax = instance.stored_transfer_syntax_uid if form == STORED else form
+        is_deflated = syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+        pieces = self._uncorrected(instance, EXPLICIT_VR_LITTLE_ENDIAN if is_deflated else form)
+        return corrected_file(pieces, corrections, deflated=is_deflated)
+
+    def _uncorrected(self, instance: Instance, form: str) -> Iterator[bytes]:
         if form in (RECEIVED, instance.received_transfer_syntax_uid):
             return self._received(instance)
         if form in (STORED, instance.stored_transfer_syntax_uid):

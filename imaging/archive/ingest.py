@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import orjson
 from bson import ObjectId
 from pymongo import UpdateOne, WriteConcern
 from pymongo.database import Database
@@ -28,9 +29,12 @@ from pymongo.read_concern import ReadConcern
 
 from imaging.archive.attributes import Tables
 from imaging.archive.catalogue import INLINE_BYTES, Document, content_sha256, instance_row
+from imaging.archive.corrections import Decisions, Known
 from imaging.blobs import Blob, BlobStore, Buffer
-from imaging.coercion import SYSTEM, coerced
+from imaging.coercion import COERCED, SYSTEM, coerced
+from imaging.correction import replaced
 from imaging.dataset import InstanceSummary, Limits, Received, read
+from imaging.dicom_json import dicom_json
 from imaging.errors import AppError, Category
 from imaging.transcode import Encoded, encode
 
@@ -50,12 +54,14 @@ class Remark:
     reason     Warning Reason (0008,1196); PS3.18 table I.2-1
     original   attributes that were changed, as they were, in DICOM JSON
     changes    attributes that are to be changed before it is stored, in DICOM JSON
+    flag       name of the check that it did not pass, "" for none; the instance keeps it
     """
 
     reason: int
     text: str
     original: Mapping[str, Any] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
+    flag: str = ""
 
 
 Admit = Callable[[InstanceSummary], Sequence[Remark] | None]
@@ -140,6 +146,7 @@ class Ingest:
         )
         self._garbage = database.get_collection("garbage", write_concern=durable)
         self._studies = database.get_collection("studies", write_concern=durable)
+        self._decisions = Decisions(database)
         self._blobs = blobs
         self._codec = codec
         self._pool = pool
@@ -154,7 +161,8 @@ class Ingest:
     ) -> Iterator[Outcome]:
         """Yield one outcome for each part, in order; see `Archive.store_all`."""
         origin = {"registered_by": registered_by, "brought_by": brought_by}
-        reader = (_read(part, admit, self._limits, self._clock) for part in parts)
+        known = Known(self._decisions)
+        reader = (_told(_read(part, admit, self._limits, self._clock), known) for part in parts)
         with ThreadPoolExecutor(1, "archive-write") as writer:
             writing: Future[list[Outcome]] | None = None
             batch: list[_Ready | Outcome] = []
@@ -193,6 +201,8 @@ class Ingest:
         received = admitted.received
         encoded = encode(received, codec=self._codec, pool=self._frame_pool)
         row = instance_row(received, encoded, self._tables, **origin, stored_at=self._clock())
+        if flags := [remark.flag for remark in admitted.remarks if remark.flag]:
+            row["flags"] = flags
         blobs = [Blob(encoded.sha256, encoded.parts, encoded.size)]
         if encoded.envelope.kind == "file":
             blobs.append(Blob(received.sha256, [received.data], len(received.data)))
@@ -299,6 +309,17 @@ def _read(part: Incoming, admit: Admit, limits: Limits, clock: Callable[[], date
         return _changed(admitted, limits, clock()) if any(remark.changes for remark in said) else admitted
     except AppError as error:
         return _refused(received.summary, error)
+
+
+def _told(item: _Admitted | Refused, known: Known) -> _Admitted | Refused:
+    """Return an instance with a remark on what corrections of its study will have it be given with."""
+    if isinstance(item, Refused) or not (corrections := known.of(item.received.summary.study_uid)):
+        return item
+    summary = item.received.summary
+    model = orjson.loads(dicom_json(item.received))
+    was = replaced(model, corrections, summary.series_uid, summary.sop_uid)
+    remark = Remark(COERCED, "attributes of this study were corrected here; so are these", original=was)
+    return replace(item, remarks=(*item.remarks, remark)) if was else item
 
 
 def _changed(admitted: _Admitted, limits: Limits, now: datetime) -> _Admitted:

@@ -11,16 +11,24 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from pymongo import ReplaceOne
+from pymongo import ReplaceOne, UpdateOne
 from pymongo.database import Database
 
 from imaging.archive import attributes, keys
 from imaging.archive.attributes import Tables
-from imaging.archive.catalogue import Document
+from imaging.archive.catalogue import Document, instance_index
 from imaging.archive.contents import KIND_FIELDS, rows_of, samples
+from imaging.archive.corrections import Decisions, Known
 from imaging.blobs import BlobStore
 from imaging.conditions import Condition, conditions_from_document, merge
+from imaging.correction import Corrections, corrected, corrected_summary
 from imaging.dataset import InstanceAttributes, InstanceSummary, Patient, SeriesAttributes, StudyAttributes
+
+METADATA_FIELDS = {"metadata": 1, "study": 1, "series": 1}
+_ROW_FIELDS = KIND_FIELDS | dict.fromkeys(
+    ("common", "instance", "conditions", "class", "registered_by", "stored_at", "flags", "corrected"), 1
+)
+_INDEXED = 200  # instances whose search fields are written anew together
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,7 @@ class StudyFacts:
     """A study at one generation. Patient and study attributes are those of its first instance in reading order.
 
     registered_by   references of the subscribers that sent its instances, who came first first
+    flagged         instances that were let in with remarks, each with the names of these
     """
 
     patient: Patient
@@ -44,6 +53,7 @@ class StudyFacts:
     series: tuple[SeriesFacts, ...]
     generation: int
     registered_by: tuple[str, ...]
+    flagged: tuple[tuple[InstanceSummary, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,8 @@ class _Row:
     registered_by: str
     stored_at: datetime
     kind: Document  # the fields that make its kind
+    flags: tuple[str, ...] = ()
+    shows: str = ""  # the version of the study's corrections that its search fields show
 
 
 class Summaries:
@@ -68,7 +80,9 @@ class Summaries:
         """Refresh the study's summaries and return its facts; None (and no summaries) when no instance is left."""
         study = self._database.studies.find_one({"_id": study_uid}, {"generation": 1})
         generation = study["generation"] if study else 0
-        rows = self._rows(study_uid)
+        decisions = Decisions(self._database)
+        version, known = decisions.version(study_uid), Known(decisions)
+        rows = self._rows(study_uid, known.of(study_uid))
         if not rows:
             self._database.series.delete_many({"study": study_uid})
             self._database.studies.update_one(
@@ -79,37 +93,51 @@ class Summaries:
         for row in rows:
             by_series.setdefault(row.summary.series_uid, []).append(row)
         series = list(by_series.values())
-        self._write_series(study_uid, series)
-        self._write_study(study_uid, rows, len(series), generation)
+        self._write_instances([row for row in rows if row.shows != version], known, version)
+        self._write_series(study_uid, series, known)
+        self._write_study(study_uid, rows, len(series), generation, known)
         first = rows[0].summary
         facts = tuple(_series_facts(group, self._conditions(group)) for group in series)
         registered_by = tuple(dict.fromkeys(row.registered_by for row in sorted(rows, key=lambda row: row.stored_at)))
-        return StudyFacts(first.patient, first.study, facts, generation, registered_by)
+        flagged = tuple((row.summary, row.flags) for row in rows if row.flags)
+        return StudyFacts(first.patient, first.study, facts, generation, registered_by, flagged)
 
-    def _rows(self, study_uid: str) -> list[_Row]:
-        fields = {"common": 1, "instance": 1, "conditions": 1, "class": 1, "registered_by": 1, "stored_at": 1}
-        fields |= KIND_FIELDS
+    def _rows(self, study_uid: str, corrections: Corrections) -> list[_Row]:
         commons: dict[bytes, Document] = {}
         rows = []
-        for row in self._database.instances.find({"study": study_uid}, fields):
+        for row in self._database.instances.find({"study": study_uid}, _ROW_FIELDS):
             common = commons.get(row["common"])
             if common is None:
                 common = commons[row["common"]] = orjson.loads(row["common"])
             summary = InstanceSummary.from_document({**common, "instance": orjson.loads(row["instance"])})
+            summary = corrected_summary(summary, corrections) if corrections else summary
             conditions = row["conditions"]
             aside = b"".join(self._blobs.read(conditions["blob"])) if isinstance(conditions, dict) else conditions
             kind = {name: row.get(name) for name in ("_id", "stored_syntax", "received", "layout", "has_frames")}
-            rows.append(_Row(summary, aside, row["class"], row["registered_by"], row["stored_at"], kind))
+            told = tuple(row.get("flags", ())), row.get("corrected", "")
+            rows.append(_Row(summary, aside, row["class"], row["registered_by"], row["stored_at"], kind, *told))
         return sorted(rows, key=_order)
 
     def _conditions(self, group: Sequence[_Row]) -> tuple[Condition, ...]:
         distinct = dict.fromkeys(row.conditions for row in group)
         return merge(conditions_from_document(orjson.loads(each)) for each in distinct)
 
-    def _write_series(self, study_uid: str, series: list[list[_Row]]) -> None:
+    def _write_instances(self, rows: list[_Row], known: Known, version: str) -> None:
+        """Have rows be found by their corrected attributes."""
+        for start in range(0, len(rows), _INDEXED):
+            some = {row.summary.sop_uid: row.kind for row in rows[start : start + _INDEXED]}
+            changes = []
+            for uid, json in metadata(self._database, self._blobs, some, known):
+                kind = some[uid]
+                syntaxes = list(dict.fromkeys((kind["stored_syntax"], kind["received"]["syntax"])))
+                found = instance_index(orjson.loads(json), self._tables, syntaxes)
+                changes.append(UpdateOne({"_id": uid}, {"$set": {**found, "corrected": version}}))
+            self._database.instances.bulk_write(changes, ordered=False)
+
+    def _write_series(self, study_uid: str, series: list[list[_Row]], known: Known) -> None:
         changes = []
         for group in series:
-            told = self._metadata(group[0])
+            told = self._metadata(group[0], known)
             found = attributes.series(told, self._tables.series, instances=len(group))
             uid = group[0].summary.series_uid
             document = {
@@ -126,8 +154,8 @@ class Summaries:
         kept = [group[0].summary.series_uid for group in series]
         self._database.series.delete_many({"study": study_uid, "_id": {"$nin": kept}})
 
-    def _write_study(self, study_uid: str, rows: list[_Row], series: int, generation: int) -> None:
-        told = self._metadata(rows[0])
+    def _write_study(self, study_uid: str, rows: list[_Row], series: int, generation: int, known: Known) -> None:
+        told = self._metadata(rows[0], known)
         modalities = sorted({row.summary.series.modality for row in rows if row.summary.series.modality})
         classes = sorted({row.sop_class_uid for row in rows})
         table = self._tables.studies
@@ -139,20 +167,27 @@ class Summaries:
         change = {"$set": {"attributes": orjson.dumps(found), **searched, **told}}
         self._database.studies.update_one({"_id": study_uid}, change)
 
-    def _metadata(self, row: _Row) -> Document:
-        return orjson.loads(next(metadata(self._database, self._blobs, [row.summary.sop_uid]))[1])  # type: ignore[no-any-return]
+    def _metadata(self, row: _Row, known: Known) -> Document:
+        ((_, json),) = metadata(self._database, self._blobs, [row.summary.sop_uid], known)
+        return orjson.loads(json)  # type: ignore[no-any-return]
 
 
-def metadata(database: Database[Any], blobs: BlobStore, sop_uids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (SOP Instance UID, DICOM JSON) of each, in the order asked. Raises NOT_FOUND for one that is gone."""
-    for row in rows_of(database, list(sop_uids), {"metadata": 1}):
-        yield row["_id"], metadata_from_row(row, blobs)
+def metadata(
+    database: Database[Any], blobs: BlobStore, sop_uids: Iterable[str], known: Known | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (SOP Instance UID, DICOM JSON) of each as corrected, in the order asked. Raises NOT_FOUND for one gone."""
+    known = known or Known(Decisions(database))
+    for row in rows_of(database, list(sop_uids), METADATA_FIELDS):
+        yield row["_id"], metadata_from_row(row, blobs, known)
 
 
-def metadata_from_row(row: Mapping[str, Any], blobs: BlobStore) -> bytes:
-    """Return the DICOM JSON that a row holds, or refers to where it is large."""
+def metadata_from_row(row: Mapping[str, Any], blobs: BlobStore, known: Known) -> bytes:
+    """Return the DICOM JSON that a row holds, or refers to where it is large, as corrected."""
     value = row["metadata"]
-    return zlib.decompress(b"".join(blobs.read(value["blob"])) if isinstance(value, dict) else value)
+    told = zlib.decompress(b"".join(blobs.read(value["blob"])) if isinstance(value, dict) else value)
+    if not (corrections := known.of(row["study"])):
+        return told
+    return orjson.dumps(corrected(orjson.loads(told), corrections, row["series"], row["_id"]))
 
 
 def order(series_number: int | None, series_uid: str, instance_number: int | None, sop_uid: str) -> tuple[Any, ...]:
