@@ -11,7 +11,8 @@ from fhir_server.model.resources import RESOURCES, Interaction
 from fhir_server.rest import bundles
 from fhir_server.rest.asks import Answer, Ask
 from fhir_server.store.history import Period
-from fhir_server.store.repository import ALWAYS, Repository
+from fhir_server.store.reader import ALWAYS
+from fhir_server.store.repository import Repository
 from imaging.errors import AppError, Category
 
 KNOWN = frozenset({"_count", "_since", "_at", "_list", query.CURSOR})
