@@ -290,7 +290,8 @@ _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 -- compar
 def _default_base_url(values: Values, _: Environment) -> str:
     host = str(values["web.host"])
     shown = _EVERY_ADDRESS.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{values['web.port']}"
+    scheme = "https" if values["web.tls_certificate"] else "http"
+    return f"{scheme}://{shown}:{values['web.port']}"
 
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -322,12 +323,31 @@ SETTINGS: tuple[Setting, ...] = (
         "How long the embedded engine may take to start; recovery after a power cut takes time.",
     ),
     # --- web
-    Setting("web.host", "127.0.0.1", _host, "", "Address to listen on. Behind no proxy, keep it on the loopback."),
+    Setting("web.host", "127.0.0.1", _host, "", "Address to listen on. Without TLS, keep it on the loopback."),
     Setting("web.port", "8080", _integer(0, 65_535), "", "Port to listen on; `serve` chooses a free one for 0."),
     Setting(
-        "web.base_url", "http://HOST:PORT", _web_address, "",
-        "Address by which clients reach this server; it is written into resources. Set it behind a proxy.",
+        "web.base_url", "http://HOST:PORT, https with a certificate", _web_address, "",
+        "Address by which clients reach this server; it is written into resources. Set it to a name that clients know.",
         derive=_default_base_url,
+    ),
+    Setting(
+        "web.tls_certificate", "", _optional_path, "",
+        "PEM file of the certificate that the web server shows, with those between it and its authority; with it, the "
+        "web server speaks HTTPS alone. A new one in its place is taken within seconds. Empty: HTTP, for a proxy.",
+    ),
+    Setting(
+        "web.tls_key", "", _optional_path, "",
+        "PEM file of the key to that certificate, without a password; empty: it is in the same file.",
+    ),
+    Setting("web.tls_minimum", "1.2", _choice("1.2", "1.3"), "", "Oldest version of TLS that is spoken."),
+    Setting(
+        "web.tls_clients", "", _optional_path, "",
+        "PEM file of the authorities whose certificates clients have to show; empty: they are asked for none.",
+    ),
+    Setting(
+        "web.tls_client_certificate", "required", _choice("required", "optional"), "",
+        "With web.tls_clients, whether a client without a certificate is refused, or let in; one that is shown has to "
+        "be good. It opens nothing by itself: a token is needed as well.",
     ),
     Setting(
         "web.workers", "one per processor, 2 to 4", _integer(1, 256), "processes",
@@ -798,3 +818,10 @@ def _check_together(values: Values) -> None:
         )
     if not values["mongodb.database"] or set(values["mongodb.database"]) & set('/\\. "$*<>:|?'):
         raise AppError(Category.INVALID, "mongodb.database is not a database name", where="settings")
+    for door in ("web", "dimse"):
+        if not values[f"{door}.tls_certificate"] and (values[f"{door}.tls_key"] or values[f"{door}.tls_clients"]):
+            message = "a key and clients' authorities are for TLS, which needs a certificate"
+            raise AppError(Category.INVALID, message, where=f"{door}.tls_certificate")
+    if values["web.tls_certificate"] and values["web.base_url"].startswith("http:"):
+        message = "the web server speaks HTTPS by web.tls_certificate: its address begins with https://"
+        raise AppError(Category.INVALID, message, where="web.base_url")

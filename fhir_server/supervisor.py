@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _READY_S = 120.0
+_ASK_S = 2.0
 _GRACE_S = 5.0  # beyond what a child was told it may take to stop
 
 
@@ -210,7 +212,7 @@ def serve(config: Config, listener: socket.socket, announce: Callable[[str], Non
     _stop_on_signals(supervisor.stopping)
     supervisor.start()
     try:
-        if _wait_until_ready(supervisor, listener):
+        if _wait_until_ready(supervisor, config, listener):
             announce(ready_message(config))
             log.info("ready", extra={"address": config["web.base_url"]})
             supervisor.watch()
@@ -239,11 +241,11 @@ def ready_message(config: Config) -> str:
     )
 
 
-def _wait_until_ready(supervisor: Supervisor, listener: socket.socket) -> bool:
+def _wait_until_ready(supervisor: Supervisor, config: Config, listener: socket.socket) -> bool:
     """Wait until the web server says it is ready; False when told to stop meanwhile. Raises FAULT after two minutes."""
     deadline = time.monotonic() + _READY_S
     while not supervisor.stopping.is_set():
-        if is_ready(listener):
+        if is_ready(config, listener.getsockname()[:2]):
             return True
         if time.monotonic() > deadline:
             message = f"the web server is not ready after {_READY_S:g} s; its log lines say why"
@@ -253,18 +255,35 @@ def _wait_until_ready(supervisor: Supervisor, listener: socket.socket) -> bool:
     return False
 
 
-def is_ready(listener: socket.socket) -> bool:
-    """Ask `/health/ready` through the listening socket's own address."""
-    host, port = listener.getsockname()[:2]
+def is_ready(config: Config, address: tuple[str, int]) -> bool:
+    """Ask `/health/ready` of the web server that listens on this address of this machine.
+
+    Where clients have to show a certificate, which nobody here has, it is asked for one: that has to do.
+    """
+    host, port = address
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared, not bound
-    connection = http.client.HTTPConnection(reachable, port, timeout=2)
+    connection = (
+        http.client.HTTPSConnection(reachable, port, timeout=_ASK_S, context=_unverified())
+        if config["web.tls_certificate"]
+        else http.client.HTTPConnection(reachable, port, timeout=_ASK_S)
+    )
     try:
         connection.request("GET", "/health/ready")
         return connection.getresponse().status == http.HTTPStatus.OK
+    except ssl.SSLError as error:
+        return bool(config["web.tls_clients"]) and not isinstance(error, ssl.SSLEOFError)
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
+
+
+def _unverified() -> ssl.SSLContext:
+    """Return a context for asking ourselves: our certificate names us as others know us. Nothing secret is said."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _stop_on_signals(stopping: threading.Event) -> None:

@@ -119,18 +119,23 @@ def serve(config: Config) -> None:
     """Run everything on this machine: engine, web server, maintenance worker.
 
     Without MONGODB_URI a MongoDB of its own is started in the data directory. Ctrl-C or SIGTERM stops in order. It
-    serves HTTP; put a proxy with TLS before it where others than this machine reach it.
+    serves HTTP, and HTTPS with the setting web.tls_certificate; give it a certificate, or put a proxy with TLS before
+    it, where others than this machine reach it.
 
     \b
     Examples:
       fhir-imaging serve
       fhir-imaging serve --port 9000 --data-dir ~/images
       fhir-imaging serve --set archive.codec=j2k --set engine.cache_gb=4
+      fhir-imaging serve --host :: --port 443 --set web.base_url=https://images.example.org \\
+        --set web.tls_certificate=/etc/fhir-imaging/certificate.pem --set web.tls_key=/etc/fhir-imaging/key.pem
     """
     from fhir_server import supervisor
+    from fhir_server.web.tls import tls
 
     _configure_logs(config, "serve")
     _warn_of_unknown_variables()
+    tls(config)  # raises for certificates that cannot be used, before anything is started
     with _listener(config) as listener:
         port = listener.getsockname()[1]
         supervisor.serve(config.with_port(port), listener, functools.partial(click.echo))
@@ -203,6 +208,25 @@ def worker(config: Config) -> None:
 
 for _command in (orders.algorithms, orders.order, orders.tasks, collect.collect, collect.sources):
     cli.add_command(_command)
+
+
+@cli.command()
+@configured()
+def ready(config: Config) -> None:
+    """Ask the web server of this machine whether it can work: exit code 0 if so, 1 if not.
+
+    It is asked on the loopback, or on the address that it listens on, by HTTPS where it has a certificate. For health
+    checks of containers and services.
+
+    \b
+    Example:
+      fhir-imaging ready
+    """
+    from fhir_server.supervisor import is_ready
+
+    if not is_ready(config, (config["web.host"], config["web.port"])):
+        raise AppError(Category.BUSY, "the web server is not ready", where=f"{config['web.host']}:{config['web.port']}")
+    click.echo("ready")
 
 
 @cli.command("config")

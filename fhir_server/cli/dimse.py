@@ -11,10 +11,10 @@ import click
 from fhir_server import logs
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
-from imaging.errors import AppError, Category
+from imaging.errors import AppError
 
 if TYPE_CHECKING:
-    from imaging.dimse.tls import Identity
+    from imaging.tls import Identity
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +70,10 @@ def dimse(config: Config) -> None:
 
 
 def _identity(config: Config) -> "Identity | None":
-    """Return what the listener shows and whom it believes, None for no TLS. Raises INVALID for half of it."""
-    from imaging.dimse.tls import Identity
+    """Return what the listener shows and whom it believes, None for no TLS."""
+    from imaging.tls import Identity
 
     certificate, key, clients = (config[f"dimse.{name}"] for name in ("tls_certificate", "tls_key", "tls_clients"))
-    if certificate is None and (key or clients):
-        message = "a key and clients' authorities are for TLS, which needs a certificate"
-        raise AppError(Category.INVALID, message, where="dimse.tls_certificate")
     return Identity(certificate, key, clients) if certificate else None
 
 

@@ -31,7 +31,7 @@ from fhir_server.rest.statuses import TooOften, status_of
 from fhir_server.store.failures import unavailable
 from fhir_server.web.formats import shown
 from fhir_server.web.pace import TooSlow
-from fhir_server.web.sockets import HANDED_OVER
+from fhir_server.web.sockets import HANDED_OVER, HandedOver
 from imaging.errors import AppError, Category
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class RequestLog:
             answer = self._inner(environ, start)
         if environ.get(HANDED_OVER):
             finish()
-            raise StopIteration  # by which gunicorn's worker knows that there is nothing more to do
+            raise HandedOver
         return ClosingIterator(_pieces(environ, answer, sent), [*_closers(answer), finish])
 
 

@@ -34,6 +34,13 @@ class PacedSocket(socket.socket):
         paced.patience_s = patience_s
         return paced
 
+    @classmethod
+    def gone(cls) -> "PacedSocket":
+        """Return one that is connected to nobody, and closed."""
+        ours = cls()
+        ours.close()
+        return ours
+
     def setblocking(self, flag: bool) -> None:
         """Wait for the client up to `patience_s`, or not at all. Without effect on a closed socket."""
         if self.fileno() >= 0:

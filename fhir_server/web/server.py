@@ -15,6 +15,7 @@ from gunicorn.glogging import Logger as GunicornLogger
 
 from fhir_server import logs
 from fhir_server.config import Config
+from fhir_server.web.tls import tls
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- for the heartbeat, which must not wait for a disk
 _HEADER_BYTES = 16_380  # a signed token is longer than the default allows
@@ -36,13 +37,15 @@ class Logger(GunicornLogger):  # type: ignore[misc] # gunicorn is untyped
 class WebServer(BaseApplication):  # type: ignore[misc] # gunicorn is untyped
     """gunicorn for one configuration. `run` returns never: it exits the process when it was told to stop.
 
-    `make_app` is called in each worker process after the fork; `fd` is a listening socket that was inherited.
+    `make_app` is called in each worker process after the fork; `fd` is a listening socket that was inherited. Raises
+    INVALID for certificates that cannot be used.
     """
 
     def __init__(self, config: Config, make_app: Callable[[Config], Any], *, fd: int | None = None) -> None:
         self._config = config
         self._make_app = make_app
         self.patience_s: float = config["web.client_timeout_s"]
+        self.tls = tls(config)
         self._bind = f"fd://{fd}" if fd is not None else _address(config["web.host"], config["web.port"])
         super().__init__()
 
@@ -79,6 +82,8 @@ def gunicorn_settings(config: Config, bind: str) -> dict[str, Any]:
         "forwarded_allow_ips": config["web.trusted_proxies"],
         "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
         "preload_app": False,
+        # It says to gunicorn that requests come by https; our worker makes the handshakes.
+        "certfile": str(config["web.tls_certificate"]) if config["web.tls_certificate"] else None,
         "accesslog": None,
         "logger_class": Logger,
         # It opens a Unix socket that nobody here uses.

@@ -40,6 +40,10 @@ _wire = logging.getLogger("websockets.server")
 _wire.setLevel(logging.WARNING)
 
 
+class HandedOver(StopIteration):
+    """The connection is not the web server's any more; to gunicorn it means that there is nothing more to do."""
+
+
 class Line(Protocol):
     """What a conversation may do with its connection."""
 
@@ -92,8 +96,8 @@ class Sockets:
         Raises INVALID for a request that is no WebSocket handshake, BUSY when there is no room.
         """
         reply = handshake(environ)
-        plain = environ.get("gunicorn.socket")
-        if not isinstance(plain, socket.socket):
+        connection = environ.get("gunicorn.socket")
+        if not isinstance(connection, socket.socket):
             raise AppError(Category.UNSUPPORTED, "this web server hands over no connections", where="Upgrade")
         with self._lock:
             if self._closing or self._count >= self._most:
@@ -104,7 +108,6 @@ class Sockets:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="sockets", daemon=True)
                 self._thread.start()
-        connection = socket.socket(plain.family, plain.type, plain.proto, fileno=plain.detach())
         environ[HANDED_OVER] = True
         self._coming.put(_Line(connection, reply, begin))
         self._bell.ring()
@@ -157,6 +160,7 @@ class Sockets:
             self._lines.add(line)
             selector.register(line.connection, selectors.EVENT_READ, line)
             line.safely(line.open)
+            line.safely(line.exchange)  # over TLS something may have been read before, and no selector tells
 
     def _tell(self) -> None:
         subjects = list(dict.fromkeys(_drained(self._news)))

@@ -11,19 +11,22 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from gunicorn.http import get_parser
 from gunicorn.http.errors import ParseException
 from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
 from fhir_server.model import json
 from fhir_server.model.outcome import Issue, outcome
+from fhir_server.web.arrivals import Arrivals, is_decrypted
 from fhir_server.web.pace import PacedSocket
-from fhir_server.web.sockets import Sockets
+from fhir_server.web.sockets import HandedOver, Sockets
 
 log = logging.getLogger(__name__)
 
 STEP_ASIDE_S = 0.001  # much longer than an idle process takes to accept
 MOST_STEPS = 4
+STOPPING_S = 2.0  # after the order to stop, for clients that connected to ask
 SOCKETS_S = 3.0  # for clients of sockets to answer that these are closed
 
 
@@ -37,6 +40,9 @@ class Refusal(NamedTuple):
 
 TOO_SLOW = Refusal(HTTPStatus.REQUEST_TIMEOUT, "timeout", "the request did not come in time")
 UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "invalid", "the request is not well-formed HTTP/1.1")
+NOT_TLS = Refusal(
+    HTTPStatus.BAD_REQUEST, "not-supported", "this port speaks TLS: the address has to begin with https://"
+)
 FAULT = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "exception", "the server could not do this")
 # gunicorn's error -> answer; any other error of reading is UNREADABLE, any other at all FAULT
 REFUSALS = {
@@ -61,21 +67,49 @@ REFUSALS = {
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn is untyped
     """The worker of the web server."""
 
+    arrivals: Arrivals
+
     def accept(self, listener: Any) -> None:
         """Accept a connection after a moment for each request at work here: a process with less to do comes first.
 
         Without it, of four long uploads three are often taken by one of two processes, and share its interpreter.
         """
-        busy = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
+        busy = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns) - len(self.arrivals)
         if busy > 0:
             time.sleep(STEP_ASIDE_S * min(busy, MOST_STEPS))
         super().accept(listener)
 
     def enqueue_req(self, conn: Any) -> None:
-        """Have a thread serve a connection, which is given up when its client is too slow."""
-        if not isinstance(conn.sock, PacedSocket):
-            conn.sock = PacedSocket.adopt(conn.sock, self.app.patience_s)
-        super().enqueue_req(conn)
+        """Have a thread serve a connection on which something was asked; wait for that on a new one."""
+        if isinstance(conn.sock, PacedSocket):
+            super().enqueue_req(conn)
+        else:
+            self.arrivals.add(conn)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Keep the connection or close it; go on at once where the next request has been decrypted already."""
+        super().finish_request(conn, fs)
+        if self.keepalived_conns and self.keepalived_conns[-1] is conn and is_decrypted(conn.sock):
+            self.on_client_socket_readable(conn, conn.sock)
+
+    def murder_pending(self) -> None:
+        """Let connections go that asked for nothing in time."""
+        super().murder_pending()
+        self.arrivals.expire(within_s=None if self.alive else STOPPING_S)
+
+    def notify(self) -> None:
+        """Show that this process lives; now and then it looks whether there is a new certificate."""
+        super().notify()
+        if self.app.tls is not None:
+            self.app.tls.refresh()
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Answer a request; a connection that was handed over meanwhile is not this server's any more."""
+        try:
+            return super().handle_request(req, conn)
+        except HandedOver:
+            conn.sock = PacedSocket.gone()
+            raise
 
     def handle(self, conn: Any) -> Any:
         """Serve a request; whether the connection stays open. One that does not is closed here.
@@ -94,8 +128,26 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn is untyped
 
     def run(self) -> None:
         """Serve until told to stop, and then close what was handed over."""
+        self.arrivals = Arrivals(
+            self.poller,
+            self.app.tls,
+            patience_s=self.app.patience_s,
+            refusal=lambda: answer(NOT_TLS, str(uuid.uuid4())),
+            ready=self._asked,
+            gone=self._gone,
+        )
         super().run()
         self._sockets(lambda sockets: sockets.close(SOCKETS_S))
+
+    def _asked(self, conn: Any) -> None:
+        conn.data_ready = True
+        if conn.parser is None:  # or gunicorn would make a handshake of its own
+            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+        super().enqueue_req(conn)
+
+    def _gone(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
 
     def _sockets(self, act: Callable[[Sockets], None]) -> None:
         found = getattr(self.wsgi, "extensions", {}).get("sockets")

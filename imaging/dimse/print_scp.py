@@ -25,9 +25,10 @@ from imaging.dimse import MOST_PDU, answer_at_once, bound
 from imaging.dimse import print_terms as terms
 from imaging.dimse.exchange import Exchange
 from imaging.dimse.print_session import Film, PrintSession, Services, job_attributes, printer_attributes
-from imaging.dimse.tls import Identity, listening
+from imaging.dimse.tls import listening
 from imaging.errors import AppError, Category
 from imaging.printer import Outcome, Progress, State, Status
+from imaging.tls import Identity
 
 MOST_MESSAGE = 300 << 20  # bytes: an image of 14 x 17 inch at 600 dpi and 16 bits has 172 million
 VERIFICATION = "1.2.840.10008.1.1"

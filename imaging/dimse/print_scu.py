@@ -23,8 +23,9 @@ from pynetdicom.presentation import PresentationContext
 from imaging.dimse import MOST_PDU, answer_at_once, bound
 from imaging.dimse import print_terms as terms
 from imaging.dimse.exchange import Exchange
-from imaging.dimse.tls import Identity, calling
+from imaging.dimse.tls import calling
 from imaging.errors import AppError, Category
+from imaging.tls import Identity
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,26 +6,10 @@ a handshake takes as long as a peer likes: here it keeps nobody else waiting. So
 
 import socket
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from imaging.errors import AppError, Category
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who we are and whom we believe; PEM files.
-
-    certificate   ours, with those between it and its authority; None shows none
-    key           of it, None where it is in the same file
-    authorities   that sign peers' certificates; None stands for those of the system as a client, and as a listener for
-                  asking nobody for a certificate
-    """
-
-    certificate: Path | None = None
-    key: Path | None = None
-    authorities: Path | None = None
+from imaging.tls import Identity, load
 
 
 def listening(identity: Identity, *, patience_s: float) -> ssl.SSLContext:
@@ -39,7 +23,7 @@ def listening(identity: Identity, *, patience_s: float) -> ssl.SSLContext:
         raise AppError(Category.INVALID, "a listener over TLS needs a certificate", where="tls_certificate")
     context = _Patient(ssl.PROTOCOL_TLS_SERVER)
     context.patience_s = patience_s
-    _load(context, identity)
+    load(context, identity)
     if identity.authorities is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -51,7 +35,7 @@ def calling(identity: Identity) -> "Calling":
     context.sslsocket_class = _Telling
     if identity.authorities is None:
         context.load_default_certs()
-    _load(context, identity)
+    load(context, identity)
     return context
 
 
@@ -89,29 +73,3 @@ class _Patient(ssl.SSLContext):
     def wrap_socket(self, sock: socket.socket, *given: Any, **named: Any) -> ssl.SSLSocket:
         sock.settimeout(self.patience_s)
         return super().wrap_socket(sock, *given, **{**named, "do_handshake_on_connect": False})
-
-
-def _load(context: ssl.SSLContext, identity: Identity) -> None:
-    if identity.certificate is not None:
-        _readable(identity.certificate, "tls_certificate")
-        if identity.key is not None:
-            _readable(identity.key, "tls_key")
-        try:
-            # Never a prompt: a key with a password is refused.
-            context.load_cert_chain(identity.certificate, identity.key, password="")
-        except (OSError, ValueError) as error:
-            message = "the certificate and its key, without a password, do not fit together or are no PEM"
-            raise AppError(Category.INVALID, message, where="tls_certificate") from error
-    if identity.authorities is not None:
-        _readable(identity.authorities, "ca_file")
-        try:
-            context.load_verify_locations(identity.authorities)
-        except OSError as error:
-            raise AppError(Category.INVALID, "no certificates in PEM are in the file", where="ca_file") from error
-
-
-def _readable(path: Path, where: str) -> None:
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise AppError(Category.INVALID, f"the file cannot be read: {error.strerror}", where=where) from error

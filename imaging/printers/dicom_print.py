@@ -13,7 +13,6 @@ from imaging.dimse import print_terms as terms
 from imaging.dimse.print_job import MOST_PAGES, By, Layout, Manner, Scale, Sending, Ticket, follow, status_of
 from imaging.dimse.print_requests import Lut
 from imaging.dimse.print_scu import Peer, associate
-from imaging.dimse.tls import Identity
 from imaging.errors import AppError, Category
 from imaging.film.layout import FILM_SIZES, INCH, Medium
 from imaging.parameters import Says
@@ -32,6 +31,7 @@ from imaging.printer import (
 )
 from imaging.printer_reasons import meaning
 from imaging.printers import printers
+from imaging.tls import Identity
 
 _MATRIX = re.compile(r"(\w+) (\d{2,5})x(\d{2,5})")
 

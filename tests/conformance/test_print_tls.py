@@ -13,11 +13,11 @@ import trustme
 
 from imaging.dimse.print_pixels import p_values
 from imaging.dimse.print_scp import Backing, PrintScp
-from imaging.dimse.tls import Identity
 from imaging.errors import AppError, Category
 from imaging.film import Medium, Picture, Sheets, pages
 from imaging.printer import Job, Outcome, Printer, Progress, State
 from imaging.printers import printers
+from imaging.tls import Identity
 from tests.conformance.test_print_scp import TITLE, Desk
 from tests.support.certificates import identity
 from tests.support.film_modality import HAS_DCMTK, NEEDS_DCMTK, DcmtkModality

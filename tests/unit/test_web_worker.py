@@ -49,6 +49,7 @@ def test_a_process_steps_aside_for_one_with_less_to_do(monkeypatch, connections,
     monkeypatch.setattr(web_worker.ThreadWorker, "accept", lambda _, listener: accepted.append(listener))
     worker = Worker.__new__(Worker)
     worker.nr_conns, worker.keepalived_conns, worker.pending_conns = connections, [None] * resting, []
+    worker.arrivals = []
 
     worker.accept("listener")
 
