@@ -30,7 +30,7 @@ from fhir_server.store.signing_keys import SigningKeys
 from fhir_server.store.tickets import Tickets
 
 # As what a person looks for a patient before any app has a token.
-_TO_PICK = Scopes.parse("user/Patient.rs")
+_TO_PICK = Scopes.parse("user/Patient.rs user/Encounter.rs user/ImagingStudy.rs")
 _A_MOMENT = timedelta(minutes=1)
 
 

@@ -37,7 +37,8 @@ LONGEST_SECRET = 512  # characters of a code or a refresh token
 _VERIFIER = re.compile(r"[A-Za-z0-9\-._~]{43,128}")  # RFC 7636 4.1
 _CHALLENGE = re.compile(r"[A-Za-z0-9\-_]{43}")  # of SHA-256, RFC 7636 4.2
 ONLINE, OFFLINE = "online_access", "offline_access"
-_OF_LAUNCH_FROM_HERE = ("launch", "launch/encounter")  # what only a launch from here can tell
+# What people say for an app that they start themselves; all else under `launch` only a launch from here can tell.
+SAID = ("launch/patient", "launch/encounter", "launch/imagingstudy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class Authorization:
     def offered(self, app: App, asked: str, launch: Launch | None) -> Scopes:
         """Return what of the asked scopes an app may be given for a person who agrees. Raises INVALID for nothing."""
         scopes = Scopes.parse(asked) & Scopes.parse(app.scope)
-        others = [each for each in scopes.others if launch or each.partition("?")[0] not in _OF_LAUNCH_FROM_HERE]
+        others = [each for each in scopes.others if launch or not each.startswith("launch") or named(each) in SAID]
         resources = tuple(each for each in scopes.resources if each.context is not Context.SYSTEM)
         if not resources and not others:
             raise AppError(Category.INVALID, "nothing of what is asked can be granted to this app", where="scope")
@@ -166,7 +167,8 @@ class Authorization:
 
     def needs_patient(self, scopes: Scopes) -> bool:
         """Say whether somebody has to say which patient this is about."""
-        return scopes.has("launch/patient") or any(each.context is Context.PATIENT for each in scopes.resources)
+        is_said = any(named(each) in SAID for each in scopes.others)
+        return is_said or any(each.context is Context.PATIENT for each in scopes.resources)
 
     # --- codes
 
@@ -349,6 +351,11 @@ class Authorization:
     def subject_of(self, login: str) -> str:
         """Return the name by which apps know a person: always the same, and nothing that says who it is."""
         return hmac.new(self._subject_key, login.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def named(scope: str) -> str:
+    """Return a scope that is not about resources without the role behind its `?`."""
+    return scope.partition("?")[0]
 
 
 def challenge_of(verifier: str) -> str:

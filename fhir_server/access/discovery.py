@@ -14,12 +14,14 @@ CAPABILITIES = (
     "client-public", "client-confidential-symmetric", "client-confidential-asymmetric",
     "sso-openid-connect",
     "context-banner", "context-ehr-patient", "context-ehr-encounter", "context-standalone-patient",
+    "context-standalone-encounter",
     "permission-offline", "permission-online", "permission-patient", "permission-user",
     "permission-v1", "permission-v2",
     "smart-imaging-access", f"{SMART_IMAGING}/app-launch", f"{SMART_IMAGING}/backend-services",
 )  # fmt: skip
 SCOPES = (
-    "openid", "fhirUser", "profile", "launch", "launch/patient", "launch/encounter", "offline_access", "online_access",
+    "openid", "fhirUser", "profile", "launch", "launch/patient", "launch/encounter", "launch/imagingstudy",
+    "offline_access", "online_access",
     "patient/*.rs", "patient/ImagingStudy.rs", "patient/*.cruds", "user/*.rs", "user/ImagingStudy.rs", "user/*.cruds",
     "system/*.rs", "system/ImagingStudy.rs", "system/*.cruds",
 )  # fmt: skip

@@ -45,6 +45,7 @@ OTHERS = {
     "launch": "Know what you were looking at when you started it",
     "launch/patient": "Know which patient this is about",
     "launch/encounter": "Know which visit this is about",
+    "launch/imagingstudy": "Know which images this is about",
 }
 
 

@@ -5,10 +5,10 @@ to the app where its address can be trusted, and are shown to the person otherwi
 server (`iss`), so that an app which talks to several is not led astray.   Source: RFC 6749 4.1, RFC 9207; SMART 2.2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from authlib.common.urls import add_params_to_uri
@@ -17,37 +17,67 @@ from authlib.oauth2.rfc6749.errors import AccessDeniedError, InvalidScopeError, 
 from flask import Blueprint, Response, redirect, request, session, url_for
 from werkzeug.datastructures import MultiDict
 
-from fhir_server.access.authorization import Authorization, Launch, chosen
+from fhir_server.access.apps import App
+from fhir_server.access.authorization import Authorization, Launch, chosen, named
+from fhir_server.access.grants import ContextItem
 from fhir_server.access.people import Person
 from fhir_server.access.scopes import Scopes
 from fhir_server.access.wording import Line, explained
+from fhir_server.rest.launch_contexts import MOST_SHOWN
 from fhir_server.web import signing_in
 from fhir_server.web.oauth import ascii_words, error_address
 from imaging.errors import AppError, Category
 
+Contexts = Callable[[Person, str, str], list[dict[str, str]]]  # (who looks, type, "Patient/...") -> id, name of each
 Patients = Callable[[Person, str], list[dict[str, str]]]  # (who looks, words) -> id, name, birth date of each
 LONGEST_REQUEST = 12_000  # characters of all parameters
-_PICKED = "picked"  # in the session: which patient was picked for which request
+_PICKED = "picked"  # in the session: which patient was picked for which request, and what else
 
 
-def blueprint(authorization: Authorization, server: AuthorizationServer, patients: Patients) -> Blueprint:
+class Choice(NamedTuple):
+    """What a person may say of an app that was not launched from here, once the patient is known.
+
+    name   of the scope; `kind` is the type of resource that is picked
+    """
+
+    name: str
+    kind: str
+    question: str
+    what: str
+    legend: str
+
+
+CHOICES = (
+    Choice("launch/encounter", "Encounter", "Which visit?", "visit", "Visits"),
+    Choice("launch/imagingstudy", "ImagingStudy", "Which images?", "examination", "Examinations"),
+)
+
+
+def blueprint(
+    authorization: Authorization, server: AuthorizationServer, patients: Patients, contexts: Contexts
+) -> Blueprint:
     """Return the pages.
 
     patients   finds patients whom a person may see
+    contexts   finds visits or studies of a patient that a person may see
     """
-    pages = _Pages(authorization, server, patients)
+    pages = _Pages(authorization, server, patients, contexts)
     routes = Blueprint("authorize", __name__, url_prefix="/auth")
     routes.add_url_rule("/authorize", "authorize", pages.authorize, methods=["GET", "POST"])
     routes.add_url_rule("/patient", "patient", pages.patient, methods=["POST"])
+    routes.add_url_rule("/context", "context", pages.context, methods=["POST"])
     routes.add_url_rule("/decision", "decision", pages.decision, methods=["POST"])
     return routes
 
 
 class _Pages:
-    def __init__(self, authorization: Authorization, server: AuthorizationServer, patients: Patients) -> None:
+    def __init__(
+        self, authorization: Authorization, server: AuthorizationServer, patients: Patients, contexts: Contexts
+    ) -> None:
         self._authorization = authorization
         self._server = server
         self._patients = patients
+        self._contexts = contexts
 
     def authorize(self) -> Response:
         """Take a request of an app, and show what is missing for an answer."""
@@ -63,6 +93,11 @@ class _Pages:
         """Take the patient that somebody picked."""
         signing_in.check_form()
         return self._tried(self._pick)
+
+    def context(self) -> Response:
+        """Take the visit or the study that somebody picked, or that it is none."""
+        signing_in.check_form()
+        return self._tried(self._pick_context)
 
     def decision(self) -> Response:
         """Take yes or no, and send the browser back to the app."""
@@ -91,19 +126,58 @@ class _Pages:
             return signing_in.page("patient.html", app=grant.request.client.app, rows=rows, words=words, asked=_asked())
         if "none" in prompt:
             raise _redirected(OAuth2Error("somebody has to agree", error="consent_required"), grant)
+        if choice := self._unsaid(grant, scopes):
+            return self._ask(choice, grant.request.client.app, found.person, launch.patient)
         return self._consent(grant, scopes, launch, found.person)
 
     def _consent(self, grant: Any, scopes: Scopes, launch: Launch, person: Person) -> Response:
-        shown = next((each["name"] for each in self._patients(person, launch.patient)), "") if launch.patient else ""
+        said = _said(grant)
         lines: list[Line] = explained(scopes)
         return signing_in.page(
             "consent.html",
             forms_lead_to=signing_in.source_of_redirect(grant.redirect_uri),
             app=grant.request.client.app,
             lines=lines,
-            patient=shown,
+            patient=self._name(person, launch.patient),
+            said=[said[each.name]["name"] for each in CHOICES if said.get(each.name, {}).get("name")],
             asked=_asked(),
         )
+
+    def _unsaid(self, grant: Any, scopes: Scopes) -> Choice | None:
+        """Return what the person has to be asked next, None for nothing. A launch from here says all that it says."""
+        if grant.request.payload.data.get("launch"):
+            return None
+        said = _said(grant)
+        wanted = {named(each) for each in scopes.others}
+        return next((each for each in CHOICES if each.name in wanted and each.name not in said), None)
+
+    def _ask(self, choice: Choice, app: App, person: Person, patient: str) -> Response:
+        rows = self._contexts(person, choice.kind, patient)
+        shown = self._name(person, patient)
+        return signing_in.page(
+            "context.html", app=app, choice=choice, rows=rows, patient=shown, most=MOST_SHOWN, asked=_asked()
+        )
+
+    def _name(self, person: Person, patient: str) -> str:
+        return next((each["name"] for each in self._patients(person, patient)), "") if patient else ""
+
+    def _pick_context(self, grant: Any) -> Response:
+        found = signing_in.user()
+        choice = next((each for each in CHOICES if each.name == request.form.get("choice")), None)
+        if found is None or choice is None:
+            raise AppError(Category.INVALID, "pick one of those that are shown", where="choice")
+        launch, _ = self._launch(grant, found.person)
+        picked = request.form.get("picked", "")
+        if picked:
+            rows = self._contexts(found.person, choice.kind, launch.patient) if launch.patient else []
+            row = next((each for each in rows if each["id"] == picked), None)
+            if row is None:
+                raise AppError(Category.INVALID, "pick one of those that are shown", where="picked")
+            said = {"reference": f"{choice.kind}/{picked}", "name": row["name"]}
+        else:
+            said = {"reference": "", "name": ""}
+        session[_PICKED] = {"state": _state(grant), "patient": launch.patient, **_said(grant), choice.name: said}
+        return redirect(_address(request.args), HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
 
     def _pick(self, grant: Any) -> Response:
         found = signing_in.user()
@@ -126,6 +200,7 @@ class _Pages:
             raise _redirected(AccessDeniedError("the person agreed to nothing"), grant)
         if self._authorization.needs_patient(scopes) and not launch.patient:
             return redirect(_address(request.args), HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
+        launch = _agreed(launch, scopes)
         data = grant.request.payload.data
         code = self._authorization.code(
             grant.request.client.app,
@@ -159,11 +234,32 @@ class _Pages:
         if person.role == "patient":
             if known.patient not in ("", person.fhir_user):
                 raise _redirected(AccessDeniedError("the launch is about another patient"), grant)
-            return replace(known, patient=person.fhir_user), scopes
-        picked = session.get(_PICKED, {})
-        if not known.patient and picked.get("state") == _state(grant):
+            known = replace(known, patient=person.fhir_user)
+        elif not known.patient and (picked := _picked(grant)):
             known = replace(known, patient=picked["patient"])
-        return known, scopes
+        return (known, scopes) if launch else _as_said(known, scopes, _said(grant))
+
+
+def _as_said(launch: Launch, scopes: Scopes, said: Mapping[str, dict[str, str]]) -> tuple[Launch, Scopes]:
+    """Return a launch with what the person said, and the scopes without what it did not want to say."""
+    references = {name: each["reference"] for name, each in said.items()}
+    unsaid = {name for name, reference in references.items() if not reference}
+    others = tuple(each for each in scopes.others if named(each) not in unsaid)
+    context = []
+    if study := references.get("launch/imagingstudy"):
+        roles = [each.partition("?role=")[2] for each in others if named(each) == "launch/imagingstudy"]
+        context = [ContextItem(reference=study, type="ImagingStudy", role=role) for role in roles]
+    encounter = references.get("launch/encounter", "")
+    return replace(launch, encounter=encounter, context=tuple(context)), replace(scopes, others=others)
+
+
+def _agreed(launch: Launch, scopes: Scopes) -> Launch:
+    """Return a launch without what the person unticked of what it had said."""
+    kept = {named(each) for each in scopes.others}
+    if "launch" in kept:
+        return launch
+    encounter = launch.encounter if "launch/encounter" in kept else ""
+    return replace(launch, encounter=encounter, context=launch.context if "launch/imagingstudy" in kept else ())
 
 
 class _InvalidLaunch(OAuth2Error):  # type: ignore[misc]
@@ -173,6 +269,18 @@ class _InvalidLaunch(OAuth2Error):  # type: ignore[misc]
 def _state(grant: Any) -> str:
     data = grant.request.payload.data
     return f"{data['client_id']} {data['code_challenge']}"
+
+
+def _picked(grant: Any) -> dict[str, Any]:
+    """Return what was picked in this browser for the request at hand."""
+    picked: dict[str, Any] = session.get(_PICKED, {})
+    return picked if picked.get("state") == _state(grant) else {}
+
+
+def _said(grant: Any) -> dict[str, dict[str, str]]:
+    """Return by scope what a person said of an app, an empty reference where it was none."""
+    picked = _picked(grant)
+    return {each.name: picked[each.name] for each in CHOICES if each.name in picked}
 
 
 def _asked() -> str:

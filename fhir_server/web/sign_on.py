@@ -8,7 +8,7 @@ from flask import Blueprint, Flask, Response, request, send_file
 
 from fhir_server.access.people import People, Person
 from fhir_server.access.principals import Principal
-from fhir_server.rest import patients
+from fhir_server.rest import launch_contexts, patients
 from fhir_server.rest.statuses import TooOften
 from fhir_server.sign_on import SignOn
 from fhir_server.store.rates import Rates
@@ -47,6 +47,9 @@ def install(app: Flask, server: Backing) -> None:
     def seen(person: Person, words: str) -> list[dict[str, str]]:
         return patients.find(server.repository_for(found.principal_of(person)), words)
 
+    def contexts(person: Person, resource_type: str, patient: str) -> list[dict[str, str]]:
+        return launch_contexts.find(server.repository_for(found.principal_of(person)), resource_type, patient)
+
     def reads(principal: Principal, reference: str) -> None:
         kind, _, identifier = reference.partition("/")
         repository: Repository = server.repository_for(principal)
@@ -64,7 +67,7 @@ def install(app: Flask, server: Backing) -> None:
     app.register_blueprint(_pages())
     for each in people.blueprints(found, seen, server.audit):
         app.register_blueprint(each)
-    app.register_blueprint(authorize.blueprint(found.authorization, oauth_server, seen))
+    app.register_blueprint(authorize.blueprint(found.authorization, oauth_server, seen, contexts))
     app.register_blueprint(
         smart.blueprint(found.authorization, oauth_server, reads=reads, is_registration_open=is_open)
     )

@@ -141,6 +141,119 @@ class TestStandaloneLaunch:
         assert "Sign in" in page.text
 
 
+ALL_SAID = "launch/patient launch/encounter launch/imagingstudy patient/*.rs"
+
+
+@pytest.fixture(scope="module")
+def picking(doors: Doors) -> TestApp:
+    return registered(doors, "radiology", ALL_SAID)
+
+
+@pytest.fixture(scope="module")
+def visit(ehr: Caller, patient: str) -> str:
+    kind = {"code": "AMB", "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode"}
+    made = {"resourceType": "Encounter", "status": "finished", "class": kind,
+            "subject": {"reference": f"Patient/{patient}"}, "period": {"start": "2026-03-04T09:00:00Z"},
+            "reasonCode": [{"text": "Cough <since> May"}]}  # fmt: skip
+    return str(ehr.post("/fhir/Encounter", made).json["id"])
+
+
+@pytest.fixture(scope="module")
+def study(ehr: Caller, patient: str) -> str:
+    made = {"resourceType": "ImagingStudy", "status": "available", "started": "2026-03-04",
+            "identifier": [{"system": "urn:dicom:uid", "value": "urn:oid:1.2.3.4"}], "description": "Chest",
+            "modality": [{"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "CT"}],
+            "subject": {"reference": f"Patient/{patient}"}, "numberOfInstances": 1}  # fmt: skip
+    return str(ehr.post("/fhir/ImagingStudy", made).json["id"])
+
+
+class TestWhatThePersonSays:
+    """SMART 2.2, launch context of apps that are started by themselves: a visit and a study, where somebody says so."""
+
+    def test_visit_is_said_by_the_person(
+        self, browser: Browser, picking: TestApp, patient: str, visit: str, study: str
+    ) -> None:
+        browser.sign_in("jones")
+        page = browser.open(picking.request("launch/patient launch/encounter patient/*.rs"))
+        page = browser.submit(page, "/auth/patient", patient=patient)
+        assert "Which visit?" in page.text
+        assert "2026-03-04, outpatient visit, Cough &lt;since&gt; May" in page.text
+        page = browser.submit(page, "/auth/context", picked=visit)
+        assert "It is started about" in page.text
+        token = picking.redeem(answer(browser.submit(page, "/auth/decision", decision="allow"))["code"]).json
+
+        assert (token["patient"], token["encounter"]) == (patient, visit)
+        assert "fhirContext" not in token
+        assert set(token["scope"].split()) == {"launch/patient", "launch/encounter", "patient/*.rs"}
+
+    def test_study_is_said_by_the_person(
+        self, browser: Browser, picking: TestApp, patient: str, visit: str, study: str
+    ) -> None:
+        page = browser.open(picking.request(ALL_SAID))
+        page = browser.submit(page, login="ann", password=PASSWORD)
+        page = browser.submit(page, "/auth/context", picked=visit)
+        assert "Which images?" in page.text
+        assert "2026-03-04, CT, Chest, 1 image" in page.text
+        page = browser.submit(page, "/auth/context", picked=study)
+        token = picking.redeem(answer(browser.submit(page, "/auth/decision", decision="allow"))["code"]).json
+
+        assert token["fhirContext"] == [{"reference": f"ImagingStudy/{study}", "type": "ImagingStudy"}]
+        assert token["encounter"] == visit
+
+    def test_who_says_nothing_is_told_on_as_nothing(
+        self, browser: Browser, picking: TestApp, patient: str, visit: str, study: str
+    ) -> None:
+        page = browser.open(picking.request(ALL_SAID))
+        page = browser.submit(page, login="ann", password=PASSWORD)
+        page = browser.submit(browser.submit(page, "/auth/context", picked=""), "/auth/context", picked="")
+        assert "It is started about" not in page.text
+        token = picking.redeem(answer(browser.submit(page, "/auth/decision", decision="allow"))["code"]).json
+
+        assert not {"encounter", "fhirContext"} & token.keys()
+        assert set(token["scope"].split()) == {"launch/patient", "patient/*.rs"}
+
+    def test_what_is_unticked_is_not_told(
+        self, browser: Browser, picking: TestApp, patient: str, visit: str, study: str
+    ) -> None:
+        page = browser.open(picking.request(ALL_SAID))
+        page = browser.submit(page, login="ann", password=PASSWORD)
+        page = browser.submit(browser.submit(page, "/auth/context", picked=visit), "/auth/context", picked=study)
+        left = browser.submit(page, "/auth/decision", decision="allow", agreed=["launch/patient", "patient/*.rs"])
+
+        assert not {"encounter", "fhirContext"} & picking.redeem(answer(left)["code"]).json.keys()
+
+    @pytest.mark.parametrize("picked", ["1.2.3", "../Patient/1", "nobody"])
+    def test_only_what_is_shown_can_be_picked(self, browser: Browser, picking: TestApp, picked: str) -> None:
+        page = browser.open(picking.request(ALL_SAID))
+        page = browser.submit(page, login="ann", password=PASSWORD)
+
+        assert browser.submit(page, "/auth/context", picked=picked).status_code == 400
+
+    def test_visit_of_another_patient_cannot_be_picked(
+        self, browser: Browser, picking: TestApp, ehr: Caller, visit: str
+    ) -> None:
+        other = ehr.post("/fhir/Patient", {"resourceType": "Patient", "name": [{"family": "Poe"}]}).json["id"]
+        browser.sign_in("jones")
+        page = browser.open(picking.request(ALL_SAID))
+        page = browser.submit(page, "/auth/patient", patient=other)
+        assert "There is none that you may see" in page.text
+
+        assert browser.submit(page, "/auth/context", picked=visit).status_code == 400
+
+    def test_page_of_another_site_cannot_say_it(self, browser: Browser, picking: TestApp, visit: str) -> None:
+        page = browser.open(picking.request(ALL_SAID))
+        page = browser.submit(page, login="ann", password=PASSWORD)
+
+        assert browser.submit(page, "/auth/context", picked=visit, csrf_token="guessed").status_code == 403
+
+    def test_what_nobody_can_say_is_not_granted(self, browser: Browser, doors: Doors) -> None:
+        app = registered(doors, "radiology", "launch/diagnosticreport patient/*.rs")
+
+        token = app.through(browser, "launch/diagnosticreport patient/*.rs", login="ann").json
+
+        assert token["scope"] == "patient/*.rs"
+
+
 class TestLaunchFromAnEhr:
     def test_launch_brings_its_context(
         self, browser: Browser, app: TestApp, ehr: Caller, patient: str, doors: Doors

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 import requests
@@ -27,6 +28,7 @@ class Scene:
     server: str
     app: str
     browser: Chrome
+    client_id: str
 
     def sign_in(self) -> None:
         self.browser.find_element(By.ID, "login").send_keys("dr.jones")
@@ -60,13 +62,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         settings = f'const CLIENT_ID = "{client_id}", FHIR_URL = "{served.base_url}/fhir";'
         (folder / "settings.js").write_text(settings)
         store(data, served.base_url)
-        yield Scene(served.base_url, origin, browser)
+        yield Scene(served.base_url, origin, browser, client_id)
 
 
 def prepared(data: Path, origin: str) -> str:
     """Register a subscriber, an app and somebody who uses it; return the client id."""
     run("subscriber", "add", "radiology", "--register-images", "--receive-images", data=data)
-    scope = "launch launch/patient openid fhirUser offline_access patient/*.rs"
+    scope = "launch launch/patient launch/imagingstudy openid fhirUser offline_access patient/*.rs"
     given = ("--redirect", f"{origin}/index.html", "--launch", f"{origin}/launch.html", "--scope", scope)
     shown = run("app", "add", "newest-image", "radiology", *given, data=data)
     (data / "password").write_text(PASSWORD)
@@ -112,6 +114,27 @@ def test_app_is_started_from_the_page_about_a_patient(scene: Scene) -> None:
     scene.press("Allow")
 
     assert scene.width_of_image() == 128
+
+
+def test_person_says_which_study_the_app_is_started_about(scene: Scene) -> None:
+    asked = {
+        "response_type": "code", "client_id": scene.client_id, "redirect_uri": f"{scene.app}/index.html", "state": "s",
+        "scope": "launch/patient launch/imagingstudy patient/*.rs", "aud": f"{scene.server}/fhir",
+        "code_challenge": "A" * 43, "code_challenge_method": "S256",
+    }  # fmt: skip
+    scene.browser.get(f"{scene.server}/auth/authorize?{urlencode(asked)}")
+    if "Sign in" in scene.browser.title:
+        scene.sign_in()
+    scene.shows("Which patient?")
+    scene.browser.find_element(By.CSS_SELECTOR, "input[name=patient]").click()
+    scene.press("Continue")
+    scene.shows("Which images?")
+    scene.browser.find_element(By.CSS_SELECTOR, "input[name=picked]").click()
+    scene.press("Continue")
+    scene.shows("Allow newest-image?")
+
+    assert "It is started about: 2004-01-19, CT" in scene.browser.find_element(By.TAG_NAME, "main").text
+    scene.press("Do not allow")
 
 
 def test_person_who_does_not_agree_comes_back_to_the_app_with_nothing(scene: Scene) -> None:
