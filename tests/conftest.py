@@ -10,13 +10,14 @@ import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from tests.support.engine import running_engine
+from tests.support.engine import folder_in_memory, running_engine
 
 
 @pytest.fixture(scope="session")
 def engine_uri() -> Iterator[str]:
     # Not pytest's own temporary directory: that keeps the last three runs, a gigabyte of operation log each.
-    with tempfile.TemporaryDirectory(prefix="fhir-imaging-test-") as directory, running_engine(Path(directory)) as uri:
+    folder = tempfile.TemporaryDirectory(prefix="fhir-imaging-test-", dir=folder_in_memory())
+    with folder as directory, running_engine(Path(directory)) as uri:
         yield uri
 
 
