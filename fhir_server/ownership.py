@@ -25,7 +25,7 @@ from fhir_server.projection import (
     study_uid_of,
 )
 from fhir_server.store.repository import Hooks
-from fhir_server.study_elements import changed_by_client, merge, shows_images
+from fhir_server.study_elements import changed_by_client, merge, shows_images, with_flags
 from imaging.dataset import check_uid
 from imaging.errors import AppError, Category
 
@@ -79,7 +79,8 @@ def _update_imaging_study(current: Resource, new: Resource, is_internal: bool) -
     if changed:
         message = f"{', '.join(changed[:10])}: what comes from the images cannot be changed through FHIR"
         raise AppError(Category.CONFLICT, message, where=changed[0])
-    return new
+    meta = with_flags(new.get("meta", {}), current.get("meta", {})) if shows_images(current) else new.get("meta", {})
+    return {**new, "meta": meta} if meta else new
 
 
 def _update_device(current: Resource, new: Resource, is_internal: bool) -> Resource:

@@ -40,6 +40,7 @@ REQUIRES_ACCESS_TOKEN = f"{SMART_IMAGING}/requires-access-token"
 IMAGING_CONDITIONS = (
     "urn:fhir-imaging:extension:imaging-conditions"  # on ImagingStudy.series: valueReference(Observation)
 )
+FLAGS = "urn:fhir-imaging:code:storage-check"  # of ImagingStudy.meta.tag: checks that images did not pass
 OTHER_MODALITY = "OT"  # what DICOM has for a modality that is not known; FHIR wants one
 
 ENDPOINT_ID = "dicomweb"
@@ -58,6 +59,7 @@ class Surroundings:
     order         ServiceRequest that the study answers, None when there is none
     accession_system   identifier system of the study's accession number
     assigner      subscriber that registered the study
+    flags         checks that images did not pass, by name, each with what it says
     """
 
     subject: str
@@ -65,6 +67,7 @@ class Surroundings:
     accession_system: str
     order: str | None = None
     zone: tzinfo | None = None
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ def project(facts: "StudyFacts", around: Surroundings) -> Projection:
     resource = {
         "resourceType": "ImagingStudy",
         "id": imaging_study_id(study.study_instance_uid),
-        "meta": {"profile": [f"{SMART_IMAGING}/smart-imaging-study"]},
+        "meta": _without_empty({"profile": [f"{SMART_IMAGING}/smart-imaging-study"], "tag": _tags(around.flags)}),
         "identifier": _study_identifiers(facts, around),
         "status": "available",
         "modality": [_modality(code) for code in sorted({_modality_code(each.series) for each in facts.series})],
@@ -269,6 +272,10 @@ def _device(series: "SeriesAttributes", assigner: str) -> Resource | None:
         "version": [{"value": version} for version in versions],
     }
     return _without_empty(resource)
+
+
+def _tags(flags: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"system": FLAGS, "code": name, "display": text} for name, text in flags.items()]
 
 
 def _study_identifiers(facts: "StudyFacts", around: Surroundings) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from fhir_server.model.conditions_observation import observation
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.query import Query
 from fhir_server.projection import Resource, Surroundings
+from fhir_server.storage_checks import CHECKS, still_flagged
 from fhir_server.store.documents import Resource as Version
 from fhir_server.store.documents import stamped
 from fhir_server.store.lease import Lease, Leases
@@ -116,6 +117,7 @@ class Projector:
             accession_system=projection.accession_system(facts.study.issuer_of_accession_number, assigner),
             order=self._order(facts, subject),
             zone=self._place.zone,
+            flags={name: CHECKS[name].message for name in still_flagged(facts.flagged, facts.patients)},
         )
         projected = projection.project(facts, around)
         self._write_endpoint()

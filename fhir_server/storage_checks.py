@@ -4,7 +4,7 @@ Which of them are made for a subscriber, and whether what does not pass is flagg
 (`access.agreements`). Pure, but for what a check asks of the study. Source: PS3.18 tables I.2-1 and I.2-2, PS3.3 C.7.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom.uid import UID
@@ -112,4 +112,25 @@ def remarks(summary: InstanceSummary, agreement: Agreement, patient_of: PatientO
             continue
         if verdict is Verdict.REJECT:
             raise RejectedError(check.message, check.failure_reason, where=name)
-        yield Remark(check.warning_reason, check.message)
+        yield Remark(check.warning_reason, check.message, flag=name)
+
+
+def still_flagged(
+    flagged: Iterable[tuple[InstanceSummary, Iterable[str]]], patients: Sequence[Patient]
+) -> Iterator[str]:
+    """Yield the names of checks, sorted, that instances did not pass when they came, and do not pass as they are now.
+
+    flagged    those instances as corrected, each with the names
+    patients   of whom the instances of their study are
+    """
+    names = {
+        name
+        for summary, told in flagged
+        for name in told
+        if name in CHECKS and any(CHECKS[name].fails(summary, _always(who)) for who in patients)
+    }
+    yield from sorted(names)
+
+
+def _always(patient: Patient) -> PatientOf:
+    return lambda _: patient

@@ -7,7 +7,7 @@ the elements of the images that a client tried to change. `ownership` has the re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fhir_server.projection import DICOM_UID, ENDPOINT, EQUIPMENT, IMAGING_CONDITIONS, Resource
+from fhir_server.projection import DICOM_UID, ENDPOINT, EQUIPMENT, FLAGS, IMAGING_CONDITIONS, Resource
 
 Ours = Callable[[Mapping[str, Any]], bool]  # says of an entry of a list that both sides write whether it is the images'
 
@@ -94,7 +94,19 @@ def _merge_meta(existing: Mapping[str, Any], projected: Mapping[str, Any]) -> di
         *projected["profile"],
         *(each for each in existing.get("profile", []) if each not in projected["profile"]),
     ]
-    return {**kept, "profile": profiles}
+    return with_flags({**kept, "profile": profiles}, projected)
+
+
+def with_flags(meta: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `meta` with the flags of `ours`: no client sets or takes away what images did not pass."""
+    tags = [each for each in ours.get("tag", []) if _is_flag(each)]
+    tags += [each for each in meta.get("tag", []) if not _is_flag(each)]
+    rest = {name: value for name, value in meta.items() if name != "tag"}
+    return {**rest, "tag": tags} if tags else rest
+
+
+def _is_flag(tag: Mapping[str, Any]) -> bool:
+    return tag.get("system") == FLAGS
 
 
 def _keeps(stored: list[Any], proposed: list[Any], is_ours: Ours) -> bool:

@@ -46,6 +46,7 @@ class StudyFacts:
 
     registered_by   references of the subscribers that sent its instances, who came first first
     flagged         instances that were let in with remarks, each with the names of these
+    patients        all who are named by instances that were flagged or by the others, each once
     """
 
     patient: Patient
@@ -54,6 +55,7 @@ class StudyFacts:
     generation: int
     registered_by: tuple[str, ...]
     flagged: tuple[tuple[InstanceSummary, tuple[str, ...]], ...] = ()
+    patients: tuple[Patient, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ class Summaries:
         facts = tuple(_series_facts(group, self._conditions(group)) for group in series)
         registered_by = tuple(dict.fromkeys(row.registered_by for row in sorted(rows, key=lambda row: row.stored_at)))
         flagged = tuple((row.summary, row.flags) for row in rows if row.flags)
-        return StudyFacts(first.patient, first.study, facts, generation, registered_by, flagged)
+        patients = tuple(dict.fromkeys(row.summary.patient for row in rows))
+        return StudyFacts(first.patient, first.study, facts, generation, registered_by, flagged, patients)
 
     def _rows(self, study_uid: str, corrections: Corrections) -> list[_Row]:
         commons: dict[bytes, Document] = {}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
@@ -12,9 +13,11 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pymongo import MongoClient
 
 from fhir_server.access.agreements import Agreement, Verdict, agreed, agreement_contract
+from fhir_server.access.contracts import Right
+from fhir_server.projection import FLAGS
 from fhir_server.storage_checks import CHECKS, checked
 from imaging.errors import AppError
-from tests.support.dicomweb import Site, address_of, ct, site_of_a_module
+from tests.support.dicomweb import Site, address_of, bearer, ct, site_of_a_module
 
 FLAG, REJECT = Verdict.FLAG, Verdict.REJECT
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -73,6 +76,45 @@ def test_what_does_not_pass_is_stored_with_a_warning_where_that_is_agreed(here: 
     warnings = [item.get("00081196", {}).get("Value") for item in answer.json["00081199"]["Value"]]
     assert warnings == [[0xB007], None]
     assert here.server.archive.count() == 3
+
+
+MENDED = {
+    "patient-id": "1CT1", "patient-name": "Some^Body", "study-date": "20040119", "accession-number": "A1",
+    "same-patient": "1CT1",
+}  # fmt: skip
+"""Values of the images of `ct` where a check asks for them."""
+
+
+@pytest.mark.parametrize("check", MENDED)
+def test_a_flagged_study_is_found_until_it_is_mended(here: Site, check: str) -> None:
+    here.store(ct(9))
+    agree(here, checks={check: FLAG})
+    here.store(ct(1, **FAILING[check][0]))
+    (keyword,) = FAILING[check][0]
+
+    found = fhir(here, "GET", f"ImagingStudy?_tag={FLAGS}|{check}").json["entry"]
+
+    (study,) = [each["resource"] for each in found]
+    assert study["meta"]["tag"] == [{"system": FLAGS, "code": check, "display": CHECKS[check].message}]
+    changed = {**study, "meta": {**study["meta"], "tag": [{"system": "urn:mine", "code": "seen"}]}}
+    kept = fhir(here, "PUT", f"ImagingStudy/{study['id']}", changed).json["meta"]["tag"]
+    assert [each["code"] for each in kept] == [check, "seen"]
+    value = [{"name": "keyword", "valueCode": keyword}, {"name": "value", "valueString": MENDED[check]}]
+    correction = {"resourceType": "Parameters", "parameter": [{"name": "attribute", "part": value}]}
+    assert fhir(here, "POST", f"ImagingStudy/{study['id']}/$correct", correction).status_code == 200
+    assert fhir(here, "GET", f"ImagingStudy?_tag={FLAGS}|").json["total"] == 0
+    assert fhir(here, "GET", f"ImagingStudy/{study['id']}").json["meta"]["tag"] == kept[1:]
+    answer = fhir(here, "POST", f"ImagingStudy/{study['id']}/$uncorrect", {"resourceType": "Parameters"})
+    assert answer.status_code == 200, answer.text
+    assert fhir(here, "GET", f"ImagingStudy?_tag={FLAGS}|").json["total"] == 1
+
+
+def fhir(here: Site, method: str, path: str, resource: Any = None) -> Any:
+    headers = {**bearer(here.server, "Both", Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES)}
+    data = None if resource is None else orjson.dumps(resource)
+    return here.web.open(
+        f"/fhir/{path}", method=method, data=data, headers=headers, content_type="application/fhir+json"
+    )
 
 
 def test_without_an_agreement_nothing_is_checked(here: Site) -> None:

@@ -67,7 +67,7 @@ class Site:
     def forget_images(self) -> None:
         """Remove all images and what shows them; subscribers, their tokens and the server's own resources stay."""
         database = self.server.database
-        for name in ("instances", "series", "studies", "garbage", "blobs.files", "blobs.chunks"):
+        for name in ("instances", "series", "studies", "corrections", "garbage", "blobs.files", "blobs.chunks"):
             database[name].delete_many({})
         for name in ("resources", "history"):
             database[name].delete_many({"_id": {"$regex": "^(ImagingStudy|Patient|Observation|AuditEvent)/"}})
