@@ -27,7 +27,7 @@ from fhir_server.model.task import (
     progress_of,
     status_of,
 )
-from imaging.dicomweb.json_model import Model, checked, element, items, ordered, tag_of, text
+from imaging.dicomweb.json_model import Model, checked, element, items, ordered, tag_of, text, values
 from imaging.errors import AppError, Category
 
 UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"  # SOP class of every work item; PS3.4 CC.3.1
@@ -76,6 +76,9 @@ SCHEMES = {
 }
 OTHER_SCHEME = "urn:fhir-imaging:coding-scheme:"  # code system of a designator that has no other one here
 _DESIGNATORS = {system: designator for designator, system in SCHEMES.items()}
+_DISCONTINUED = "ProcedureStepDiscontinuationReasonCodeSequence"
+# What PS3.4 table CC.2.5-3 wants of one that is CANCELED, where nobody told a code. Source: PS3.16 CID 9300.
+_UNSPECIFIED = {"system": SCHEMES["DCM"], "code": "110513", "display": "Discontinued for unspecified reason"}
 _OWN_DESIGNATOR = "99FHIR"  # of codes whose system no designator can name
 
 
@@ -268,6 +271,8 @@ def _progress(task: Task, state: State, written: Mapping[str, Any]) -> Model:
             item |= element("ProcedureStepCancellationDateTime", dicom_time(ended))
         if reason := task.get("statusReason", {}).get("text"):
             item |= element("ReasonForCancellation", str(reason))
+        if not values(item, _DISCONTINUED):
+            item |= element(_DISCONTINUED, _code_item(_UNSPECIFIED, ""))
     return element("ProcedureStepProgressInformationSequence", ordered(item)) if item else {}
 
 

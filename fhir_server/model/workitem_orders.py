@@ -107,7 +107,11 @@ def is_locked(task: Task) -> bool:
 def reported(task: Task, model: Mapping[str, Any], now: datetime) -> Json:
     """Return a Task in progress with what its performer tells: attributes, and how far it is. Raises INVALID."""
     _check_update(model)
-    written = with_kept(task, {**kept(task), **model})
+    before = kept(task)
+    if tag_of("PatientID") in model and text(model, "PatientID").strip() != text(before, "PatientID").strip():
+        message = "whom it is for cannot change once it was begun: cancel it and order it anew"
+        raise AppError(Category.CONFLICT, message, where="PatientID")
+    written = with_kept(task, {**before, **model})
     for item in items(model, "ProcedureStepProgressInformationSequence")[:1]:
         if told := text(item, "ProcedureStepProgress"):
             percent = _percent(told)
@@ -136,7 +140,6 @@ def given_up(task: Task, now: datetime) -> Json:
     reason = _reason(item) or "cancelled by its performer"
     if not text(item, "ProcedureStepCancellationDateTime"):
         item |= element("ProcedureStepCancellationDateTime", to_dicom_time(now))
-    item.setdefault(tag_of("ProcedureStepDiscontinuationReasonCodeSequence"), {"vr": "SQ"})
     told = with_kept(task, model | element("ProcedureStepProgressInformationSequence", item))
     return {**told, "status": str(Status.FAILED), "statusReason": {"text": reason[:MOST_REASON]}}
 
@@ -199,15 +202,15 @@ def _performers(model: Mapping[str, Any]) -> list[Json]:
 
 
 def _patient(model: Mapping[str, Any], sequence: Iterable[Mapping[str, Any]], known: Known) -> Json:
-    """Return whom it is for: the Patient of the images where there is one, else the number that was told."""
+    """Return whom it is for: the Patient of the images where there is one, and the number that was told."""
     uids = dict.fromkeys(uid for each in sequence if (uid := text(each, "StudyInstanceUID")))
     subjects = {
         each.get("subject", {}).get("reference", "") for uid in [*uids][:MOST_LOOKS] for each in _study(uid, known)
     }
-    if len(subjects) == 1 and "" not in subjects:
-        return {"reference": subjects.pop()}
-    patient_id = text(model, "PatientID").strip()
-    return {"type": "Patient", "identifier": {"value": patient_id}} if patient_id else {}
+    number = text(model, "PatientID").strip()
+    # The number stands there in either case: a search by it is answered by the index of such identifiers.
+    told = {"type": "Patient", "identifier": {"value": number}} if number else {}
+    return {"reference": subjects.pop(), **told} if len(subjects) == 1 and "" not in subjects else told
 
 
 def _study(uid: str, known: Known) -> list[Json]:

@@ -6,6 +6,7 @@ lock by a Transaction UID, and which status tells of a mistake. A change is read
 that was read; of two at once, the second decides again by what the first one left.
 """
 
+import heapq
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from fhir_server.access.audit import Access, Audit
 from fhir_server.access.principals import Principal
 from fhir_server.model import workitem, workitem_orders
-from fhir_server.model.criteria import Clause, Token, clause
+from fhir_server.model.criteria import Clause, Reference, Token, clause
 from fhir_server.model.dates import to_instant
 from fhir_server.model.query import Query
 from fhir_server.model.task import CANCEL_REQUEST, Json, with_extension
@@ -49,6 +50,8 @@ RETURNED = frozenset(
         "StudyInstanceUID", "ReferencedRequestSequence", "ProcedureStepProgressInformationSequence",
     )
 )  # fmt: skip
+MOST_PATIENTS = 100  # that have a number which is asked for; beyond, each Task is looked at
+_PATIENT_ID = tag_of("PatientID")
 _INPUTS = tag_of("InputInformationSequence")
 _PERFORMED = tag_of("UnifiedProcedureStepPerformedProcedureSequence")
 
@@ -226,19 +229,49 @@ class Worklist:
         clauses = _clauses(matching)
         if clauses is None:
             return
-        asked, seen = Query("Task", clauses, count=PAGE, total="none"), 0
-        while True:
-            page = self._repository.search(asked)
-            for each in page.matches:
-                if workitem.uid_of(each.id) is not None:
-                    yield workitem.dataset_of(each.json(), known)
-            seen += len(page.matches)
-            if page.next_cursor is None:
-                return
-            if seen >= MOST_LOOKED_AT:
+        ways = map(self._tasks, self._of_patients(matching) or [clauses])
+        last = ""
+        for number, each in enumerate(heapq.merge(*ways, key=_newest_first)):
+            if number >= MOST_LOOKED_AT:
                 yield None
                 return
+            if each.id != last and workitem.uid_of(each.id) is not None:
+                yield workitem.dataset_of(each.json(), known)
+            last = each.id
+
+    def _tasks(self, clauses: tuple[Clause, ...]) -> Iterator[Resource]:
+        """Yield the Tasks that an index finds, the newest first."""
+        asked = Query("Task", clauses, count=PAGE, total="none")
+        while True:
+            page = self._repository.search(asked)
+            yield from page.matches
+            if page.next_cursor is None:
+                return
             asked = replace(asked, cursor=page.next_cursor)
+
+    def _of_patients(self, matching: Matching) -> list[tuple[Clause, ...]]:
+        """Return the ways in which Patient IDs that are asked for may stand in a Task; none where an index is no help.
+
+        They stand there themselves, or as an identifier of the Patient that it names. Nothing else is asked of the
+        index: of two conditions on codes it would heed one, and that perhaps not the better.
+        """
+        asked = [each for each in matching.matches if each.tag == _PATIENT_ID and each.kind is MatchKind.ONE_OF]
+        if not asked:
+            return []
+        states = Clause("status", "token", "", tuple(Token(None, str(each)) for each in STATES))
+        numbers = tuple(Token(None, each) for each in asked[0].values)
+        ways: list[tuple[Clause, ...]] = [(states, Clause("subject", "reference", "identifier", numbers))]
+        try:
+            query = Query("Patient", (Clause("identifier", "token", "", numbers),), count=MOST_PATIENTS, total="none")
+            found = self._repository.search(query)
+        except AppError as error:
+            if error.category is not Category.FORBIDDEN:
+                raise
+            return ways  # who sees no Patients is told of none
+        if found.next_cursor:
+            return []
+        named = tuple(Reference((each.key,)) for each in found.matches)
+        return [*ways, (states, Clause("subject", "reference", "", named))] if named else ways
 
     def _read(self, uid: str) -> Resource:
         found = self._repository.read("Task", workitem.task_id_of(uid))
@@ -340,6 +373,12 @@ class Seen:
     def address(self, study_uid: str, series_uid: str) -> str:
         """Return the URL by which WADO-RS gives a series."""
         return f"{self.dicomweb_url}/studies/{study_uid}/series/{series_uid}"
+
+
+def _newest_first(task: Resource) -> tuple[float, str]:
+    """Return the key of the order in which searches give Tasks."""
+    assert task.created is not None  # noqa: S101 -- every resource that is stored has it
+    return -task.created.timestamp(), task.id
 
 
 def _clauses(matching: Matching) -> tuple[Clause, ...] | None:

@@ -501,6 +501,53 @@ def test_a_search_looks_at_no_more_than_it_may(
     assert warned(nothing) == "There are additional results that can be requested"
 
 
+def test_a_patient_id_is_found_by_an_index_wherever_it_stands(
+    clinic: Caller, lab: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = f"P{uuid4().hex[:12]}"
+    patient = {"resourceType": "Patient", "identifier": [{"system": "urn:x", "value": number}]}
+    named = f"Patient/{clinic.post('/fhir/Patient', patient).json['id']}"
+    task = {
+        "resourceType": "Task", "status": "requested", "intent": "order", "for": {"reference": named},
+        "code": {"text": "look"},
+    }  # fmt: skip
+    first = created(clinic, PatientID=number)
+    second = clinic.post("/fhir/Task", task).json["id"]
+    third = claimed(clinic, lab, PatientID=number)
+    created(clinic, PatientID="other")
+    monkeypatch.setattr(worklist, "MOST_LOOKED_AT", 3)
+
+    told = send(clinic, "GET", f"?PatientID={number}")
+
+    uids = [text(each, "SOPInstanceUID") for each in told.json]
+    assert uids == [third, f"2.25.{UUID(second).int}", first]
+    assert "Warning" not in told.headers
+    assert send(clinic, "GET", "?PatientID=nobody").status_code == 204
+    assert [text(each, "PatientID") for each in told.json] == [number] * 3
+
+
+def test_one_that_is_canceled_without_a_word_tells_what_the_standard_wants(clinic: Caller, lab: Caller) -> None:
+    uid = claimed(clinic, lab)
+
+    assert send(lab, "PUT", f"/{uid}/state", state("CANCELED")).status_code == 200
+
+    # PS3.4 table CC.2.5-3, final state X: the sequence, the time and the reason have a value
+    (item,) = send(clinic, "GET", f"/{uid}").json["00741002"]["Value"]
+    assert text(item, "ProcedureStepCancellationDateTime")
+    (reason,) = item["0074100E"]["Value"]
+    assert (text(reason, "CodeValue"), text(reason, "CodingSchemeDesignator")) == ("110513", "DCM")
+
+
+def test_whom_it_is_for_cannot_change_once_it_was_begun(clinic: Caller, lab: Caller) -> None:
+    uid = claimed(clinic, lab, PatientID="P-1")
+
+    answers = [
+        send(lab, "POST", f"/{uid}?transaction-uid={TRANSACTION}", model(PatientID=number)) for number in ("P-1", "P-2")
+    ]
+
+    assert [each.status_code for each in answers] == [200, 409]
+
+
 def test_attributes_that_are_asked_for_come_along(clinic: Caller, listed: list[str]) -> None:
     uid = created(clinic, CommentsOnTheScheduledProcedureStep="look twice")
 
@@ -552,9 +599,10 @@ def test_a_work_item_is_a_task(clinic: Caller, study: tuple[str, str, list[str]]
         ("instance", "1.2.9.1.1"),
     ]
     subject = clinic.get(f"/fhir/ImagingStudy/{study_uid}").json["subject"]
-    assert task["for"] == {"reference": subject["reference"]}
+    told = {"type": "Patient", "identifier": {"value": "P-1"}}
+    assert task["for"] == {"reference": subject["reference"], **told}
     without_images = clinic.get(f"/fhir/Task/{created(clinic)}").json
-    assert without_images["for"] == {"type": "Patient", "identifier": {"value": "P-1"}}
+    assert without_images["for"] == told
 
 
 def test_an_order_goes_from_create_to_outputs_and_is_a_task_all_the_way(

@@ -397,6 +397,9 @@ CASES = [
     ("Observation", [("component-code-value-quantity", "kvp7$ge100||kV")], "composite"),
     ("Observation", [("date", "ge2024")], "Observation.date"),
     ("Encounter", [("date", "2024")], "date"),
+    # a search of work items by Patient ID: as it was told, and by the Patients that have it
+    ("Task", [("status", "requested,ready"), ("subject:identifier", "s|41")], "token"),
+    ("Task", [("status", "requested,ready"), ("subject", "Patient/41")], "reference"),
 ]
 
 
@@ -422,7 +425,8 @@ class TestIndexes:
             study |= {"endpoint": [{"reference": "Endpoint/1"}]} if number % 50 == 0 else {}
             patient |= {"meta": {"profile": ["http://p"]}, "deceasedDateTime": "2020-01-01"} if number % 50 == 0 else {}
             observation = {"resourceType": "Observation", "component": [kvp], "effectiveDateTime": day, **kvp}
-            for one in (study, patient, observation, encounter):
+            task = {"resourceType": "Task", "status": "requested", "for": subject}
+            for one in (study, patient, observation, encounter, task):
                 key = f"{one['resourceType']}/{number}"
                 documents.append(repo._writer.document(key, one, "POST"))
         db["resources"].insert_many(documents)
