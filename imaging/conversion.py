@@ -72,8 +72,14 @@ def convert_frame(
     """
     if from_uid == to_uid and not bit_offset:
         return bytes(codestream)
-    decoded = decode_frame(codestream, layout, from_uid, bit_offset=bit_offset, trusted=trusted)
-    return _encoded(_target(to_uid), decoded, _target_layout(layout, decoded.photometric_interpretation, to_uid))
+    return encode_frame(
+        decode_frame(codestream, layout, from_uid, bit_offset=bit_offset, trusted=trusted), layout, to_uid
+    )
+
+
+def encode_frame(decoded: Decoded, layout: PixelLayout, to_uid: str) -> bytes:
+    """Return a decoded frame of a file with this layout in another transfer syntax; see `convert_frame`."""
+    return _encoded(_target(to_uid), decoded, target_layout(layout, decoded.photometric_interpretation, to_uid))
 
 
 def convert(
@@ -108,6 +114,29 @@ def convert(
     return file_of(start, body, deflated=uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
 
 
+def file_with_frames(
+    head: Received, described: PixelLayout, frames: PixelLayout, to_uid: str, codestreams: Iterator[bytes]
+) -> Iterator[bytes]:
+    """Yield a Part 10 file of the elements of `head`, which has no pixel data, and of frames that are encoded already.
+
+    described   the layout that the elements of `head` tell of
+    frames      the layout of the frames in `to_uid`, see `target_layout`
+    codestreams every one of them, in order
+
+    Raises UNSUPPORTED for more native pixel data than DICOM can write.
+    """
+    _check_native(described.number_of_frames, frames)
+    start = file_start(head.values, head.meta_values, to_uid)
+    body = _with_frames(head, described, frames, to_uid, codestreams)
+    return file_of(start, body, deflated=to_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+def _check_native(count: int, frames: PixelLayout) -> None:
+    total = count * -(-frames.frame_bits // 8)
+    if not frames.encapsulated and total > _MAX_NATIVE:
+        raise AppError(Category.UNSUPPORTED, f"{total} bytes of native pixel data are more than DICOM can write")
+
+
 def _target(uid: str) -> Codec:
     codec = codecs.get(uid)
     if codec.encode is None:
@@ -115,7 +144,7 @@ def _target(uid: str) -> Codec:
     return codec
 
 
-def _target_layout(layout: PixelLayout, photometric: str, to_uid: str) -> PixelLayout:
+def target_layout(layout: PixelLayout, photometric: str, to_uid: str) -> PixelLayout:
     """Return the layout of frames that were decoded to `photometric` and are encoded in `to_uid`."""
     if photometric in SUBSAMPLED:
         photometric = photometric.replace("_422", "")
@@ -177,7 +206,7 @@ def _transcoded(
         return decode_frame(frames.read(stored, index), layout, uid, bit_offset=bit, trusted=trusted)
 
     first = decoded(0)
-    target = _target_layout(layout, first.photometric_interpretation, codec.uid)
+    target = target_layout(layout, first.photometric_interpretation, codec.uid)
     codestream = _encoded(codec, first, target)
 
     def codestreams() -> Iterator[bytes]:
@@ -185,9 +214,7 @@ def _transcoded(
         for index in range(1, len(frames)):
             yield _encoded(codec, decoded(index), target)
 
-    total = len(frames) * -(-target.frame_bits // 8)
-    if not target.encapsulated and total > _MAX_NATIVE:
-        raise AppError(Category.UNSUPPORTED, f"{total} bytes of native pixel data are more than DICOM can write")
+    _check_native(len(frames), target)
     return _with_frames(received, layout, target, codec.uid, codestreams())
 
 

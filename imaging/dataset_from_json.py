@@ -25,10 +25,11 @@ _BINARY: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 def dataset_from_json(text: bytes) -> Dataset:
     """Return the dataset of one DICOM JSON object, as `imaging.dicom_json` writes it, without bulk data."""
-    return _dataset(orjson.loads(text))
+    return dataset_of(orjson.loads(text))
 
 
-def _dataset(model: Mapping[str, Any]) -> Dataset:
+def dataset_of(model: Mapping[str, Any]) -> Dataset:
+    """Return the dataset of a DICOM JSON object that was read already; see `dataset_from_json`."""
     elements: dict[BaseTag, DataElement | RawDataElement] = {}
     for name, given in model.items():
         tag = BaseTag(int(name, 16))
@@ -40,7 +41,7 @@ def _dataset(model: Mapping[str, Any]) -> Dataset:
 def _value(given: Mapping[str, Any]) -> Any:
     vr = given["vr"]
     if vr == "SQ":
-        return Items([_dataset(each or {}) for each in given.get("Value", [])])
+        return Items([dataset_of(each or {}) for each in given.get("Value", [])])
     if vr in _BINARY:
         return b64decode(given["InlineBinary"]) if "InlineBinary" in given else None
     convert = _CONVERTED.get(vr, _same)

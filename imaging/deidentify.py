@@ -12,10 +12,14 @@ file, key and options make the same bytes. Not done: recognising faces, and text
 Sources: PS3.15 E.1 to E.3, PS3.16 CID 7050 (methods) and CID 7005 (contributing equipment).
 """
 
-from collections.abc import Sequence
+import hmac
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
+import orjson
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as Items
@@ -24,19 +28,20 @@ from pydicom.uid import UID
 from imaging.algorithm import Code
 from imaging.conversion import convert
 from imaging.dataset import Received, read
-from imaging.dataset_from_json import dataset_from_json
+from imaging.dataset_from_json import dataset_of
 from imaging.deidentify_elements import Cleaner, Options, PrivateElement, Pseudonyms
 from imaging.deidentify_pixels import Rectangle, burn_out, clear_unused_bits, without_comments
 from imaging.derive import coded
-from imaging.dicom_json import dicom_json
+from imaging.dicom_json import BULKDATA, dicom_json
 from imaging.errors import AppError, Category
+from imaging.layout import PIXEL_KEYWORDS
 from imaging.part10 import IMPLEMENTATION_CLASS_UID
 from imaging.syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
 from imaging.transcode import encode
 
 __all__ = [
     "CODES", "NAME", "VERSION", "Options", "PrivateElement", "Pseudonyms", "Rectangle", "check",
-    "deidentify", "describe", "described",
+    "deidentify", "describe", "described", "head_of",
 ]  # fmt: skip
 
 NAME: Final = "de-identify"
@@ -95,24 +100,38 @@ def deidentify(
     chosen = [each for each in rectangles if each.series_uid in ("", received.ds.SeriesInstanceUID)]
     ds = _dataset(received, is_native=bool(chosen))
     _clean_pixels(ds, chosen)
-    Cleaner(ds, Pseudonyms.of(ds, key), options, safe_private).clean()
-    _tell(ds, options, has_safe_private=bool(safe_private))
+    describe(ds, key, options, safe_private, has_pixels="PixelData" in ds)
     return _written(ds)
 
 
-def describe(ds: Dataset, key: bytes, options: Options) -> None:
+def describe(
+    ds: Dataset, key: bytes, options: Options, safe_private: Sequence[PrivateElement] = (), *, has_pixels: bool = False
+) -> None:
     """Make of some attributes of an instance, in place, what `deidentify` would make of them."""
-    Cleaner(ds, Pseudonyms.of(ds, key), options, ()).clean()
-    _tell(ds, options, has_safe_private=False)
+    Cleaner(ds, Pseudonyms.of(ds, key), options, safe_private).clean()
+    _tell(ds, options, has_safe_private=bool(safe_private), has_pixels=has_pixels)
+
+
+def head_of(ds: Dataset, key: bytes, options: Options, *, has_pixels: bool) -> bytes:
+    """Return the cleaned file of a dataset, without pixel data: in Explicit VR Little Endian."""
+    describe(ds, key, options, has_pixels=has_pixels)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
+    return _written(ds)
 
 
 def described(document: bytes, key: bytes, options: Options) -> bytes:
-    """Return of the DICOM JSON of an instance that of its cleaned file, without bulk data; no pixel is touched."""
-    ds = dataset_from_json(document)
-    describe(ds, key, options)
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
-    return dicom_json(read(_written(ds)))
+    """Return of the DICOM JSON of an instance that of its cleaned file; no pixel is touched, no bulk data read.
+
+    What is bulk data stays so, where the cleaned file has it.
+    """
+    model = orjson.loads(document)
+    pixels = {tag: model.pop(tag) for tag in list(model) if int(tag, 16) in PIXEL_KEYWORDS}
+    marks: set[str] = set()
+    _mark(model, key, marks)
+    cleaned = orjson.loads(dicom_json(read(head_of(dataset_of(model), key, options, has_pixels=bool(pixels)))))
+    _point(cleaned, marks, BULKDATA)
+    return orjson.dumps(dict(sorted({**cleaned, **pixels}.items())))
 
 
 def check(ds: Dataset, transfer_syntax_uid: str, options: Options, *, has_pixels: bool) -> None:
@@ -180,7 +199,30 @@ def _clean_pixels(ds: Dataset, rectangles: Sequence[Rectangle]) -> None:
         clear_unused_bits(ds)
 
 
-def _tell(ds: Dataset, options: Options, *, has_safe_private: bool) -> None:
+def _mark(model: Mapping[str, Any], key: bytes, marks: set[str]) -> None:
+    """Put something that nobody can guess in the place of bulk data, so as to find again what cleaning leaves of it."""
+    for element in model.values():
+        if "BulkDataURI" in element:
+            mark = b64encode(hmac.digest(key, element.pop("BulkDataURI").encode(), sha256)).decode("ascii")
+            element["InlineBinary"] = mark
+            marks.add(mark)
+        elif element["vr"] == "SQ":
+            for item in element.get("Value", ()):
+                _mark(item or {}, key, marks)
+
+
+def _point(model: Mapping[str, Any], marks: set[str], path: str) -> None:
+    """Put the address of bulk data in the place of what stands for it."""
+    for tag, element in model.items():
+        if element.get("InlineBinary") in marks:
+            del element["InlineBinary"]
+            element["BulkDataURI"] = f"{path}{tag}"
+        elif element["vr"] == "SQ":
+            for number, item in enumerate(element.get("Value", ())):
+                _point(item or {}, marks, f"{path}{tag}/{number}/")
+
+
+def _tell(ds: Dataset, options: Options, *, has_safe_private: bool, has_pixels: bool) -> None:
     """Write what was done, no more (PS3.15 E.2, E.3; PS3.3 C.7.1.1, C.12.1)."""
     codes = [_PROFILE, *(code for name, code in CODES.items() if getattr(options, name))]
     codes += [_SAFE_PRIVATE] if has_safe_private else []
@@ -192,7 +234,7 @@ def _tell(ds: Dataset, options: Options, *, has_safe_private: bool) -> None:
         [*earlier, *(coded(code) for code in codes if (code.value, code.scheme) not in known)]
     )
     ds.LongitudinalTemporalInformationModified = "MODIFIED" if options.modified_dates else "REMOVED"
-    if options.clean_pixels and "PixelData" in ds:
+    if options.clean_pixels and has_pixels:
         ds.BurnedInAnnotation = "NO"
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = Items([coded(_DEIDENTIFYING)])

@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 
 from imaging.errors import AppError, Category
+from imaging.layout import PixelLayout, Pixels
 
 _BITS_IN_BYTE: Final = 8
 _JPEG_COMMENT: Final = 0xFE
@@ -69,21 +70,44 @@ def burn_out(ds: Dataset, rectangles: Sequence[Rectangle]) -> None:
             raise AppError(Category.INVALID, f"outside of {columns} x {rows} pixels", where="rectangle")
         if any(not 1 <= number <= len(frames) for number in rectangle.frames):
             raise AppError(Category.INVALID, f"a frame from 1 to {len(frames)} expected", where="rectangle")
-        down = slice(rectangle.top, rectangle.top + rectangle.height)
-        across = slice(rectangle.left, rectangle.left + rectangle.width)
-        for index in [number - 1 for number in sorted(rectangle.frames)] or range(len(frames)):
-            frames[index, down, across] = _black(ds, frames.dtype)
+    is_signed, photometric = bool(ds.get("PixelRepresentation", 0)), str(ds.PhotometricInterpretation)
+    for number, frame in enumerate(frames, start=1):
+        _blacken(frame, rectangles, number, _black(photometric, int(ds.BitsStored), is_signed, frames.dtype))
     _write(ds, frames)
+
+
+def blackened(
+    frame: Pixels, layout: PixelLayout, photometric: str, rectangles: Sequence[Rectangle], number: int
+) -> Pixels:
+    """Return a decoded frame, its number counted from 1, with rectangles black; what lies beyond its edges is nothing.
+
+    photometric   Photometric Interpretation of the decoded samples
+    """
+    words = frame.view(f"<u{frame.dtype.itemsize}").reshape(layout.rows, layout.columns, -1).copy()
+    _blacken(words, rectangles, number, _black(photometric, layout.bits_stored, layout.is_signed, words.dtype))
+    return words.view(frame.dtype).reshape(frame.shape)
 
 
 def clear_unused_bits(ds: Dataset) -> None:
     """Set the bits of native pixel data that no sample uses to 0: old overlays lie there (PS3.5 8.1.2)."""
     allocated, stored = int(ds.BitsAllocated), int(ds.BitsStored)
-    low = int(ds.get("HighBit", stored - 1)) + 1 - stored
-    if allocated not in (8, 16, 32) or stored >= allocated or low < 0:
-        return
-    words = np.frombuffer(ds.PixelData, f"<u{allocated // 8}")
-    ds.PixelData = (words & np.array(((1 << stored) - 1) << low, words.dtype)).tobytes()
+    mask = used_bits(allocated, stored, int(ds.get("HighBit", stored - 1)))
+    if mask is not None:
+        words = np.frombuffer(ds.PixelData, f"<u{allocated // 8}")
+        ds.PixelData = (words & np.array(mask, words.dtype)).tobytes()
+
+
+def used_bits(allocated: int, stored: int, high: int) -> int | None:
+    """Return the bits of a word that a sample uses; None where that is all of them, or cannot be said."""
+    low = high + 1 - stored
+    return None if allocated not in (8, 16, 32) or stored >= allocated or low < 0 else ((1 << stored) - 1) << low
+
+
+def only_used_bits(frame: Pixels, mask: int) -> Pixels:
+    """Return a decoded frame without the bits that are not in `mask`."""
+    words = frame.view(f"<u{frame.dtype.itemsize}")
+    used: Pixels = words & np.array(mask, words.dtype)
+    return used.view(frame.dtype)
 
 
 def without_comments(ds: Dataset) -> None:
@@ -151,11 +175,15 @@ def _native_frames(ds: Dataset) -> NDArray[Any]:
     return words.reshape(count, rows, columns, samples).copy()
 
 
-def _black(ds: Dataset, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the sample values of black, one for each sample."""
-    stored = int(ds.BitsStored)
-    is_signed = bool(ds.get("PixelRepresentation", 0))
-    photometric = str(ds.PhotometricInterpretation)
+def _blacken(frame: NDArray[Any], rectangles: Sequence[Rectangle], number: int, black: NDArray[Any]) -> None:
+    """Blacken a frame of unsigned words, [row, column, sample], in place."""
+    for each in rectangles:
+        if not each.frames or number in each.frames:
+            frame[each.top : each.top + each.height, each.left : each.left + each.width] = black
+
+
+def _black(photometric: str, stored: int, is_signed: bool, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the sample values of black as unsigned words, one for each sample."""
     if photometric.startswith("YBR"):
         # Chroma of half the range is no colour. What JPEG 2000 transforms is decoded to RGB before.
         return np.array([0, 1 << (stored - 1), 1 << (stored - 1)], dtype)

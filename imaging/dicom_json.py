@@ -24,7 +24,8 @@ from imaging.values import BINARY_VRS, NUMBER_FORMATS, Values
 INLINE_BYTES: Final = 1024
 """Binary values up to this size are given inline."""
 
-_PLACEHOLDER: Final = "@/bulkdata/"
+BULKDATA: Final = "@/bulkdata/"
+"""What the addresses of bulk data begin with."""
 _NAME_PARTS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _SINGLE_TEXT_VRS: Final = frozenset({"LT", "ST", "UT", "UR"})
 """VRs in which a backslash is text (PS3.5 6.2)."""
@@ -40,7 +41,7 @@ def dicom_json(received: Received) -> bytes:
 
 def dicom_json_of(received: Received, tags: Iterable[str]) -> tuple[bytes, dict[str, Any]]:
     """Return what `dicom_json` does, and of it these attributes, "GGGGEEEE", read back; the rest may be long."""
-    model = _dataset(received.values, _PLACEHOLDER)
+    model = _dataset(received.values, BULKDATA)
     some = {tag: model[tag] for tag in tags if tag in model}
     return orjson.dumps(model), orjson.loads(orjson.dumps(some))
 

@@ -12,7 +12,6 @@ from flask import Response
 
 from fhir_server.web.dicom_answers import (
     REVALIDATE,
-    Door,
     Part,
     choose,
     chooser,
@@ -24,6 +23,7 @@ from fhir_server.web.dicom_answers import (
     streamed,
     validated,
 )
+from fhir_server.web.dicom_door import Door, Visit
 from fhir_server.web.dicom_forms import Pixels, frame_syntax, offers_of_frames, pixels_of
 from fhir_server.web.wado import PIXEL_TAGS, VERSION, held
 from imaging.archive import Instance
@@ -40,8 +40,8 @@ def retrieve_pixeldata(
     door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
 ) -> Response:
     """GET every frame of a study, a series or an instance, as stored or transcoded."""
-    principal = door.admit(study_uid)
-    found = held(door.server.archive, study_uid, series_uid, sop_uid)
+    visit = door.admit(study_uid)
+    found = held(visit, study_uid, series_uid, sop_uid)
     samples = [each for each in found.samples if each.frames]
     if not samples:
         raise AppError(Category.NOT_FOUND, "there is no pixel data", where=sop_uid or series_uid or study_uid)
@@ -51,31 +51,30 @@ def retrieve_pixeldata(
     tag = digest("pixeldata", VERSION, choice, series_uid, found.version, *syntaxes)
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    door.retrieved(principal, study_uid, len(found.uids))
-    instances = (each for each in door.server.archive.each(found.uids) if each.frames)
-    parts = (part for each in instances for part in _frames(door, each, forms(each)))
+    visit.retrieved(len(found.uids))
+    instances = (each for each in visit.images.each(found.uids) if each.frames)
+    parts = (part for each in instances for part in _frames(visit, each, forms(each)))
     with decoding():
         response = streamed(multipart(parts, tag), choice.content_type(tag))
-    return validated(response, tag, REVALIDATE)
+    return visit.told(validated(response, tag, REVALIDATE))
 
 
 def retrieve_bulkdata(
     door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
 ) -> Response:
     """GET every value that the metadata of what is addressed refers to; pixel data comes frame by frame."""
-    principal = door.admit(study_uid)
-    found = held(door.server.archive, study_uid, series_uid, sop_uid)
+    visit = door.admit(study_uid)
+    found = held(visit, study_uid, series_uid, sop_uid)
     choice = choose(BULKDATA_OFFERS)
     tag = digest("all bulkdata", VERSION, choice, series_uid, found.version)
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    door.retrieved(principal, study_uid, len(found.uids))
-    archive = door.server.archive
-    instances = zip(archive.each(found.uids), archive.documents(found.uids), strict=True)
-    parts = (part for each, json in instances for part in _values(door, each, orjson.loads(json)))
+    visit.retrieved(len(found.uids))
+    instances = zip(visit.images.each(found.uids), visit.images.documents(found.uids), strict=True)
+    parts = (part for each, json in instances for part in _values(visit, each, orjson.loads(json)))
     with decoding():
         response = streamed(multipart(parts, tag), choice.content_type(tag))
-    return validated(response, tag, REVALIDATE)
+    return visit.told(validated(response, tag, REVALIDATE))
 
 
 class _FrameForms:
@@ -92,21 +91,21 @@ class _FrameForms:
         return choice
 
 
-def _frames(door: Door, instance: Instance, choice: Choice) -> Iterator[Part]:
+def _frames(visit: Visit, instance: Instance, choice: Choice) -> Iterator[Part]:
     syntax = frame_syntax(choice, instance)
-    base = door.address(instance.study_uid, instance.series_uid, instance.sop_uid)
+    base = visit.door.address(instance.study_uid, instance.series_uid, instance.sop_uid)
     for number in range(1, instance.number_of_frames + 1):
-        frame = door.server.archive.frame(instance, number, syntax)
+        frame = visit.images.frame(instance, number, syntax)
         yield part_content_type(choice.media_type, syntax), {"Content-Location": f"{base}/frames/{number}"}, (frame,)
 
 
-def _values(door: Door, instance: Instance, document: Mapping[str, Any]) -> Iterator[Part]:
-    base = door.address(instance.study_uid, instance.series_uid, instance.sop_uid)
+def _values(visit: Visit, instance: Instance, document: Mapping[str, Any]) -> Iterator[Part]:
+    base = visit.door.address(instance.study_uid, instance.series_uid, instance.sop_uid)
     for path in _paths(document):
         if path.rpartition("/")[2] in PIXEL_TAGS and pixels_of(instance) in (Pixels.USUAL, Pixels.WIDE):
-            yield from _frames(door, instance, Choice(OCTET_STREAM, EXPLICIT_VR_LITTLE_ENDIAN, True))
+            yield from _frames(visit, instance, Choice(OCTET_STREAM, EXPLICIT_VR_LITTLE_ENDIAN, True))
         else:
-            value = door.server.archive.bulkdata(instance, path)
+            value = visit.images.bulkdata(instance, path)
             yield OCTET_STREAM, {"Content-Location": f"{base}/{path}"}, sliced(value)
 
 

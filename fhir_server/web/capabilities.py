@@ -5,15 +5,18 @@ A row of `INTERACTIONS` for each route; a test compares the two. Source: PS3.18 
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.etree import ElementTree
 
 import orjson
 from flask import Response
+from pydicom.datadict import keyword_for_tag
 
-from fhir_server.web import bulk, deidentified, qido, rendered, stow, stow_bodies, wado, workitems
-from fhir_server.web.dicom_answers import Door, choose
+from fhir_server.deidentified import MATCHED
+from fhir_server.web import bulk, qido, rendered, stow, stow_bodies, wado, workitems
+from fhir_server.web.dicom_answers import choose
+from fhir_server.web.dicom_door import WITHOUT_NAMES, Door
 from fhir_server.web.dicom_forms import Pixels, written_syntaxes
 from imaging.archive import query
 from imaging.dicomweb import Level, Offer
@@ -40,9 +43,6 @@ RESOURCES: Mapping[str, tuple[Offer, ...]] = {
     "rendered study": rendered.MULTIPART_OFFERS,
     "thumbnail": rendered.THUMBNAIL_OFFERS,
     "search results": qido.OFFERS,
-    "de-identified study, series": deidentified.FILES,
-    "de-identified instance": deidentified.FILE,
-    "de-identified metadata, search results": deidentified.TEXTS,
     "answer to a store request": stow.OFFERS,
     "work item": workitems.OFFERS,
     "work items found": workitems.SEARCH_OFFERS,
@@ -96,21 +96,13 @@ _S, _E = "/studies/{StudyInstanceUID}", "/studies/{StudyInstanceUID}/series/{Ser
 _I, _F = f"{_E}/instances/{{SOPInstanceUID}}", f"{_E}/instances/{{SOPInstanceUID}}/frames/{{FrameList}}"
 
 
-_D, _PAGES = deidentified.PREFIX, ("limit", "offset", "StudyInstanceUID")
-_UNNAMED, _TOLD = "de-identified study, series", "de-identified metadata, search results"
-
-
 def _search(name: str, level: Level) -> Interaction:
     return Interaction(name, "search results", _SEARCH, level=level)
 
 
-INTERACTIONS: Mapping[tuple[str, str], Interaction] = {
+_SEEN: Mapping[tuple[str, str], Interaction] = {
     ("GET", "/studies"): _search("SearchForStudies", Level.STUDIES),
-    ("POST", "/studies"): Interaction("StoreInstances", "answer to a store request", takes=_STORED),
-    ("GET", "/series"): _search("SearchForSeries", Level.SERIES),
-    ("GET", "/instances"): _search("SearchForInstances", Level.INSTANCES),
     ("GET", _S): Interaction("RetrieveStudy", "study, series"),
-    ("POST", _S): Interaction("StoreStudyInstances", "answer to a store request", takes=_STORED),
     ("GET", f"{_S}/series"): _search("SearchForStudySeries", Level.SERIES),
     ("GET", f"{_S}/instances"): _search("SearchForStudyInstances", Level.INSTANCES),
     ("GET", _E): Interaction("RetrieveSeries", "study, series"),
@@ -135,6 +127,26 @@ INTERACTIONS: Mapping[tuple[str, str], Interaction] = {
     ("GET", f"{_S}/pixeldata"): Interaction("RetrieveStudyPixelData", "all pixel data"),
     ("GET", f"{_E}/pixeldata"): Interaction("RetrieveSeriesPixelData", "all pixel data"),
     ("GET", f"{_I}/pixeldata"): Interaction("RetrieveInstancePixelData", "all pixel data"),
+}
+"""What can be seen in both views."""
+
+
+def _without_names(interaction: Interaction) -> Interaction:
+    verb, what = re.fullmatch(r"(SearchFor|Retrieve)(\w+)", interaction.name).groups()  # type: ignore[union-attr]
+    asked = interaction.query
+    if interaction.level:
+        keywords = (keyword_for_tag(tag) for tag in sorted(MATCHED[interaction.level]))
+        asked = ("limit", "offset", *keywords)
+    return replace(interaction, name=f"{verb}Deidentified{what}", query=asked, level=None)
+
+
+INTERACTIONS: Mapping[tuple[str, str], Interaction] = {
+    **_SEEN,
+    **{(method, f"{WITHOUT_NAMES}{template}"): _without_names(each) for (method, template), each in _SEEN.items()},
+    ("POST", "/studies"): Interaction("StoreInstances", "answer to a store request", takes=_STORED),
+    ("POST", _S): Interaction("StoreStudyInstances", "answer to a store request", takes=_STORED),
+    ("GET", "/series"): _search("SearchForSeries", Level.SERIES),
+    ("GET", "/instances"): _search("SearchForInstances", Level.INSTANCES),
     ("GET", f"{_I}/received"): Interaction("RetrieveReceived", "application/dicom"),
     ("GET", "/wado"): Interaction("RetrieveByURI", "application/dicom", _URI),
     ("DELETE", _S): Interaction("DeleteStudy", "", status="204"),
@@ -143,16 +155,6 @@ INTERACTIONS: Mapping[tuple[str, str], Interaction] = {
     ("POST", f"{_S}/undelete"): Interaction("UndeleteStudy", "", status="204"),
     ("POST", f"{_E}/undelete"): Interaction("UndeleteSeries", "", status="204"),
     ("POST", f"{_I}/undelete"): Interaction("UndeleteInstance", "", status="204"),
-    ("GET", f"{_D}/studies"): Interaction("SearchForDeidentifiedStudies", _TOLD, (*_PAGES, "ModalitiesInStudy")),
-    ("GET", f"{_D}{_S}/series"): Interaction("SearchForDeidentifiedStudySeries", _TOLD, ("Modality",)),
-    ("GET", f"{_D}{_S}/instances"): Interaction("SearchForDeidentifiedStudyInstances", _TOLD, ("SOPClassUID",)),
-    ("GET", f"{_D}{_E}/instances"): Interaction("SearchForDeidentifiedSeriesInstances", _TOLD, ("SOPClassUID",)),
-    ("GET", f"{_D}{_S}"): Interaction("RetrieveDeidentifiedStudy", _UNNAMED),
-    ("GET", f"{_D}{_E}"): Interaction("RetrieveDeidentifiedSeries", _UNNAMED),
-    ("GET", f"{_D}{_I}"): Interaction("RetrieveDeidentifiedInstance", "de-identified instance"),
-    ("GET", f"{_D}{_S}/metadata"): Interaction("RetrieveDeidentifiedStudyMetadata", _TOLD),
-    ("GET", f"{_D}{_E}/metadata"): Interaction("RetrieveDeidentifiedSeriesMetadata", _TOLD),
-    ("GET", f"{_D}{_I}/metadata"): Interaction("RetrieveDeidentifiedInstanceMetadata", _TOLD),
     ("POST", "/workitems"): Interaction("CreateWorkitem", "", ("workitem",), takes=_ITEM, status="201"),
     ("GET", "/workitems"): Interaction("SearchForWorkitems", "work items found", _SEARCH),
     ("GET", _W): Interaction("RetrieveWorkitem", "work item"),

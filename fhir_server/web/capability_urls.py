@@ -18,8 +18,8 @@ from fhir_server.access.capability_urls import FORM, Capability, CapabilityUrls
 from fhir_server.rest.capability_endpoints import PATH
 from fhir_server.rest.statuses import TooOften
 from fhir_server.store.rates import Rates
-from fhir_server.web.dicom_answers import Door
-from fhir_server.web.dicom_answers import Server as Opened
+from fhir_server.web.dicom_door import Door
+from fhir_server.web.dicom_door import Server as Opened
 from fhir_server.web.http import tries
 from imaging.errors import AppError, Category
 

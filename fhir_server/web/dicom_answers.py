@@ -1,4 +1,4 @@
-"""What the DICOMweb routes share: the door they stand in, negotiated answers, validators, streams.
+"""What the DICOMweb routes share: negotiated answers, validators, streams.
 
 Hides how an answer is made out of chunks: whole with an ETag where it is small, streamed where it is not. A failure
 after the first byte aborts the connection, so that nobody takes half an answer for a whole one.
@@ -8,22 +8,11 @@ Sources: PS3.18 8.5 to 8.7, RFC 9110 section 8.8 (validators), RFC 9111 (caching
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol
 
 from flask import Response, request
 
-from fhir_server.access.audit import Access
-from fhir_server.access.principals import Principal
-from fhir_server.deidentified import Deidentified
-from fhir_server.rest import watching
-from fhir_server.studies import Studies
-from fhir_server.web.http import principal_of
-from imaging.archive import Archive
 from imaging.blobs import Buffer
 from imaging.dicomweb import PIECE_BYTES, Choice, Offer, multipart_related, negotiate, packed
 from imaging.dicomweb.negotiation import UNICODE
@@ -37,64 +26,8 @@ REVALIDATE = "private, no-cache"
 MOST_BUFFERED_BYTES = 16 << 20  # up to this size an answer gets an ETag made of its content
 GZIP_LEVEL = 1  # of metadata: a tenth of the bytes at 100 MB/s
 GZIP_LEAST_BYTES = 1024
-RECORDERS = 8  # audit records of retrievals that a process writes at a time
-
 
 Part = tuple[str, dict[str, str], Iterable[bytes]]  # content type, further headers, chunks of the body
-
-
-class Server(watching.Backing, Protocol):
-    """What this door needs of the server."""
-
-    @property
-    def archive(self) -> Archive: ...  # noqa: D102
-    @property
-    def studies(self) -> Studies: ...  # noqa: D102
-    @property
-    def deidentified(self) -> Deidentified: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """The DICOMweb door of one server; `base_url` ends in /dicom-web."""
-
-    server: Server
-    base_url: str
-    recorders: Executor = field(default_factory=lambda: ThreadPoolExecutor(RECORDERS, "audit"))
-
-    def address(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> str:
-        """Return the URL of a study, series or instance."""
-        parts = [self.base_url, "studies", study_uid]
-        parts += ["series", series_uid] if series_uid else []
-        parts += ["instances", sop_uid] if sop_uid else []
-        return "/".join(parts)
-
-    def admit(self, study_uid: str) -> Principal:
-        """Return who asks, after they were found to be allowed to see the study's images."""
-        principal = principal_of(request)
-        self.server.studies.authorise(study_uid, principal)
-        return principal
-
-    def retrieved(
-        self, principal: Principal, study_uid: str, instances: int = 1, access: Access = Access.RETRIEVE
-    ) -> None:
-        """Leave an audit record of a retrieval; called before the first byte goes out."""
-        self.server.audit.record(principal, access, studies={study_uid: instances})
-
-    @contextmanager
-    def retrieving(
-        self, principal: Principal, study_uid: str, instances: int = 1, access: Access = Access.RETRIEVE
-    ) -> Iterator[None]:
-        """Leave an audit record of a retrieval while its first bytes are made: durable when the block is left.
-
-        Waiting for the journal takes about as long as a frame takes to be decoded.
-        """
-        # In a copy of the context, which knows the request's id and where it came from.
-        recorded = self.recorders.submit(copy_context().run, self.retrieved, principal, study_uid, instances, access)
-        try:
-            yield
-        finally:
-            recorded.result()
 
 
 def choose(offers: Iterable[Offer]) -> Choice:

@@ -73,13 +73,6 @@ def syntax_of(instance: Instance, form: str) -> str:
     return instance.stored_transfer_syntax_uid if form == STORED else form
 
 
-def length_of(instance: Instance, form: str) -> int | None:
-    """Return the bytes of a file given in `form`; None when it has to be made to be known."""
-    if form == instance.received_transfer_syntax_uid:
-        return instance.size_received
-    return instance.size_stored if form in (STORED, instance.stored_transfer_syntax_uid) else None
-
-
 def offers_of_frames(instance: Instance, *, single: bool) -> tuple[Offer, ...]:
     """Return the offers for frames of an instance."""
     return frame_offers(_frame_syntaxes(pixels_of(instance), instance.stored_transfer_syntax_uid), single=single)

@@ -1,6 +1,6 @@
 """The DICOMweb door: one table of routes under /dicom-web.
 
-Each route is answered by a function of `stow`, `qido`, `wado`, `rendered`, `wado_uri`, `deidentified`, `workitems` or
+Each route is answered by a function of `stow`, `qido`, `wado`, `rendered`, `wado_uri`, `workitems` or
 `event_channel`. Who may see a study is decided by `Studies.authorise` before anything else, who may see a work item by
 the repository that is opened for whoever asks. Source: PS3.18 sections 9 to 11.
 """
@@ -17,7 +17,6 @@ from fhir_server.web import (
     bulk,
     capabilities,
     capability_urls,
-    deidentified,
     event_channel,
     qido,
     rendered,
@@ -26,7 +25,7 @@ from fhir_server.web import (
     wado_uri,
     workitems,
 )
-from fhir_server.web.dicom_answers import Door
+from fhir_server.web.dicom_door import WITHOUT_NAMES, Door
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level
 
@@ -36,7 +35,7 @@ STUDY = "/studies/<uid:study_uid>"
 SERIES = f"{STUDY}/series/<uid:series_uid>"
 INSTANCE = f"{SERIES}/instances/<uid:sop_uid>"
 FRAMES = f"{INSTANCE}/frames/<frames>"
-UNNAMED = deidentified.PREFIX
+Route = tuple[str, str, Callable[..., Response]]
 
 
 def delete(door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Response:
@@ -58,13 +57,15 @@ def _search(level: Level) -> Callable[..., Response]:
     return search
 
 
-Routes = tuple[tuple[str, str, Callable[..., Response]], ...]
+def _without_names(answer: Callable[..., Response]) -> Callable[..., Response]:
+    def answered(door: Door, **uids: str) -> Response:
+        return answer(door.without_names, **uids)
 
-# Searches and retrievals of images by name: these are below capability URLs as well.
-READING: Routes = (
+    return answered
+
+
+SEEN: tuple[Route, ...] = (
     ("GET", "/studies", _search(Level.STUDIES)),
-    ("GET", "/series", _search(Level.SERIES)),
-    ("GET", "/instances", _search(Level.INSTANCES)),
     ("GET", f"{STUDY}/series", _search(Level.SERIES)),
     ("GET", f"{STUDY}/instances", _search(Level.INSTANCES)),
     ("GET", f"{SERIES}/instances", _search(Level.INSTANCES)),
@@ -72,25 +73,28 @@ READING: Routes = (
     *(("GET", f"{level}/metadata", wado.retrieve_metadata) for level in (STUDY, SERIES, INSTANCE)),
     *(("GET", f"{level}/rendered", rendered.retrieve_rendered) for level in (STUDY, SERIES, INSTANCE, FRAMES)),
     *(("GET", f"{level}/thumbnail", rendered.retrieve_thumbnail) for level in (STUDY, SERIES, INSTANCE, FRAMES)),
-    ("GET", "/wado", wado_uri.retrieve),
     ("GET", FRAMES, wado.retrieve_frames),
     *(("GET", f"{level}/pixeldata", bulk.retrieve_pixeldata) for level in (STUDY, SERIES, INSTANCE)),
     *(("GET", f"{level}/bulkdata", bulk.retrieve_bulkdata) for level in (STUDY, SERIES, INSTANCE)),
     ("GET", f"{INSTANCE}/bulkdata/<path:path>", wado.retrieve_bulkdata),
+)
+"""What can be seen in both views: by name, and below `/deidentified` behind pseudonyms."""
+
+# Searches and retrievals of images by name: these are below capability URLs as well.
+READING: tuple[Route, ...] = (
+    *SEEN,
+    ("GET", "/series", _search(Level.SERIES)),
+    ("GET", "/instances", _search(Level.INSTANCES)),
+    ("GET", "/wado", wado_uri.retrieve),
     ("GET", f"{INSTANCE}/received", wado.retrieve_received),
 )
-ROUTES: Routes = (
+ROUTES: tuple[Route, ...] = (
+    *READING,
+    *((method, f"{WITHOUT_NAMES}{rule}", _without_names(answer)) for method, rule, answer in SEEN),
     ("POST", "/studies", stow.store),
     ("POST", STUDY, stow.store),
-    *READING,
     *(("DELETE", level, delete) for level in (STUDY, SERIES, INSTANCE)),
     *(("POST", f"{level}/undelete", undelete) for level in (STUDY, SERIES, INSTANCE)),
-    ("GET", f"{UNNAMED}/studies", deidentified.search(Level.STUDIES)),
-    ("GET", f"{UNNAMED}{STUDY}/series", deidentified.search(Level.SERIES)),
-    ("GET", f"{UNNAMED}{STUDY}/instances", deidentified.search(Level.INSTANCES)),
-    ("GET", f"{UNNAMED}{SERIES}/instances", deidentified.search(Level.INSTANCES)),
-    *(("GET", f"{UNNAMED}{level}", deidentified.retrieve) for level in (STUDY, SERIES, INSTANCE)),
-    *(("GET", f"{UNNAMED}{level}/metadata", deidentified.retrieve_metadata) for level in (STUDY, SERIES, INSTANCE)),
     *workitems.ROUTES,
     *event_channel.ROUTES,
 )

@@ -10,8 +10,8 @@ from typing import Any
 from flask import Response
 
 from fhir_server.access.audit import Access
-from fhir_server.access.principals import Principal
-from fhir_server.web.dicom_answers import REVALIDATE, Door, digest, not_modified, ranged, sliced, validated
+from fhir_server.web.dicom_answers import REVALIDATE, digest, not_modified, ranged, sliced, validated
+from fhir_server.web.dicom_door import Visit
 from imaging.archive import Instance
 from imaging.dicomweb import Choice, Offer
 from imaging.dicomweb.negotiation import MEDIA_TYPE_OF_TRANSFER_SYNTAX
@@ -54,24 +54,22 @@ def offers_of(instance: Instance, document: Document) -> tuple[Offer, ...]:
 
 
 def rendered(
-    door: Door,
-    principal: Principal,
+    visit: Visit,
     instance: Instance,
     document: Document,
     choice: Choice,
     access: Access = Access.RETRIEVE,
 ) -> Response:
     """Return an instance as one of its offers."""
-    decided = door.server.archive.decisions.version(instance.study_uid)
-    tag = digest("document", VERSION, choice, instance.sha256_received, decided)
+    tag = digest("document", VERSION, choice, instance.sha256_received, visit.images.decided(instance.study_uid))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    door.retrieved(principal, instance.study_uid, access=access)
+    visit.retrieved(access=access)
     if choice.media_type in [offer.media_type for offer in REPORT_OFFERS]:
         text = (as_html if choice.media_type == "text/html" else as_plain)(document)
         response = validated(Response(text, content_type=f"{choice.media_type}; charset=utf-8"), tag, REVALIDATE)
     else:
-        pieces = (_film if instance.stored_transfer_syntax_uid in VIDEO else _enclosed)(door, instance, document)
+        pieces = (_film if instance.stored_transfer_syntax_uid in VIDEO else _enclosed)(visit, instance, document)
         length = sum(map(len, pieces))
         chunks = (chunk for piece in pieces for chunk in sliced(piece))
         response = Response(chunks, content_type=choice.media_type)
@@ -81,17 +79,17 @@ def rendered(
     return response
 
 
-def _enclosed(door: Door, instance: Instance, document: Document) -> list[memoryview]:
+def _enclosed(visit: Visit, instance: Instance, document: Document) -> list[memoryview]:
     """Return an encapsulated document without what pads it."""
-    value = memoryview(door.server.archive.bulkdata(instance, "bulkdata/00420011"))
+    value = memoryview(visit.images.bulkdata(instance, "bulkdata/00420011"))
     length = int(number_of(document, _LENGTH) or len(value))
     if not 0 <= length <= len(value):
         raise AppError(Category.INVALID, "the document is shorter than it says", where="(0042,0015)")
     return [value[:length]]
 
 
-def _film(door: Door, instance: Instance, document: Document) -> list[memoryview]:
+def _film(visit: Visit, instance: Instance, document: Document) -> list[memoryview]:
     """Return a video stream, which lies in fragments. Source: PS3.5 8.2.5 to 8.2.12."""
-    value = memoryview(door.server.archive.bulkdata(instance, "bulkdata/7FE00010"))
+    value = memoryview(visit.images.bulkdata(instance, "bulkdata/7FE00010"))
     fragments = read_fragments(value, 0, len(value))[1]
     return [value[start : start + length] for start, length in fragments]

@@ -18,7 +18,7 @@ from fhir_server.access.principals import Principal
 from fhir_server.model.workitem_events import WORKLIST, Kind, going_down, report
 from fhir_server.rest.subscription_operations import TOKEN_LIFE
 from fhir_server.rest.watching import Backing, Reporter, Watching, require_same
-from fhir_server.web.dicom_answers import Door
+from fhir_server.web.dicom_door import Door
 from fhir_server.web.http import principal_of, tries
 from fhir_server.web.sockets import Line, Sockets
 from fhir_server.web.workitems import WORKITEM

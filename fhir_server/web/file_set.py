@@ -8,23 +8,24 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from uuid import UUID
 
+from fhir_server.web.dicom_door import Images
 from fhir_server.web.dicom_forms import syntax_of
 from imaging import dicomdir
-from imaging.archive import Archive, Instance, size_of_file
+from imaging.archive import Instance, size_of_file
 from imaging.syntaxes import is_encapsulated
 from imaging.zipped import Entry
 
 Chosen = tuple[Instance, str]  # an instance and the form it is given in, as the archive calls it
 
 
-def in_forms(archive: Archive, chosen: Iterable[Chosen]) -> Iterator[tuple[Instance, str, Iterable[bytes]]]:
+def in_forms(images: Images, chosen: Iterable[Chosen]) -> Iterator[tuple[Instance, str, Iterable[bytes]]]:
     """Yield each instance with its form and the pieces of its file, prepared as the archive does for one form."""
     for form, group in groupby(chosen, key=lambda each: each[1]):
-        for instance, pieces in archive.files((instance for instance, _ in group), form):
+        for instance, pieces in images.files((instance for instance, _ in group), form):
             yield instance, form, pieces
 
 
-def file_set(archive: Archive, chosen: Iterable[Chosen], documents: Iterable[bytes], tag: str) -> Iterator[Entry]:
+def file_set(images: Images, chosen: Iterable[Chosen], documents: Iterable[bytes], tag: str) -> Iterator[Entry]:
     """Yield the files of the set.
 
     documents   DICOM JSON of each
@@ -33,7 +34,7 @@ def file_set(archive: Archive, chosen: Iterable[Chosen], documents: Iterable[byt
     directory = dicomdir.Directory(f"2.25.{UUID(tag, version=5).int}")
     series: dict[str, int] = {}
     for number, ((instance, form, pieces), document) in enumerate(
-        zip(in_forms(archive, chosen), documents, strict=True), start=1
+        zip(in_forms(images, chosen), documents, strict=True), start=1
     ):
         folder = series.setdefault(instance.series_uid, len(series) + 1)
         path = ("DICOM", f"S{folder:07d}", f"I{number:07d}")

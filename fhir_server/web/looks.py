@@ -13,8 +13,9 @@ import orjson
 from PIL import Image
 
 from fhir_server.web.dicom_answers import decoding
+from fhir_server.web.dicom_door import Images
 from imaging import annotations, colour, image_files
-from imaging.archive import Archive, Instance
+from imaging.archive import Instance
 from imaging.cine import durations_ms
 from imaging.display import DisplayAttributes, FrameSource, Window
 from imaging.errors import AppError, Category
@@ -99,9 +100,9 @@ class Shown(NamedTuple):
 class Pictures:
     """Pictures of stored frames under one look."""
 
-    def __init__(self, archive: Archive, look: Look, media_type: str) -> None:
+    def __init__(self, images: Images, look: Look, media_type: str) -> None:
         """Prepare. Raises INVALID where a profile is asked for that the media type cannot hold."""
-        self._archive = archive
+        self._images = images
         self._look = look
         self._media_type = media_type
         kind = image_files.kind_of(media_type)
@@ -130,8 +131,8 @@ class Pictures:
     def _pictures(self, every: Iterable[Shown]) -> Iterator[tuple[Image.Image, bytes | None, int]]:
         """Yield pictures with the profile to embed and the milliseconds for which they are shown."""
         for shown in every:
-            document = orjson.loads(shown.json or next(self._archive.documents([shown.instance.sop_uid])))
-            fetch = partial(_fetched, self._archive, shown.instance)
+            document = orjson.loads(shown.json or next(self._images.documents([shown.instance.sop_uid])))
+            fetch = partial(_fetched, self._images, shown.instance)
             own = colour.profile_of(document, fetch) if self._look.icc_profile != colour.NO else None
             state = self._state(shown.state or self._look.state)
             numbers = shown.numbers or [_representative(document, shown.instance)]
@@ -153,7 +154,7 @@ class Pictures:
         attributes = DisplayAttributes.from_json(document, number, bulkdata=fetch)
         levels = reduce_levels(attributes, look.viewport)
         with decoding():
-            decoded = self._archive.pixels(instance, number, reduce_levels=levels)
+            decoded = self._images.pixels(instance, number, reduce_levels=levels)
         # Decoding may have turned luma and chroma into RGB.
         attributes = replace(attributes, photometric_interpretation=decoded.photometric_interpretation)
         image = picture(decoded.pixels, attributes, window=look.window, viewport=look.viewport)
@@ -167,12 +168,12 @@ class Pictures:
         if not any(each.holds(instance.sop_uid, number) for each in references(told)):
             message = "the presentation state does not refer to this image"
             raise AppError(Category.INVALID, message, where="presentationUID")
-        tables = partial(_fetched, self._archive, source)
+        tables = partial(_fetched, self._images, source)
         presentation = presentation_of(
             told, instance.sop_uid, number, bulkdata=tables, image=FrameSource(document, number, fetch)
         )
         with decoding():
-            decoded = self._archive.pixels(instance, number)
+            decoded = self._images.pixels(instance, number)
         photometric = decoded.photometric_interpretation
         return softcopy(
             decoded.pixels, document, number, presentation,
@@ -182,7 +183,7 @@ class Pictures:
     def _state(self, instance: Instance | None) -> tuple[Instance, Document] | None:
         if instance is None:
             return None
-        (json,) = self._archive.documents([instance.sop_uid])
+        (json,) = self._images.documents([instance.sop_uid])
         return instance, orjson.loads(json)
 
 
@@ -199,8 +200,8 @@ def _flipped(letters: Letters, viewport: Viewport | None) -> Letters:
     return top, right, bottom, left
 
 
-def _fetched(archive: Archive, instance: Instance, uri: str) -> bytes:
-    return bytes(archive.bulkdata(instance, uri.removeprefix("@/")))
+def _fetched(images: Images, instance: Instance, uri: str) -> bytes:
+    return bytes(images.bulkdata(instance, uri.removeprefix("@/")))
 
 
 def _representative(document: Document, instance: Instance) -> int:

@@ -7,19 +7,15 @@ Sources: PS3.18 10.6 and 8.3.4.
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
 
 import orjson
 from flask import Response, request
 
 from fhir_server.access.audit import Access
-from fhir_server.access.policy import require_images
-from fhir_server.access.principals import Principal, Right
-from fhir_server.store.filters import Act
+from fhir_server.deidentified import Attributes
 from fhir_server.web.dicom_answers import (
     DICOM_XML,
     JSON_OFFERS,
-    Door,
     Part,
     choose,
     digest,
@@ -27,6 +23,7 @@ from fhir_server.web.dicom_answers import (
     multipart,
     text_answer,
 )
+from fhir_server.web.dicom_door import Door
 from fhir_server.web.http import principal_of
 from imaging.dicomweb import Level, Matching, Offer, parse_query
 from imaging.dicomweb.native_model import native_model
@@ -36,22 +33,18 @@ RETRIEVE_URL = "00081190"
 UIDS = ("0020000D", "0020000E", "00080018")  # of study, series and instance
 DEPTH = {Level.STUDIES: 1, Level.SERIES: 2, Level.INSTANCES: 3}
 
-Result = dict[str, Any]
-
 
 def search(door: Door, level: Level, study_uid: str | None = None, series_uid: str | None = None) -> Response:
     """GET /studies, /series or /instances, of all or of one study or series: 200, or 204 when nothing matches."""
-    principal = principal_of(request)
-    require_images(principal, Right.RECEIVE_IMAGES, Act.SEARCH, "search for images")
-    choice = choose(OFFERS)
-    matching = _matching(door, level, study_uid, series_uid)
-    if study_uid:
-        door.server.studies.authorise(study_uid, principal, Act.SEARCH)
-        door.server.studies.refresh(study_uid)
-    else:
-        door.server.studies.catch_up()
-    found, is_cut = _page(door, matching, principal)
-    studies = {study_uid} if study_uid else {result[UIDS[0]]["Value"][0] for result in found}
+    principal, choice = principal_of(request), choose(OFFERS)
+    asked = _asked(door, level, study_uid)
+    limit = asked.limit
+    # One more than a page says whether more would have matched.
+    one_more = asked if limit is None else replace(asked, limit=limit + 1)
+    matched = door.view.search(door.server, principal, one_more, study_uid, series_uid)
+    is_cut = limit is not None and len(matched.results) > limit
+    found = matched.results[:limit]
+    studies = {matched.within} if matched.within else set(matched.studies[:limit])
     door.server.audit.record(
         principal, Access.QUERY, studies=dict.fromkeys(studies, 0), parameters=_names(request.args)
     )
@@ -69,31 +62,20 @@ def search(door: Door, level: Level, study_uid: str | None = None, series_uid: s
     return response
 
 
-def _matching(door: Door, level: Level, study_uid: str | None, series_uid: str | None) -> Matching:
+def _asked(door: Door, level: Level, study_uid: str | None) -> Matching:
     """Return what is asked. Inside one study everything is given; a search of all studies comes in pages."""
     config = door.server.config
     most = None if study_uid else config["limits.search_count"]
     asked = parse_query(level, request.args.items(multi=True), max_limit=most)
     if asked.limit is None and most is not None:
         asked = replace(asked, limit=config["limits.search_count_default"])
-    return asked.within(study_uid, series_uid)
-
-
-def _page(door: Door, matching: Matching, principal: Principal) -> tuple[list[Result], bool]:
-    """Return the asked page and whether more would have matched."""
-    if matching.limit is None:
-        return door.server.studies.query(matching, principal), False
-    if matching.limit == 0:
-        return [], False
-    one_more = replace(matching, limit=matching.limit + 1)
-    found = door.server.studies.query(one_more, principal)
-    return found[: matching.limit], len(found) > matching.limit
+    return asked
 
 
 def _names(parameters: Iterable[str]) -> list[str]:
     return [name for name in parameters if len(name) <= 100]
 
 
-def _with_address(door: Door, level: Level, result: Result) -> Result:
+def _with_address(door: Door, level: Level, result: Attributes) -> Attributes:
     uids = [result[tag]["Value"][0] for tag in UIDS[: DEPTH[level]]]
     return dict(sorted({**result, RETRIEVE_URL: {"vr": "UR", "Value": [door.address(*uids)]}}.items()))

@@ -11,11 +11,9 @@ from typing import NamedTuple
 import orjson
 from flask import Response, request
 
-from fhir_server.access.principals import Principal
 from fhir_server.web import documents
 from fhir_server.web.dicom_answers import (
     REVALIDATE,
-    Door,
     Part,
     choose,
     digest,
@@ -24,9 +22,10 @@ from fhir_server.web.dicom_answers import (
     streamed,
     validated,
 )
+from fhir_server.web.dicom_door import Door, Images, Visit
 from fhir_server.web.looks import Look, Pictures, Shown, look_from
 from fhir_server.web.wado import numbers_from_text
-from imaging.archive import Archive, Instance
+from imaging.archive import Instance
 from imaging.dicomweb import Choice, Offer
 from imaging.errors import AppError, Category
 from imaging.image_files import ANIMATED, STILL
@@ -41,7 +40,7 @@ THUMBNAIL = Viewport(128, 128)
 NOT_SUPPORTED = ("charset",)
 
 
-class Images(NamedTuple):
+class Sight(NamedTuple):
     """What is there to be shown at an address: its version, how many instances, and one after the other."""
 
     version: str
@@ -58,66 +57,66 @@ def retrieve_rendered(
     of its frames where the media type moves; in multipart it is all of its frames (PS3.18 10.4.4). A presentation state
     is the images that it refers to, as it shows them.
     """
-    principal = door.admit(study_uid)
-    archive = door.server.archive
+    visit = door.admit(study_uid)
+    images = visit.images
     if series_uid and sop_uid:
-        instance, json = archive.described(study_uid, series_uid, sop_uid)
+        instance, json = images.described(study_uid, series_uid, sop_uid)
         if not instance.frames and not frames and instance.sop_class_uid != GRAYSCALE_STATE:
-            return _document(door, principal, instance, orjson.loads(json))
-        shown = _of_instance(archive, instance, json, frames)
-        version = str([*map(_words, shown), archive.decisions.version(study_uid)])
-        images = Images(version, len(shown), shown)
+            return _document(visit, instance, orjson.loads(json))
+        shown = _of_instance(images, instance, json, frames)
+        version = str([*map(_words, shown), images.decided(study_uid)])
+        sight = Sight(version, len(shown), shown)
         is_one = len(shown) == 1 and len(shown[0].numbers) <= 1
     else:
-        images, is_one = _of_many(archive, study_uid, series_uid), False
-    look = asked(archive, study_uid)
+        sight, is_one = _of_many(images, study_uid, series_uid), False
+    look = asked(images, study_uid)
     choice = choose(_offers(is_one=is_one, is_study=series_uid is None))
-    every = images.every if is_still(choice) else map(all_frames, images.every)
-    tag = digest("rendered", choice, *look.words, images.version, series_uid)
+    every = sight.every if is_still(choice) else map(all_frames, sight.every)
+    tag = digest("rendered", choice, *look.words, sight.version, series_uid)
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    pictures = Pictures(archive, look, choice.media_type)
-    with door.retrieving(principal, study_uid, images.total):
+    pictures = Pictures(images, look, choice.media_type)
+    with visit.retrieving(sight.total):
         if choice.multipart:
             parts: Iterator[Part] = ((choice.media_type, {}, (picture,)) for picture in pictures.files(every))
             response = streamed(multipart(parts, tag), choice.content_type(tag))
         else:
             response = Response(picture_file(pictures, choice, every), content_type=choice.media_type)
-    return _warned(door, validated(response, tag, REVALIDATE))
+    return _warned(visit, validated(response, tag, REVALIDATE))
 
 
 def retrieve_thumbnail(
     door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None, frames: str | None = None
 ) -> Response:
     """GET one small image that stands for a study, a series, an instance or a frame."""
-    principal = door.admit(study_uid)
-    archive = door.server.archive
+    visit = door.admit(study_uid)
+    images = visit.images
     if series_uid and sop_uid:
-        shown = _of_instance(archive, *archive.described(study_uid, series_uid, sop_uid), frames)[0]
+        shown = _of_instance(images, *images.described(study_uid, series_uid, sop_uid), frames)[0]
         shown = shown._replace(numbers=shown.numbers[:1])
     else:
-        shown = Shown(_middle(archive, study_uid, series_uid))
+        shown = Shown(_middle(images, study_uid, series_uid))
     choice = choose(THUMBNAIL_OFFERS)
-    look = asked(archive, study_uid, viewport=THUMBNAIL)
-    tag = digest("thumbnail", choice, *look.words, _words(shown), archive.decisions.version(study_uid))
+    look = asked(images, study_uid, viewport=THUMBNAIL)
+    tag = digest("thumbnail", choice, *look.words, _words(shown), images.decided(study_uid))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    pictures = Pictures(archive, look, choice.media_type)
-    with door.retrieving(principal, study_uid):
+    pictures = Pictures(images, look, choice.media_type)
+    with visit.retrieving():
         (picture,) = pictures.files([shown])
-    return _warned(door, validated(Response(picture, content_type=choice.media_type), tag, REVALIDATE))
+    return _warned(visit, validated(Response(picture, content_type=choice.media_type), tag, REVALIDATE))
 
 
-def asked(archive: Archive, study_uid: str, *, viewport: Viewport | None = None) -> Look:
+def asked(images: Images, study_uid: str, *, viewport: Viewport | None = None) -> Look:
     """Return the look of the request's parameters, with the presentation state that they name. Raises NOT_FOUND."""
     look = look_from(request.args, viewport=viewport)
-    state = named_state(archive, study_uid)
+    state = named_state(images, study_uid)
     look = replace(look, state=state) if state else look
     look.check()
     return look
 
 
-def named_state(archive: Archive, study_uid: str) -> Instance | None:
+def named_state(images: Images, study_uid: str) -> Instance | None:
     """Return the presentation state that `presentationUID` and `presentationSeriesUID` name, None for none."""
     uid, series_uid = request.args.get("presentationUID"), request.args.get("presentationSeriesUID")
     if not uid and not series_uid:
@@ -125,7 +124,7 @@ def named_state(archive: Archive, study_uid: str) -> Instance | None:
     if not uid or not series_uid:
         message = "presentationUID and presentationSeriesUID are given together"
         raise AppError(Category.INVALID, message, where="presentationUID")
-    state = archive.instance(study_uid, series_uid, uid)
+    state = images.instance(study_uid, series_uid, uid)
     if state.sop_class_uid != GRAYSCALE_STATE:
         message = "this is not a grayscale softcopy presentation state"
         raise AppError(Category.INVALID, message, where="presentationUID")
@@ -157,37 +156,37 @@ def _offers(*, is_one: bool, is_study: bool) -> tuple[Offer, ...]:
     return MULTIPART_OFFERS + (() if is_study else ANIMATED_OFFERS)
 
 
-def _of_instance(archive: Archive, instance: Instance, json: bytes, frames: str | None) -> list[Shown]:
+def _of_instance(images: Images, instance: Instance, json: bytes, frames: str | None) -> list[Shown]:
     if instance.sop_class_uid == GRAYSCALE_STATE and not frames:
-        return _under_state(archive, instance, json)
+        return _under_state(images, instance, json)
     if not instance.frames:
         raise _no_image()
     return [Shown(instance, numbers_from_text(frames, instance) if frames else [], json=json)]
 
 
-def _document(door: Door, principal: Principal, instance: Instance, document: documents.Document) -> Response:
+def _document(visit: Visit, instance: Instance, document: documents.Document) -> Response:
     offers = documents.offers_of(instance, document)
     if not offers:
         raise _no_image()
-    return documents.rendered(door, principal, instance, document, choose(offers))
+    return documents.rendered(visit, instance, document, choose(offers))
 
 
-def _of_many(archive: Archive, study_uid: str, series_uid: str | None) -> Images:
-    found = archive.contents(study_uid, series_uid)
+def _of_many(images: Images, study_uid: str, series_uid: str | None) -> Sight:
+    found = images.contents(study_uid, series_uid)
     if not any(each.frames for each in found.samples):
         raise _no_image()
-    every = (Shown(each) for each in archive.each(found.sop_uids) if each.frames)
-    return Images(found.version, len(found.members), every)
+    every = (Shown(each) for each in images.each(found.sop_uids) if each.frames)
+    return Sight(found.version, len(found.members), every)
 
 
-def _middle(archive: Archive, study_uid: str, series_uid: str | None) -> Instance:
+def _middle(images: Images, study_uid: str, series_uid: str | None) -> Instance:
     """Return an image that stands for many: the middle of the first series shows more of a body than its edge."""
-    found = archive.contents(study_uid, series_uid)
-    images = {each.series_uid for each in found.samples if each.frames}
-    first = next((series for series, _ in found.members if series in images), None)
+    found = images.contents(study_uid, series_uid)
+    shown = {each.series_uid for each in found.samples if each.frames}
+    first = next((series for series, _ in found.members if series in shown), None)
     uids = [uid for series, uid in found.members if series == first]
     middle = len(uids) // 2
-    for instance in archive.each(uids[middle:] + uids[:middle]):
+    for instance in images.each(uids[middle:] + uids[:middle]):
         if instance.frames:
             return instance
     raise _no_image()
@@ -197,10 +196,10 @@ def _no_image() -> AppError:
     return AppError(Category.NOT_FOUND, "there is nothing to render", where="rendered")
 
 
-def _under_state(archive: Archive, state: Instance, json: bytes) -> list[Shown]:
+def _under_state(images: Images, state: Instance, json: bytes) -> list[Shown]:
     found = []
     for each in references(orjson.loads(json)):
-        instance = archive.instance(state.study_uid, each.series_uid, each.sop_uid)
+        instance = images.instance(state.study_uid, each.series_uid, each.sop_uid)
         numbers = [number for number in each.frames if 1 <= number <= instance.number_of_frames]
         if instance.frames and bool(numbers) == bool(each.frames):
             found.append(Shown(instance, numbers, state))
@@ -214,9 +213,9 @@ def _words(shown: Shown) -> str:
     return f"{shown.instance.sha256_stored} {shown.numbers} {state}"
 
 
-def _warned(door: Door, response: Response) -> Response:
+def _warned(visit: Visit, response: Response) -> Response:
     """Say which parameters were not heeded. Source: PS3.18 8.3.5."""
     ignored = [name for name in NOT_SUPPORTED if name in request.args]
     if ignored:
-        response.headers["Warning"] = f'299 {door.base_url}: "not supported and ignored: {", ".join(ignored)}"'
-    return response
+        response.headers["Warning"] = f'299 {visit.door.base_url}: "not supported and ignored: {", ".join(ignored)}"'
+    return visit.told(response)

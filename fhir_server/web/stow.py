@@ -12,7 +12,8 @@ import orjson
 from flask import Response, request
 
 from fhir_server.storage_checks import RejectedError
-from fhir_server.web.dicom_answers import DICOM_JSON, DICOM_XML, Door, choose
+from fhir_server.web.dicom_answers import DICOM_JSON, DICOM_XML, choose
+from fhir_server.web.dicom_door import Door
 from fhir_server.web.http import principal_of
 from fhir_server.web.stow_bodies import Instances
 from imaging.archive import Refused, Remark, Stored

@@ -10,7 +10,8 @@ from itertools import chain
 
 from flask import request
 
-from fhir_server.web.dicom_answers import DICOM_JSON, DICOM_XML, Door
+from fhir_server.web.dicom_answers import DICOM_JSON, DICOM_XML
+from fhir_server.web.dicom_door import Door
 from imaging.archive import Incoming
 from imaging.assembly import JSON_TYPES, XML_TYPES, Assembly
 from imaging.dicomweb import ContentType, MultipartLimits, Part, iter_parts, parse_content_type, read_body

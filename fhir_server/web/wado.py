@@ -12,13 +12,11 @@ from typing import NamedTuple
 import orjson
 from flask import Response, request
 
-from fhir_server.access.principals import Principal
 from fhir_server.web.dicom_answers import (
     DICOM_XML,
     IMMUTABLE,
     JSON_OFFERS,
     REVALIDATE,
-    Door,
     Part,
     choose,
     chooser,
@@ -33,18 +31,18 @@ from fhir_server.web.dicom_answers import (
     text_answer,
     validated,
 )
+from fhir_server.web.dicom_door import Door, Images, Visit
 from fhir_server.web.dicom_forms import (
     Pixels,
     file_form,
     file_offers,
     frame_syntax,
-    length_of,
     offers_of_frames,
     pixels_of,
     syntax_of,
 )
 from fhir_server.web.file_set import Chosen, file_set, in_forms
-from imaging.archive import RECEIVED, Archive, Instance
+from imaging.archive import RECEIVED, Instance
 from imaging.dicomweb import Choice, Offer, packed
 from imaging.dicomweb.native_model import native_model
 from imaging.dicomweb.negotiation import OCTET_STREAM, ZIP, part_content_type
@@ -68,26 +66,26 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
 
     In which form each instance comes follows from its kind: one of every kind is asked before the first byte.
     """
-    principal = door.admit(study_uid)
-    archive = door.server.archive
-    found = held(archive, study_uid, series_uid, sop_uid)
+    visit = door.admit(study_uid)
+    images = visit.images
+    found = held(visit, study_uid, series_uid, sop_uid)
     first = found.samples[0]
     forms = Forms(is_single=sop_uid is not None)
     choice = forms.choice(first)
     tag = digest("files", VERSION, choice, series_uid, found.version, *sorted(map(forms, found.samples)))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    with door.retrieving(principal, study_uid, len(found.uids)), decoding():
+    with visit.retrieving(len(found.uids)), decoding():
         if not choice.multipart and choice.media_type == DICOM:
-            return file_by_itself(archive, first, forms(first), tag)
-        chosen = ((instance, forms(instance)) for instance in archive.each(found.uids))
+            return file_by_itself(visit, first, forms(first), tag)
+        chosen = ((instance, forms(instance)) for instance in images.each(found.uids))
         if choice.media_type == ZIP:
-            entries = file_set(archive, chosen, archive.documents(found.uids), tag)
+            entries = file_set(images, chosen, images.documents(found.uids), tag)
             response = streamed(packed(zipped(entries)), ZIP)
             response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid or series_uid or study_uid}.zip"'
         else:
-            response = streamed(multipart(_files(archive, chosen), tag), choice.content_type(tag))
-    return validated(response, tag, REVALIDATE)
+            response = streamed(multipart(_files(images, chosen), tag), choice.content_type(tag))
+    return visit.told(validated(response, tag, REVALIDATE))
 
 
 class Held(NamedTuple):
@@ -101,12 +99,12 @@ class Held(NamedTuple):
     version: str
 
 
-def held(archive: Archive, study_uid: str, series_uid: str | None, sop_uid: str | None) -> Held:
+def held(visit: Visit, study_uid: str, series_uid: str | None, sop_uid: str | None) -> Held:
     """Return what a study, a series or an instance is. Raises NOT_FOUND."""
     if series_uid and sop_uid:
-        instance = archive.instance(study_uid, series_uid, sop_uid)
-        return Held([instance], [sop_uid], f"{instance.sha256_received} {archive.decisions.version(study_uid)}")
-    found = archive.contents(study_uid, series_uid)
+        instance = visit.images.instance(study_uid, series_uid, sop_uid)
+        return Held([instance], [sop_uid], f"{instance.sha256_received} {visit.images.decided(study_uid)}")
+    found = visit.images.contents(study_uid, series_uid)
     return Held(found.samples, found.sop_uids, found.version)
 
 
@@ -132,23 +130,23 @@ class Forms:
         return file_form(self.choice(instance), instance)
 
 
-def file_by_itself(archive: Archive, instance: Instance, form: str, tag: str) -> Response:
+def file_by_itself(visit: Visit, instance: Instance, form: str, tag: str) -> Response:
     """Return one file as a single part, or the bytes of it that are asked for where its length is known."""
-    kind = part_content_type(DICOM, syntax_of(instance, form))
-    length = None if archive.decisions.in_force(instance.study_uid) else length_of(instance, form)
-    response = validated(streamed(packed(archive.file(instance, form)), kind, length=length), tag, REVALIDATE)
+    kind, length = part_content_type(DICOM, syntax_of(instance, form)), visit.images.length(instance, form)
+    file = packed(visit.images.file(instance, form))
+    response = validated(streamed(file, kind, length=length), tag, REVALIDATE)
     return response if length is None else ranged(response, length)
 
 
 def retrieve_received(door: Door, study_uid: str, series_uid: str, sop_uid: str) -> Response:
     """GET the file as it was received, byte for byte, with its SHA-256 in Repr-Digest (RFC 9530)."""
-    principal = door.admit(study_uid)
-    instance = door.server.archive.instance(study_uid, series_uid, sop_uid)
+    visit = door.admit(study_uid)
+    instance = visit.images.instance(study_uid, series_uid, sop_uid)
     if unchanged := not_modified(instance.sha256_received, IMMUTABLE):
         return unchanged
-    door.retrieved(principal, study_uid)
+    visit.retrieved()
     kind = part_content_type(DICOM, instance.received_transfer_syntax_uid)
-    response = streamed(packed(door.server.archive.file(instance, RECEIVED)), kind, length=instance.size_received)
+    response = streamed(packed(visit.images.file(instance, RECEIVED)), kind, length=instance.size_received)
     sha256 = base64.b64encode(bytes.fromhex(instance.sha256_received)).decode()
     response.headers["Repr-Digest"] = f"sha-256=:{sha256}:"
     response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid}.dcm"'
@@ -159,46 +157,45 @@ def retrieve_metadata(
     door: Door, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
 ) -> Response:
     """GET what is known of a study, a series or an instance but its pixels; no file is opened for it."""
-    principal = door.admit(study_uid)
+    visit = door.admit(study_uid)
     choice = choose(METADATA_OF_ONE_OFFERS if sop_uid else METADATA_OFFERS)
-    found = door.server.archive.metadata(study_uid, series_uid, sop_uid)
+    found = visit.images.metadata(study_uid, series_uid, sop_uid)
     documents = (_with_addresses(json, door.address(*uids)) for uids, json in found)
-    door.retrieved(principal, study_uid, 1 if sop_uid else 0)
+    visit.retrieved(1 if sop_uid else 0)
     if not choice.multipart:
         is_xml = choice.media_type == DICOM_XML
         chunks = (native_model(orjson.loads(json)) for json in documents) if is_xml else json_array(documents)
-        return text_answer(chunks, choice.media_type)
+        return visit.told(text_answer(chunks, choice.media_type))
     boundary = digest("metadata", study_uid, series_uid, sop_uid, door.base_url)
     parts: Iterator[Part] = ((choice.media_type, {}, (native_model(orjson.loads(json)),)) for json in documents)
-    return text_answer(multipart(parts, boundary), choice.content_type(boundary))
+    return visit.told(text_answer(multipart(parts, boundary), choice.content_type(boundary)))
 
 
 def retrieve_frames(door: Door, study_uid: str, series_uid: str, sop_uid: str, frames: str) -> Response:
     """GET one or more frames, by a list of numbers from 1, as stored or transcoded."""
-    principal = door.admit(study_uid)
-    instance = door.server.archive.instance(study_uid, series_uid, sop_uid)
-    return _frames(door, instance, numbers_from_text(frames, instance), principal)
+    visit = door.admit(study_uid)
+    instance = visit.images.instance(study_uid, series_uid, sop_uid)
+    return _frames(visit, instance, numbers_from_text(frames, instance))
 
 
 def retrieve_bulkdata(door: Door, study_uid: str, series_uid: str, sop_uid: str, path: str) -> Response:
     """GET a value that the metadata refers to; pixel data comes as its frames."""
-    principal = door.admit(study_uid)
-    archive = door.server.archive
-    instance = archive.instance(study_uid, series_uid, sop_uid)
+    visit = door.admit(study_uid)
+    instance = visit.images.instance(study_uid, series_uid, sop_uid)
     if path.upper() in PIXEL_TAGS and pixels_of(instance) not in (Pixels.ABSENT, Pixels.NATIVE_ONLY):
         numbers = range(1, instance.number_of_frames + 1)
         together = () if pixels_of(instance) is Pixels.OPAQUE else BULKDATA_OFFERS
-        return _frames(door, instance, numbers, principal, together=together)
+        return _frames(visit, instance, numbers, together=together)
     choice = choose(BULKDATA_OFFERS)
     tag = digest("bulkdata", choice, instance.sha256_received, path)
-    if unchanged := not_modified(tag, IMMUTABLE):
+    if unchanged := not_modified(tag, visit.caching):
         return unchanged
-    door.retrieved(principal, study_uid)
-    value = archive.bulkdata(instance, f"bulkdata/{path}")
+    visit.retrieved()
+    value = visit.images.bulkdata(instance, f"bulkdata/{path}")
     if choice.multipart:
         part = (choice.media_type, {"Content-Location": request.base_url}, sliced(value))
-        return validated(streamed(multipart([part], tag), choice.content_type(tag)), tag, IMMUTABLE)
-    response = validated(Response(sliced(value), content_type=choice.media_type), tag, IMMUTABLE)
+        return validated(streamed(multipart([part], tag), choice.content_type(tag)), tag, visit.caching)
+    response = validated(Response(sliced(value), content_type=choice.media_type), tag, visit.caching)
     response.content_length = len(value)
     return ranged(response, len(value))
 
@@ -217,26 +214,24 @@ def numbers_from_text(text: str, instance: Instance) -> list[int]:
     return numbers
 
 
-def _frames(
-    door: Door, instance: Instance, numbers: Sequence[int], principal: Principal, *, together: Sequence[Offer] = ()
-) -> Response:
+def _frames(visit: Visit, instance: Instance, numbers: Sequence[int], *, together: Sequence[Offer] = ()) -> Response:
     """Return frames as parts; `together` are offers of all of them one after the other in a single part."""
     choice = choose([*offers_of_frames(instance, single=len(numbers) == 1), *together])
     syntax = frame_syntax(choice, instance)
     tag = digest("frames", VERSION, choice, syntax, instance.sha256_stored, numbers)
-    if unchanged := not_modified(tag, IMMUTABLE):
+    if unchanged := not_modified(tag, visit.caching):
         return unchanged
     kind = part_content_type(choice.media_type, syntax)
-    with door.retrieving(principal, instance.study_uid), decoding():
+    with visit.retrieving(), decoding():
         if not choice.multipart:
-            line = _Line(lambda n: door.server.archive.frame(instance, numbers[n], syntax), len(numbers))
-            response = validated(Response(line, content_type=kind), tag, IMMUTABLE)
+            line = _Line(lambda n: visit.images.frame(instance, numbers[n], syntax), len(numbers))
+            response = validated(Response(line, content_type=kind), tag, visit.caching)
             response.content_length = line.length
             return ranged(response, line.length)
-        body = multipart(_frame_parts(door, instance, numbers, syntax, kind), tag)
+        body = multipart(_frame_parts(visit, instance, numbers, syntax, kind), tag)
         response = Response(b"".join(body)) if len(numbers) == 1 else streamed(body, "")
         response.headers["Content-Type"] = choice.content_type(tag)
-    return validated(response, tag, IMMUTABLE)
+    return validated(response, tag, visit.caching)
 
 
 class _Line:
@@ -270,16 +265,16 @@ class _Line:
 
 
 def _frame_parts(
-    door: Door, instance: Instance, numbers: Sequence[int], syntax: str, content_type: str
+    visit: Visit, instance: Instance, numbers: Sequence[int], syntax: str, content_type: str
 ) -> Iterator[Part]:
-    base = door.address(instance.study_uid, instance.series_uid, instance.sop_uid)
+    base = visit.door.address(instance.study_uid, instance.series_uid, instance.sop_uid)
     for number in numbers:
-        frame = door.server.archive.frame(instance, number, syntax)
+        frame = visit.images.frame(instance, number, syntax)
         yield content_type, {"Content-Location": f"{base}/frames/{number}"}, (frame,)
 
 
-def _files(archive: Archive, chosen: Iterable[Chosen]) -> Iterator[Part]:
-    for instance, form, buffers in in_forms(archive, chosen):
+def _files(images: Images, chosen: Iterable[Chosen]) -> Iterator[Part]:
+    for instance, form, buffers in in_forms(images, chosen):
         yield part_content_type(DICOM, syntax_of(instance, form)), {}, buffers
 
 

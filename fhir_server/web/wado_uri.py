@@ -10,9 +10,9 @@ import orjson
 from flask import Response, request
 
 from fhir_server.access.audit import Access
-from fhir_server.access.principals import Principal
-from fhir_server.web import deidentified, documents
-from fhir_server.web.dicom_answers import REVALIDATE, Door, digest, not_modified, validated
+from fhir_server.web import documents
+from fhir_server.web.dicom_answers import REVALIDATE, decoding, digest, not_modified, validated
+from fhir_server.web.dicom_door import Door, Visit
 from fhir_server.web.dicom_forms import file_form, file_offers
 from fhir_server.web.looks import Look, Pictures, Shown, annotation_from
 from fhir_server.web.rendered import SINGLE_OFFERS, all_frames, is_still, named_state, picture_file
@@ -38,55 +38,50 @@ def retrieve(door: Door) -> Response:
     if request.args.get("requestType") != "WADO":
         raise AppError(Category.INVALID, "requestType=WADO expected", where="requestType")
     study_uid, series_uid, sop_uid = (_uid(name) for name in ("studyUID", "seriesUID", "objectUID"))
-    if "anonymize" in request.args:
-        return _without_names(door, study_uid, series_uid, sop_uid)
-    principal = door.admit(study_uid)
-    instance, json = door.server.archive.described(study_uid, series_uid, sop_uid)
+    visit = _view(door).admit(study_uid)
+    instance, json = visit.images.described(study_uid, series_uid, sop_uid)
     document = orjson.loads(json)
     texts = () if instance.frames else documents.offers_of(instance, document)
     choice = _choice(instance, texts)
     if choice.media_type == DICOM:
-        return _file(door, principal, instance, choice)
+        return _file(visit, instance, choice)
     if "transferSyntax" in request.args:
         message = f"transferSyntax is for contentType={DICOM}"
         raise AppError(Category.INVALID, message, where="transferSyntax")
     if texts:
-        return documents.rendered(door, principal, instance, document, choice, Access.RETRIEVE_URI)
-    return _picture(door, principal, instance, choice)
+        return documents.rendered(visit, instance, document, choice, Access.RETRIEVE_URI)
+    return _picture(visit, instance, choice)
 
 
-def _without_names(door: Door, *uids: str) -> Response:
-    """Return the object de-identified, by its replaced UIDs (PS3.18 9.1.2.1.4)."""
-    if request.args["anonymize"] != "yes":
+def _view(door: Door) -> Door:
+    """Return the door as it is seen: with anonymize=yes behind pseudonyms, for replaced UIDs (PS3.18 9.1.2.1.4)."""
+    asked = request.args.get("anonymize")
+    if asked not in (None, "yes"):
         raise AppError(Category.INVALID, "anonymize=yes expected, or nothing", where="anonymize")
-    if unfit := [name for name in PICTURES_ONLY if name in request.args]:
-        message = f"{unfit[0]} is for pictures, which are not given without names"
-        raise AppError(Category.INVALID, message, where=unfit[0])
-    return deidentified.retrieve_by_uri(door, *uids)
+    return door.without_names if asked else door
 
 
-def _file(door: Door, principal: Principal, instance: Instance, choice: Choice) -> Response:
+def _file(visit: Visit, instance: Instance, choice: Choice) -> Response:
     form = file_form(choice, instance)
-    decided = door.server.archive.decisions.version(instance.study_uid)
-    tag = digest("file", VERSION, instance.sha256_received, form, decided)
+    tag = digest("file", VERSION, instance.sha256_received, form, visit.images.decided(instance.study_uid))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    door.retrieved(principal, instance.study_uid, access=Access.RETRIEVE_URI)
-    return file_by_itself(door.server.archive, instance, form, tag)
+    with visit.retrieving(access=Access.RETRIEVE_URI), decoding():
+        return file_by_itself(visit, instance, form, tag)
 
 
-def _picture(door: Door, principal: Principal, instance: Instance, choice: Choice) -> Response:
-    look = replace(_look(instance), state=named_state(door.server.archive, instance.study_uid))
+def _picture(visit: Visit, instance: Instance, choice: Choice) -> Response:
+    look = replace(_look(instance), state=named_state(visit.images, instance.study_uid))
     look.check()
     frame = request.args.get("frameNumber")
     shown = Shown(instance, numbers_from_text(frame, instance)[:1] if frame else [])
     shown = shown if is_still(choice) else all_frames(shown)
-    decided = door.server.archive.decisions.version(instance.study_uid)
+    decided = visit.images.decided(instance.study_uid)
     tag = digest("picture", choice, *look.words, instance.sha256_stored, shown.numbers, decided)
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    pictures = Pictures(door.server.archive, look, choice.media_type)
-    with door.retrieving(principal, instance.study_uid, access=Access.RETRIEVE_URI):
+    pictures = Pictures(visit.images, look, choice.media_type)
+    with visit.retrieving(access=Access.RETRIEVE_URI):
         response = Response(picture_file(pictures, choice, [shown]), content_type=choice.media_type)
     return validated(response, tag, REVALIDATE)
 

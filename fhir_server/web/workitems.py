@@ -20,7 +20,6 @@ from fhir_server.web.dicom_answers import (
     DICOM_JSON,
     DICOM_XML,
     JSON_OFFERS,
-    Door,
     Part,
     choose,
     digest,
@@ -28,6 +27,7 @@ from fhir_server.web.dicom_answers import (
     multipart,
     text_answer,
 )
+from fhir_server.web.dicom_door import Door
 from fhir_server.web.http import error_response, principal_of, tries
 from imaging.dicomweb import Level, Offer, parse_content_type, parse_query, read_body
 from imaging.dicomweb.encoded import decoded

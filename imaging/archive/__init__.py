@@ -249,6 +249,24 @@ class Archive:
         """Return the pieces of one file in `form`; see `files`."""
         return self._files.one(instance, form)
 
+    def buffer(self, instance: Instance, form: str) -> Buffer:
+        """Return one file in `form` as one buffer, a large one as a map of a temporary file; see `files`."""
+        return self._files.buffer(instance, form)
+
+    def decided(self, study_uid: str) -> str:
+        """Return what changes with every decision about attributes of a study, "" where there was none."""
+        return self.decisions.version(study_uid)
+
+    def length(self, instance: Instance, form: str) -> int | None:
+        """Return the bytes of a file in `form`; None when it has to be made to be known."""
+        if form == RECEIVED:
+            return instance.size_received
+        if self.decisions.in_force(instance.study_uid):
+            return None
+        if form == instance.received_transfer_syntax_uid:
+            return instance.size_received
+        return instance.size_stored if form in (STORED, instance.stored_transfer_syntax_uid) else None
+
     def frame(self, instance: Instance, number: int, transfer_syntax_uid: str | None = None) -> bytes:
         """Return frame `number` (from 1): as it is stored, or in another transfer syntax.
 

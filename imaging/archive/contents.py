@@ -95,6 +95,14 @@ def samples(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(found.values())
 
 
+def kind_of(instance: Instance) -> tuple[object, ...]:
+    """Return what tells the kinds of `samples` apart, of an instance that was read."""
+    layout = instance.layout
+    pixels = (layout.keyword, layout.encapsulated, layout.bits_allocated) if layout else ()
+    syntaxes = instance.stored_transfer_syntax_uid, instance.received_transfer_syntax_uid
+    return *syntaxes, *pixels, bool(instance.frames)
+
+
 def _samples_of_rows(database: Database[Any], study_uid: str, series_uid: str | None) -> list[str]:
     wanted = {"study": study_uid, **({"series": series_uid} if series_uid else {})}
     return samples(database.instances.find(wanted, KIND_FIELDS))

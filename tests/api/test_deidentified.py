@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 import pytest
-from pydicom import Dataset, dcmread
+from PIL import Image
+from pydicom import dcmread
 from pymongo import MongoClient
 
 from fhir_server.access.contracts import Limits, Right
@@ -15,6 +16,7 @@ from fhir_server.access.grants import Grant
 from fhir_server.access.scopes import Scopes
 from fhir_server.deidentified import secret_name
 from imaging.deidentify import Options, deidentify
+from tests.support.deidentified import BASE, SCANNED, Recipient, named_in, secrets_of, told, value
 from tests.support.dicomweb import (
     EXPLICIT_LE,
     Site,
@@ -26,39 +28,8 @@ from tests.support.dicomweb import (
     site_of_a_module,
 )
 
-BASE = "/dicom-web/deidentified"
-SCANNED = {
-    "PatientName": "Quimby^Odette",
-    "ReferringPhysicianName": "Grey^Meredith", "InstitutionName": "Seattle Grace", "StationName": "ROOM-7",
-    "StudyDescription": "Head of Test", "IssuerOfPatientID": "GRACE", "FrameOfReferenceUID": "1.2.3.77",
-    "DeviceSerialNumber": "SERIAL-99", "PatientAddress": "15 Elm Street", "OtherPatientIDs": "OTHER-55",
-}  # fmt: skip
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DICOM = 'multipart/related; type="application/dicom"'
-
-
-class Recipient:
-    """A subscriber at the door."""
-
-    def __init__(self, here: Site, name: str, *rights: Right, **terms: Any) -> None:
-        self.here = here
-        added = here.server.principals.add(name, rights or (Right.RECEIVE_DEIDENTIFIED,), **terms)
-        self.organization = added.organization
-        self.headers = {"Authorization": f"Bearer {here.server.principals.mint(name)}"}
-
-    def get(self, path: str, accept: str | None = None, **headers: str) -> Any:
-        asked = {**self.headers, **({"Accept": accept} if accept else {}), **headers}
-        return self.here.web.get(path if path.startswith("/dicom-web") else f"{BASE}{path}", headers=asked)
-
-    def found(self, path: str) -> list[dict[str, Any]]:
-        answer = self.get(path)
-        assert answer.status_code in (200, 204), answer.get_data()
-        return answer.json if answer.status_code == 200 else []
-
-    def alias(self, original: str) -> str:
-        """How a study is called here: as in a copy that is ordered for the same recipient."""
-        key = self.here.server.secret(secret_name(self.organization))
-        return str(dcmread(io.BytesIO(deidentify(ct(1, study=original), key, Options()))).StudyInstanceUID)
 
 
 @pytest.fixture(scope="module")
@@ -82,38 +53,7 @@ def registry(here: Site) -> Recipient:
     return Recipient(here, "registry")
 
 
-def value(row: dict[str, Any], tag: str) -> Any:
-    return row[tag]["Value"][0]
-
-
-def told(recipient: Recipient) -> list[tuple[str, str, str]]:
-    """The addresses of everything that is found, as UIDs."""
-    recipient_studies = [value(each, "0020000D") for each in recipient.found("/studies")]
-    rows = [(study, row) for study in recipient_studies for row in recipient.found(f"/studies/{study}/instances")]
-    return [(study, value(row, "0020000E"), value(row, "00080018")) for study, row in rows]
-
-
 # ---- what identifies
-
-
-def identities(ds: Dataset) -> Iterator[str]:
-    """What in a file could name somebody or something: names, numbers, places, dates, UIDs of instances."""
-    for element in ds.iterall():
-        values = [str(each) for each in (element.value if element.VM > 1 else [element.value]) if each is not None]
-        if element.VR == "PN":
-            yield from (word for each in values for word in each.split("^") if len(word) > 2)
-        elif element.VR in ("LO", "SH", "ST", "LT", "DA") and element.keyword in NAMING:
-            yield from (each for each in values if len(each) > 2)
-        elif element.VR == "UI" and element.keyword in NAMING:
-            yield from values
-
-
-NAMING = {
-    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "OtherPatientIDs",
-    "PatientAddress", "InstitutionName", "InstitutionAddress", "StationName", "AccessionNumber", "IssuerOfPatientID",
-    "StudyDescription", "DeviceSerialNumber", "PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate",
-    "ContentDate", "InstanceCreationDate",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [frozenset(), frozenset({"patient_characteristics"})], ids=["plain", "kept"])
@@ -126,7 +66,7 @@ def test_nothing_that_identifies_is_in_any_answer(here: Site, options: frozenset
         sample("test-SR.dcm"),
     ]
     files += [ct(n, study="1.2.5", **SCANNED) for n in (1, 2, 3, 4)] + [sample("MR_small_jp2klossless.dcm")]
-    secrets = {word.encode() for each in files for word in identities(dcmread(io.BytesIO(each)))}
+    secrets = secrets_of(*files)
     assert {b"Grey", b"Quimby", b"Seattle Grace", b"1.2.3", b"19700101", b"CompressedSamples", b"ACC-1"} <= secrets
     paths = ["/studies", "/studies?limit=1", "/studies?PatientName=x"]
     for study, series, sop in told(recipient):
@@ -140,15 +80,8 @@ def test_nothing_that_identifies_is_in_any_answer(here: Site, options: frozenset
     for path in dict.fromkeys(paths):
         answer = recipient.get(path)
         sent = str(answer.headers).encode() + answer.get_data()
-        # UIDs are looked for as a whole: "1.2.3" is a part of many numbers.
-        found = [each for each in secrets if each in sent and not (each[:2] == b"1." and not whole(each, sent))]
+        found = named_in(sent, secrets)
         assert not found, (path, answer.status_code)
-
-
-def whole(uid: bytes, text: bytes) -> bool:
-    places = [n for n in range(len(text)) if text.startswith(uid, n)]
-    ends = [(text[n - 1 : n], text[n + len(uid) : n + len(uid) + 1]) for n in places]
-    return any(not (before.isdigit() or before == b"." or after.isdigit() or after == b".") for before, after in ends)
 
 
 # ---- what comes
@@ -226,9 +159,11 @@ def test_metadata_is_that_of_the_files(registry: Recipient) -> None:
 
     files = files_of(registry.get(path, DICOM))
 
-    for each in files:
+    documents = registry.get(f"{path}/metadata").json
+    for each, document in zip(files, documents, strict=True):
         del each.PixelData
-    assert registry.get(f"{path}/metadata").json == [orjson.loads(orjson.dumps(each.to_json_dict())) for each in files]
+        assert document.pop("7FE00010")["BulkDataURI"].endswith(f"/instances/{each.SOPInstanceUID}/bulkdata/7FE00010")
+    assert documents == [orjson.loads(orjson.dumps(each.to_json_dict())) for each in files]
     assert len(parts_of(registry.get(f"{path}/metadata", 'multipart/related; type="application/dicom+xml"'))) == 3
 
 
@@ -241,20 +176,21 @@ def test_compressed_images_stay_so_where_that_is_wanted(registry: Recipient) -> 
 
     assert {each.file_meta.TransferSyntaxUID for each in compressed} == {lossless}
     assert {each.file_meta.TransferSyntaxUID for each in native} == {EXPLICIT_LE}
-    assert registry.get(f"/studies/{registry.alias(name)}", "application/zip").status_code == 406
+    assert registry.get(f"/studies/{registry.alias(name)}", f"{DICOM}; transfer-syntax=1.2.3").status_code == 406
 
 
 def test_wado_uri_gives_files_without_names(here: Site, registry: Recipient) -> None:
     study, series, sop = next(each for each in told(registry) if each[0] == registry.alias("1.2.3"))
     uids = f"requestType=WADO&studyUID={study}&seriesUID={series}&objectUID={sop}"
 
-    answer = registry.get(f"/dicom-web/wado?{uids}&anonymize=yes")
+    answer = registry.get(f"/dicom-web/wado?{uids}&anonymize=yes", "application/dicom")
 
     assert dcmread(io.BytesIO(answer.get_data())).SOPInstanceUID == sop
     assert registry.get(f"/dicom-web/wado?{uids}").status_code == 403
     assert registry.get(f"/dicom-web/wado?{uids}&anonymize=no").status_code == 400
-    assert registry.get(f"/dicom-web/wado?{uids}&anonymize=yes&rows=10").status_code == 400
-    assert registry.get(f"/dicom-web/wado?{uids}&anonymize=yes&contentType=image/jpeg").status_code == 406
+    assert registry.get(f"/dicom-web/wado?{uids}&anonymize=yes&contentType=text/html").status_code == 406
+    picture = registry.get(f"/dicom-web/wado?{uids}&anonymize=yes&contentType=image/png&rows=10")
+    assert Image.open(io.BytesIO(picture.get_data())).size == (10, 10)
 
 
 # ---- options of the contract

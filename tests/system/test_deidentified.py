@@ -1,9 +1,11 @@
 """De-identified images of a real server: by `docs/howto/give-deidentified-images.md`, and by a client."""
 
+import io
 import json
 import re
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session
+from PIL import Image
 
 from fhir_server.cli import cli
 from tests.support.doors import dicom, new_study
@@ -45,7 +48,7 @@ def store(user: User, *files: bytes) -> None:
 def test_the_page_can_be_followed(user: User, tmp_path: Path) -> None:
     study, files = new_study(instances=2)
     store(user, dicom(), *files)
-    add, mint, find, retrieve, describe = lines_of_the_page()
+    add, mint, find, retrieve, describe, pack, show = lines_of_the_page()
 
     done = [user.run(*line.split()[1:]) for line in (add, mint)]
     assert [each.returncode for each in done] == [0, 0], done
@@ -61,16 +64,34 @@ def test_the_page_can_be_followed(user: User, tmp_path: Path) -> None:
     shell["RETRIEVE_URL"] = found[0]["00081190"]["Value"][0]
     curl(retrieve)
     told = json.loads(curl(describe))
+    curl(pack)
+    curl(show)
+    packed = zipfile.ZipFile(tmp_path / "study.zip")
+    contents = b"".join(packed.read(each) for each in packed.namelist())
     body = (tmp_path / "study.multipart").read_bytes()
     client = DICOMwebClient(
         url=f"{user.served.base_url}/dicom-web/deidentified",
         session=_session(token),
     )
+    uids = [(each["0020000D"], each["0020000E"], each["00080018"]) for each in told]
+    study_uid, series_uid, sop_uid = (each["Value"][0] for each in uids[0])
+    frames = client.retrieve_instance_frames(study_uid, series_uid, sop_uid, frame_numbers=[1])
+    rendered = client.retrieve_instance_rendered(study_uid, series_uid, sop_uid, media_types=("image/png",))
+    bulk = client.retrieve_bulkdata(told[0]["7FE00010"]["BulkDataURI"])
     taken = [each for row in found for each in client.retrieve_study(row["0020000D"]["Value"][0])]
 
     assert len(found) == 2
     assert body.count(b"DICM") == len(told)
-    assert not [each for each in NAMES if each in body + json.dumps([found, told]).encode()]
+    assert not [each for each in NAMES if each in body + contents + json.dumps([found, told]).encode()]
+    assert "DICOMDIR" in packed.namelist()
+    assert frames == bulk
+    rows, columns = (told[0][tag]["Value"][0] for tag in ("00280010", "00280011"))
+    assert len(frames[0]) == 2 * rows * columns
+    assert Image.open(io.BytesIO(rendered)).size == (columns, rows)
+    assert max(Image.open(io.BytesIO((tmp_path / "study.png").read_bytes())).size) == 128
+    log = user.served.log.read_bytes()
+    assert b"/dicom-web/deidentified/studies" in log
+    assert not [each for each in (*NAMES, study.encode()) if each in log]
     assert len(taken) == 3
     assert {each.PatientID for each in taken} == {found[0]["00100020"]["Value"][0]}
     assert study not in {each.StudyInstanceUID for each in taken}
