@@ -328,7 +328,7 @@ def assemble(
         deidentified=Deidentified(archive, studies, PseudonymRows(database), partial(secret, database)),
         principals=principals,
         capability_urls=capability_urls,
-        sign_on=sign_on(config, database, principals, own, rules=lambda: server.outbound, clock=clock),
+        sign_on=sign_on(config, database, principals, own, audit, rules=lambda: server.outbound, clock=clock),
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
         usage=usage,

@@ -462,6 +462,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Life of an address that opens a study without a token (right `receive-by-url`); it never outlives the token.",
     ),
     Setting(
+        "access.emergency_s", "900", _number(60, 3_600), "s",
+        "Life of the token of an emergency access; there is no refresh token.",
+    ),
+    Setting(
+        "access.emergencies_per_day", "5", _integer(1, 1_000), "",
+        "How often one person may ask for emergency access in a day (UTC), whether a patient is found or not.",
+    ),
+    Setting(
         "audit.key", "", _text, "",
         "Key that seals the audit record, 32 characters or more; empty: one that lies in the database.",
         secret=True,

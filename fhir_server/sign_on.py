@@ -8,7 +8,9 @@ from typing import Any
 from pymongo.database import Database
 
 from fhir_server.access.apps import Apps
+from fhir_server.access.audit import Audit
 from fhir_server.access.authorization import Authorization, Lives
+from fhir_server.access.emergencies import Emergencies
 from fhir_server.access.grants import Grant, Role
 from fhir_server.access.passwords import Passwords
 from fhir_server.access.people import People, Person
@@ -22,6 +24,7 @@ from fhir_server.outbound.jwks import KeySets
 from fhir_server.outbound.remote import Rules
 from fhir_server.store.apps import Apps as AppRegister
 from fhir_server.store.credentials import Credentials
+from fhir_server.store.emergencies import Emergencies as EmergencyRegister
 from fhir_server.store.people import People as PeopleRegister
 from fhir_server.store.repository import Repository
 from fhir_server.store.secrets import secret
@@ -44,6 +47,7 @@ class SignOn:
     second_factor: SecondFactor
     security_keys: SecurityKeys
     authorization: Authorization
+    emergencies: Emergencies
     principals: Principals
     own: Repository
     clock: Callable[[], datetime]
@@ -81,7 +85,7 @@ class SignOn:
 
 def stores(database: Database[Any]) -> list[Any]:
     """Return the stores whose indexes are made when the server is."""
-    return [each(database) for each in (AppRegister, PeopleRegister, Sessions, Tickets)]
+    return [each(database) for each in (AppRegister, PeopleRegister, Sessions, Tickets, EmergencyRegister)]
 
 
 def sign_on(
@@ -89,6 +93,7 @@ def sign_on(
     database: Database[Any],
     principals: Principals,
     own: Repository,
+    audit: Audit,
     *,
     rules: Callable[[], Rules],
     clock: Callable[[], datetime],
@@ -119,6 +124,7 @@ def sign_on(
         token=timedelta(seconds=config["smart.token_s"]),
         backend_token=timedelta(seconds=config["smart.backend_token_s"]),
         refresh=timedelta(days=config["smart.refresh_days"]),
+        emergency=timedelta(seconds=config["access.emergency_s"]),
     )
     authorization = Authorization(
         principals,
@@ -134,6 +140,25 @@ def sign_on(
         is_session=sign_in.is_going_on,
         clock=clock,
     )
+    emergencies = Emergencies(
+        principals,
+        EmergencyRegister(database),
+        own,
+        audit,
+        per_day=config["access.emergencies_per_day"],
+        life=lives.emergency,
+        end_family=authorization.end,
+        clock=clock,
+    )
     return SignOn(
-        apps, people, sign_in, SecondFactor(people, clock), security_keys, authorization, principals, own, clock
+        apps=apps,
+        people=people,
+        sign_in=sign_in,
+        second_factor=SecondFactor(people, clock),
+        security_keys=security_keys,
+        authorization=authorization,
+        emergencies=emergencies,
+        principals=principals,
+        own=own,
+        clock=clock,
     )

@@ -1,8 +1,9 @@
-"""What is agreed with a subscriber about the images that it registers: checks, how long they are kept, whose numbers.
+"""What is agreed with a subscriber about the images that it registers: checks, how long they are kept, whose numbers,
+and to whom they are opened in an emergency.
 
 Such an agreement is a FHIR Contract beside the one that gives rights; its terms are duties. Unlike a right, a duty that
 cannot be read is no mistake that lets anybody in: it is left out.
-Source: FHIR R4 Contract (term.type, term.subType, term.text, term.applies).
+Source: FHIR R4 Contract (term.type, term.subType, term.text, term.applies, term.asset).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from fhir_server.access.contracts import RIGHTS_SYSTEM
+from fhir_server.access.contracts import ALL, NAMED, RIGHTS_SYSTEM, WHOSE_SYSTEM
 from fhir_server.model.criteria import Clause, Reference
 from fhir_server.model.dates import LATEST, interval, to_instant
 from fhir_server.model.query import Query
@@ -21,6 +22,7 @@ from imaging.errors import AppError
 DUTY_SYSTEM = "urn:fhir-imaging:code:duty"  # code system of Contract.term.type
 VERDICT_SYSTEM = "urn:fhir-imaging:code:verdict"  # code system of Contract.term.subType
 KEEP, ISSUER, CHECK = "keep-images", "issuer-of-patient-id", "check-"
+OPEN = "open-in-emergencies"
 LONGEST_ISSUER = 64  # characters, VR LO
 _MOST_CONTRACTS = 500
 _MOST_CACHED = 1_000
@@ -40,11 +42,17 @@ class Agreement:
     checks      name of a check -> what becomes of what does not pass; others are not made
     keep_until  images are not deleted before; None: no such duty
     issuer      Issuer of Patient ID of images that do not tell theirs, "" for none
+    opens       subscribers, "Organization/...", whose emergency access reaches its patients; `ALL` for everybody's
     """
 
     checks: Mapping[str, Verdict] = field(default_factory=dict)
     keep_until: datetime | None = None
     issuer: str = ""
+    opens: frozenset[str] = frozenset()
+
+    def opens_to(self, organization: str) -> bool:
+        """Say whether emergency access of a subscriber reaches the patients of this one."""
+        return bool(self.opens & {ALL, organization})
 
 
 class Agreements:
@@ -78,6 +86,8 @@ def agreement_contract(organization: str, agreement: Agreement, *, issued: datet
         terms.append({**kept, "applies": {"end": to_instant(agreement.keep_until)}})
     if agreement.issuer:
         terms.append({**_term(ISSUER, "Patient IDs without issuer are of this one"), "text": agreement.issuer})
+    if agreement.opens:
+        terms.append({**_term(OPEN, "Emergency access of others reaches its patients"), "asset": [_asset(agreement)]})
     return {
         "resourceType": "Contract",
         "status": "executed",
@@ -97,7 +107,7 @@ def agreed(contracts: Iterable[Mapping[str, Any]], organization: str, now: datet
     """Return what contracts say together: the strictest verdict, the latest end."""
     checks: dict[str, Verdict] = {}
     keep_until: datetime | None = None
-    issuer = ""
+    issuer, opens = "", frozenset[str]()
     for contract in contracts:
         subjects = {subject.get("reference") for subject in contract.get("subject", [])}
         if contract.get("status") != "executed" or organization not in subjects:
@@ -108,16 +118,37 @@ def agreed(contracts: Iterable[Mapping[str, Any]], organization: str, now: datet
                 keep_until = max(keep_until or end, end)
             elif duty == ISSUER:
                 issuer = str(term.get("text", ""))
+            elif duty == OPEN and now < min(_end(contract), _end(term)):
+                opens |= _opened_to(term)
             elif duty.startswith(CHECK) and (verdict := _verdict(term)):
                 name = duty.removeprefix(CHECK)
                 checks[name] = Verdict.REJECT if Verdict.REJECT in (verdict, checks.get(name)) else verdict
-    return Agreement(checks, keep_until, issuer)
+    return Agreement(checks, keep_until, issuer, opens)
 
 
 def _term(duty: str, text: str, verdict: Verdict | None = None) -> dict[str, Any]:
     coded = {"subType": {"coding": [{"system": VERDICT_SYSTEM, "code": verdict.value}]}} if verdict else {}
     # Contract.term.offer is mandatory in R4.
     return {"type": {"coding": [{"system": DUTY_SYSTEM, "code": duty}]}, **coded, "offer": {"text": text}}
+
+
+def _asset(agreement: Agreement) -> dict[str, Any]:
+    named = [{"reference": each} for each in sorted(agreement.opens - {ALL})]
+    coding = {"system": WHOSE_SYSTEM, "code": ALL if ALL in agreement.opens else NAMED}
+    return {"scope": {"coding": [coding]}, **({"typeReference": named} if named else {})}
+
+
+def _opened_to(term: Mapping[str, Any]) -> frozenset[str]:
+    """Return to whom a term opens patients in an emergency; to nobody where that cannot be read."""
+    try:
+        (asset,) = term["asset"]
+        (coding,) = asset["scope"]["coding"]
+        named = frozenset(str(each["reference"]) for each in asset.get("typeReference", []))
+    except (KeyError, TypeError, ValueError):
+        return frozenset()
+    if coding.get("system") != WHOSE_SYSTEM:
+        return frozenset()
+    return {ALL: frozenset({ALL}), NAMED: named}.get(coding.get("code"), frozenset())
 
 
 def _codings(term: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

@@ -26,6 +26,13 @@ _DCM = "http://dicom.nema.org/resources/ontology/DCM"
 _INTERACTION = "http://hl7.org/fhir/restful-interaction"
 _IHE = "urn:ihe:event-type-code"
 
+_OWN = {"system": "urn:fhir-imaging:code:event"}
+BREAK_GLASS = {
+    "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason",
+    "code": "BTG",
+    "display": "break the glass",
+}
+
 _REST = {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"}
 _OBJECT = {"system": "http://terminology.hl7.org/CodeSystem/audit-entity-type", "code": "2", "display": "System Object"}
 _DOMAIN_RESOURCE = {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "4"}
@@ -77,11 +84,15 @@ class Access(Enum):
     SEND = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})
     # addresses given out that open images without a token
     GIVE_URLS = _Kind("C", _REST, {"system": "urn:fhir-imaging:code:event", "code": "give-capability-urls"})
-    NOTIFY = _Kind("R", _REST, {"system": "urn:fhir-imaging:code:event", "code": "notify"})
+    NOTIFY = _Kind("R", _REST, _OWN | {"code": "notify"})
     EXPORT = _Kind("R", {"system": _DCM, "code": "110106"}, {"system": _DCM, "code": "110106"})  # printed
     SIGN_IN = _Kind("E", {"system": _DCM, "code": "110114"}, {"system": _DCM, "code": "110122"})  # Login
     # how somebody signs in: User Security Attribute Changed
     FACTOR = _Kind("U", {"system": _DCM, "code": "110113"}, {"system": _DCM, "code": "110137"})
+    # emergency access: Emergency Override Started and Stopped
+    EMERGENCY = _Kind("E", {"system": _DCM, "code": "110113"}, {"system": _DCM, "code": "110127"})
+    EMERGENCY_ENDED = _Kind("E", {"system": _DCM, "code": "110113"}, {"system": _DCM, "code": "110138"})
+    EMERGENCY_REVIEWED = _Kind("U", {"system": _DCM, "code": "110113"}, _OWN | {"code": "emergency-reviewed"})
     DELETE_IMAGES = _Kind("D", {"system": _DCM, "code": "110105"}, _interaction("delete"))  # study deleted
 
 
@@ -230,7 +241,8 @@ class Audit:
             "recorded": to_instant(self._clock()),
             "outcome": outcome,
             **({"outcomeDesc": words} if words else {}),
-            "agent": [_agent(principal), *([_destination(receiver)] if receiver else [])],
+            **_purpose(principal),
+            "agent": [_agent(principal), *_breaker(principal), *([_destination(receiver)] if receiver else [])],
             "source": _SOURCE,
         }
         if request_id := logs.current_request_id():
@@ -246,6 +258,24 @@ class Audit:
 
 def _person(login: str, organization: str) -> Principal | None:
     return Principal(organization, login, "", frozenset()) if organization else None
+
+
+def _is_emergency(principal: Principal | None) -> bool:
+    return principal is not None and principal.grant is not None and bool(principal.grant.emergency)
+
+
+def _purpose(principal: Principal | None) -> dict[str, Any]:
+    return {"purposeOfEvent": [{"coding": [BREAK_GLASS]}]} if _is_emergency(principal) else {}
+
+
+def _breaker(principal: Principal | None) -> list[dict[str, Any]]:
+    """Return who broke the glass, and for which access, besides the program that asks. Source: IHE BALP 1.1, user."""
+    if principal is None or principal.grant is None or not principal.grant.emergency:
+        return []
+    reader = {"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP"}
+    policy = [f"urn:fhir-imaging:emergency:{principal.grant.emergency}"]
+    who = {"reference": principal.grant.user}
+    return [{"type": {"coding": [reader]}, "who": who, "requestor": False, "policy": policy}]
 
 
 def _agent(principal: Principal | None) -> dict[str, Any]:

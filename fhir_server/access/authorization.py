@@ -21,6 +21,7 @@ from joserfc.jwk import RSAKey
 
 from fhir_server.access import assertions
 from fhir_server.access.apps import App, Apps
+from fhir_server.access.audit import BREAK_GLASS
 from fhir_server.access.grants import ContextItem, Grant, Role, context_items, new_family
 from fhir_server.access.people import People, Person
 from fhir_server.access.principals import Principals
@@ -48,6 +49,7 @@ class Lives:
     token: timedelta
     backend_token: timedelta
     refresh: timedelta
+    emergency: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +187,17 @@ class Authorization:
         nonce: str,
         session: str,
         signed_in: datetime,
+        emergency: str = "",
     ) -> str:
-        """Return an authorization code for what a person agreed to; a launch is used up. Raises INVALID."""
+        """Return an authorization code for what a person agreed to; a launch is used up. Raises INVALID.
+
+        emergency   id of the emergency access that it is for, "" for none
+        """
         now = self._clock()
         if launch_value:
             ticket = self._tickets.use(Kind.LAUNCH, launch_value[:LONGEST_SECRET], now=now)
             self._opened(ticket, app, person)
-        code, family = secrets.token_urlsafe(32), new_family()
+        code, family = secrets.token_urlsafe(32), emergency or new_family()
         content = {
             "client_id": app.client_id,
             "login": person.login,
@@ -202,6 +208,7 @@ class Authorization:
             "nonce": nonce,
             "session": session,
             "signed_in": signed_in,
+            "emergency": emergency,
             **launch.document(),
         }
         # Kept until its tokens may have ended: a second use has to be seen as long as there is something to end.
@@ -272,6 +279,7 @@ class Authorization:
             said |= {"scope": str(grant.scopes), "client_id": grant.client_id, **grant.launch_context()}
             said |= {"fhirUser": f"{self.fhir_url}/{grant.user}"} if grant.user else {}
             said |= {"iss": self.issuer, "sub": grant.subject} if grant.subject else {}
+            said |= _for_emergency() if grant.emergency else {}
         else:
             ticket = self._tickets.find(Kind.REFRESH, token[:LONGEST_SECRET], now=self._clock())
             if ticket is not None and not ticket.is_used:
@@ -295,7 +303,8 @@ class Authorization:
         return _response(token, scopes, life)
 
     def _answer(self, app: App, content: Mapping[str, Any], family: str, scopes: Scopes) -> dict[str, Any]:
-        now, launch = self._clock(), launch_from(content)
+        now, launch, emergency = self._clock(), launch_from(content), content.get("emergency", "")
+        life = min(self._lives.token, self._lives.emergency) if emergency else self._lives.token
         person = self.people.find(content["login"])
         if person is None or person.stamp != content["stamp"] or person.organization != app.organization:
             self.end(family)
@@ -303,7 +312,7 @@ class Authorization:
         grant = Grant(
             app.client_id,
             scopes,
-            now + self._lives.token,
+            now + life,
             patient=launch.patient,
             encounter=launch.encounter,
             context=launch.context,
@@ -312,12 +321,15 @@ class Authorization:
             family=family,
             more=tuple((launch.more or {}).items()),
             subject=self.subject_of(person.login) if scopes.has("openid") else "",
+            emergency=emergency,
         )
-        answer = _response(self._principals.issue(grant), scopes, self._lives.token)
+        answer = _response(self._principals.issue(grant), scopes, life)
         answer |= grant.launch_context()
         if scopes.has("openid"):
             answer["id_token"] = self._id_token(app, person, content, scopes, answer["access_token"])
         granted = Scopes.parse(content["scope"])  # a refresh may ask for less now, and for all of it next time
+        if emergency:
+            return answer | _for_emergency()
         if "refresh_token" in app.grant_types and (granted.has(OFFLINE) or granted.has(ONLINE)):
             answer["refresh_token"] = self._refresh_token(content, family, is_online=not granted.has(OFFLINE))
         return answer
@@ -378,6 +390,11 @@ def chosen(scopes: Scopes, kept: Iterable[str]) -> Scopes:
 def _response(token: str, scopes: Scopes, life: timedelta) -> dict[str, Any]:
     expires_in = int(life.total_seconds())
     return {"access_token": token, "token_type": "Bearer", "expires_in": expires_in, "scope": str(scopes)}
+
+
+def _for_emergency() -> dict[str, Any]:
+    """Return what tells an app that this is emergency access. Source: IHE ITI IUA, extension `ihe_iua`."""
+    return {"extensions": {"ihe_iua": {"purpose_of_use": [BREAK_GLASS]}}}
 
 
 def _half_hash(token: str) -> str:

@@ -37,6 +37,7 @@ class Right(StrEnum):
     DEFINE = "define"
     PROCESS_IMAGES = "process-images"
     AUDIT = "audit"
+    BREAK_GLASS = "break-glass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ TERMS = {
     Right.DEFINE: "Define profiles, search parameters and terminology for all subscribers of this server",
     Right.PROCESS_IMAGES: "Do orders of others that are open to any device of a kind that the subscriber has",
     Right.AUDIT: "Read the audit record of this server",
+    Right.BREAK_GLASS: "Open the records of one patient in an emergency, for a short while, with a reason and an alarm",
 }
 
 
@@ -90,10 +92,12 @@ def contract(
     end: datetime | None,
     limits: Limits = UNLIMITED,
     keeps: frozenset[str] = frozenset(),
+    emergency: Limits | None = None,
 ) -> dict[str, Any]:
     """Return the Contract that gives a subscriber its rights, in force from `start` to `end` (None: without end).
 
-    keeps   with what options of `KEEPS` images are de-identified, where the contract lets them be received so
+    keeps       with what options of `KEEPS` images are de-identified, where the contract lets them be received so
+    emergency   how far emergency access goes; None: there is none
     """
     period = {"start": to_instant(start), **({"end": to_instant(end)} if end else {})}
     return {
@@ -105,7 +109,8 @@ def contract(
         "term": [
             _term(Term(right, limits, keeps if right is Right.RECEIVE_DEIDENTIFIED else frozenset()), organization)
             for right in sorted(rights)
-        ],
+        ]
+        + ([_term(Term(Right.BREAK_GLASS, emergency), organization)] if emergency else []),
     }
 
 

@@ -63,6 +63,7 @@ AT_MOST: Mapping[Role, frozenset[Right]] = MappingProxyType(
                 Right.REGISTER_IMAGES,
                 Right.ORDER_PROCESSING,
                 Right.ORDER_HARD_COPY,
+                Right.BREAK_GLASS,
             }
         ),
         Role.TECHNOLOGIST: frozenset(
@@ -121,6 +122,8 @@ class Grant:
     family      name of the authorisation that the token descends from, "" for none
     more        further parameters of the launch, such as (`intent`, "review"); told to the client, and nothing else
     subject     by which name apps know the user, "" where they were told none
+    emergency   id of the emergency access that it belongs to, "" for none; then it is a practitioner's, about one
+                patient, and reaches as far as the right `break-glass`
     called      what another server, which issued the token, calls the patient, "Patient/..."; "" where that is the same
     Raises INVALID for what does not go together.
     """
@@ -138,6 +141,7 @@ class Grant:
     more: tuple[tuple[str, str | bool], ...] = ()
     subject: str = ""
     called: str = ""
+    emergency: str = ""
 
     def __post_init__(self) -> None:
         """Check what goes together."""
@@ -158,6 +162,8 @@ class Grant:
             raise _invalid("role", "a user has a role, and a program by itself has none")
         if self.role is Role.PATIENT and not self.patient:
             raise _invalid("patient", "what a patient signed in for is about one patient")
+        if self.emergency and not (self.patient and self.role is Role.PRACTITIONER):
+            raise _invalid("emergency", "emergency access is a practitioner's, to one patient")
         if len(self.context) > MOST_CONTEXT:
             raise _invalid("fhirContext", f"it has at most {MOST_CONTEXT} entries")
 
@@ -181,6 +187,7 @@ class Grant:
             "role": self.role.value if self.role else "",
             "subscriber": self.subscriber,
             "called": self.called,
+            "emergency": self.emergency,
             "more": dict(self.more),
             "subject": self.subject,
         }
@@ -204,6 +211,7 @@ def grant_from_document(document: Mapping[str, Any], *, client_id: str, expires:
             more=tuple(document.get("more", {}).items()),
             subject=document.get("subject", ""),
             called=document.get("called", ""),
+            emergency=document.get("emergency", ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _invalid("grant", "what is kept with the token is no grant") from error

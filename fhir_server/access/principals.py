@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from fhir_server.access.agreements import LONGEST_ISSUER, Agreement, agreement_contract, is_agreement
+from fhir_server.access.agreements import LONGEST_ISSUER, Agreement, agreed, agreement_contract, is_agreement
 from fhir_server.access.contracts import UNLIMITED, Limits, Right, Term, contract, terms_in_force
 from fhir_server.access.foreign import LONGEST, ForeignTokens
 from fhir_server.access.grants import AT_MOST, Grant, grant_from_document
@@ -168,8 +168,12 @@ class Principals:
 
         granted   what the token was given for with which the work was ordered, as `Principal.granted` had it: the work
                   may outlast the token, but never reaches beyond it
-        Raises FORBIDDEN when it is suspended: what it ordered before is not done any more.
+        Raises FORBIDDEN when it is suspended: what it ordered before is not done any more. And for emergency access,
+        which never outlasts its token.
         """
+        if granted is not None and granted.get("emergency"):
+            message = "emergency access is for reading at once; nothing is done with it later"
+            raise AppError(Category.FORBIDDEN, message, where="emergency")
         if not self._is_active(organization):
             raise AppError(Category.FORBIDDEN, "the subscriber is suspended", where=organization)
         terms, _ = terms_in_force(self._contracts(organization), organization, self._clock())
@@ -178,6 +182,37 @@ class Principals:
         if granted is not None:
             grant = grant_from_document(granted, client_id=granted.get("client", ""), expires=LATEST)
         return self._principal(organization, "", name, terms, grant)
+
+    def in_emergency(self, organization: str) -> Principal:
+        """Return the principal as which a subscriber, "Organization/...", sees in an emergency; without a patient yet.
+
+        Raises FORBIDDEN when it is suspended.
+        """
+        acting = self.acting_for(organization)
+        terms, _ = terms_in_force(self._contracts(organization), organization, self._clock())
+        return self._principal(organization, "", acting.name, self._in_emergency(organization, terms), None)
+
+    def _in_emergency(self, organization: str, terms: Iterable[Term]) -> frozenset[Term]:
+        """Return what the right to emergency access lets a subscriber receive, and nothing else."""
+        return frozenset(
+            Term(Right.RECEIVE_IMAGES, replace(each.limits, whose=self._opened_to(organization, each.limits.whose)))
+            for each in terms
+            if each.right is Right.BREAK_GLASS
+        )
+
+    def _opened_to(self, organization: str, whose: frozenset[str] | None) -> frozenset[str]:
+        """Return of whom emergency access reaches the patients: itself, and of `whose` those who agreed to it."""
+        if whose is None:
+            every = self._all("Organization", Clause("identifier", "token", "", (Token(SUBSCRIBER_SYSTEM, None),)))
+            whose = frozenset(each.key for each in every)
+        now = self._clock()
+        others = (each for each in whose if each != organization)
+        return frozenset(
+            {
+                organization,
+                *(each for each in others if agreed(self._contracts(each), each, now).opens_to(organization)),
+            }
+        )
 
     def named(self, name: str) -> str:
         """Return the reference of the subscriber's Organization. Raises NOT_FOUND."""
@@ -193,12 +228,14 @@ class Principals:
         limits: Limits = UNLIMITED,
         is_own: bool = False,
         keeps: frozenset[str] = frozenset(),
+        emergency: Limits | None = None,
     ) -> Subscriber:
         """Register a subscriber with a contract that gives `rights`; return it.
 
         limits   how far they go
         is_own   they go to the subscriber's own images and resources, and those of `limits.whose`
         keeps    options of `contracts.KEEPS` with which images are de-identified for it
+        emergency   whose patients, besides its own, emergency access reaches; None: there is no such access
         For one that is there, the new contract takes the place of the others. A suspended one is let in again.
         """
         now, wanted = self._clock(), frozenset(rights)
@@ -212,13 +249,24 @@ class Principals:
         reference = organization.key
         if is_own:
             limits = replace(limits, whose=frozenset({reference}) | (limits.whose or frozenset()))
+        if emergency is not None and emergency.whose is not None:
+            emergency = replace(emergency, whose=emergency.whose | {reference})
         if not self._own_clients(reference):
             client_id = f"{_slug(name)}-{organization.id[:8]}"
             self._credentials.add_client(Client(client_id, reference, name, suspended=False))
         earlier = self._contracts(reference)
         # The new one first, so that a client at work notices nothing; a crash leaves what `subscriber list` shows.
         self._own.create(
-            contract(reference, wanted, issued=now, start=start or now, end=end, limits=limits, keeps=keeps)
+            contract(
+                reference,
+                wanted,
+                issued=now,
+                start=start or now,
+                end=end,
+                limits=limits,
+                keeps=keeps,
+                emergency=emergency,
+            )
         )
         self._terminate(each for each in earlier if not is_agreement(each))
         self._set_active(organization, active=True)
@@ -302,6 +350,8 @@ class Principals:
         if client.suspended or not all(map(self._is_active, {client.organization, subscriber})):
             raise _unauthenticated("the subscriber is suspended")
         terms, change = terms_in_force(self._contracts(subscriber), subscriber, now)
+        if grant is not None and grant.emergency:
+            terms = self._in_emergency(subscriber, terms)
         until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
         return self._principal(subscriber, client.client_id, client.name, terms, grant), until
 

@@ -50,6 +50,10 @@ class SignIn:
         """Say whether somebody signed in just now, as to change how to sign in asks for."""
         return self._clock() - session.began < FRESH
 
+    def is_freshly_proved(self, person: Person, session: Session) -> bool:
+        """Say whether a person signed in just now, with a second factor if there is one."""
+        return self.is_fresh(session) and (bool(session.factor) or not person.has_second_factor)
+
     def of_browser(self, value: str) -> tuple[Person, Session] | None:
         """Return who is signed in in a browser, None when nobody is (any more)."""
         return self._valid(self._sessions.find(value, now=self._clock()))

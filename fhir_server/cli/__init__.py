@@ -25,6 +25,7 @@ from fhir_server import config as settings
 from fhir_server import logs
 from fhir_server.cli import (
     agent,
+    alarms,
     apps,
     collect,
     dimse,
@@ -285,6 +286,12 @@ def subscriber() -> None:
     multiple=True,
     help="What de-identified images keep: an option of the profile; may be repeated.",
 )
+@click.option(
+    "--break-glass",
+    multiple=True,
+    metavar="own|all|NAME",
+    help="Practitioners may open one patient's records in an emergency: of its own, and of others who agreed to it.",
+)
 @configured()
 def add_subscriber(
     config: Config,
@@ -295,6 +302,7 @@ def add_subscriber(
     modality: tuple[str, ...],
     patient: tuple[str, ...],
     keep: tuple[str, ...],
+    break_glass: tuple[str, ...],
     **chosen: bool,
 ) -> None:
     """Let NAME in with a contract, or give it a new one.
@@ -309,6 +317,7 @@ def add_subscriber(
       fhir-imaging subscriber add second-reader --receive-images --sees radiology --modality MG
       fhir-imaging subscriber add study-42 --receive-images --sees ct-1 --from 2027-01-01 --until 2027-06-30
       fhir-imaging subscriber add registry --receive-deidentified --sees all --keep modified-dates
+      fhir-imaging subscriber add ward --receive-images --modality CR --break-glass own
     """
     from fhir_server.access.contracts import Right
     from fhir_server.app import open_server
@@ -328,7 +337,10 @@ def add_subscriber(
     last = end.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if end else None
     with open_server(config) as server:
         found, is_own = limits.limits_of(server.principals, name, sees, modality, patient)
-        added = server.principals.add(name, rights, start=first, end=last, limits=found, is_own=is_own, keeps=keeps)
+        emergency = limits.emergency_limits(server.principals, break_glass)
+        added = server.principals.add(
+            name, rights, start=first, end=last, limits=found, is_own=is_own, keeps=keeps, emergency=emergency
+        )
         names = {each.organization: each.name for each in server.principals.subscribers()}
     click.echo(f"{added.name} may {_words(added.rights)} ({added.organization})")
     if added.terms:
@@ -381,6 +393,13 @@ def suspend_subscriber(config: Config, name: str) -> None:
 @click.option("--flag", multiple=True, metavar="CHECK", help="Store them with a warning; may be repeated.")
 @click.option("--keep-until", type=_DAY, metavar="DATE", help="Last day (UTC) on which images cannot be deleted.")
 @click.option("--issuer", default="", metavar="TEXT", help="Issuer of Patient ID of images that do not tell theirs.")
+@click.option(
+    "--open-in-emergencies",
+    "opens",
+    multiple=True,
+    metavar="all|NAME",
+    help="Emergency access of the subscriber NAME, or of all, reaches its patients; may be repeated.",
+)
 @configured()
 def agree(
     config: Config,
@@ -389,6 +408,7 @@ def agree(
     flag: tuple[str, ...],
     keep_until: datetime | None,
     issuer: str,
+    opens: tuple[str, ...],
 ) -> None:
     """Agree with NAME on the images that it registers, in place of what was agreed; nothing: no such agreement.
 
@@ -399,6 +419,7 @@ def agree(
     Examples:
       fhir-imaging subscriber agree ct-1 --reject patient-id --flag same-patient
       fhir-imaging subscriber agree ct-1 --keep-until 2036-12-31 --issuer "St. Mary"
+      fhir-imaging subscriber agree north --open-in-emergencies south
     """
     from fhir_server.access.agreements import Agreement, Verdict
     from fhir_server.app import open_server
@@ -407,15 +428,18 @@ def agree(
     checks = checked({**dict.fromkeys(flag, Verdict.FLAG), **dict.fromkeys(reject, Verdict.REJECT)})
     last = keep_until.replace(tzinfo=UTC) + timedelta(days=1) - timedelta(milliseconds=1) if keep_until else None
     with open_server(config) as server:
-        server.principals.agree(name, Agreement(checks, last, issuer))
+        opened = frozenset(each if each == limits.ALL else server.principals.named(each) for each in opens)
+        server.principals.agree(name, Agreement(checks, last, issuer, opened))
     said = [f"{check}: {verdict}" for check, verdict in checks.items()]
     said += [f"kept until {keep_until:%Y-%m-%d}"] if keep_until else []
     said += [f"issuer {issuer}"] if issuer else []
+    said += [f"opened in emergencies to {', '.join(sorted(set(opens)))}"] if opens else []
     click.echo(f"agreed with {name}: {'; '.join(said) or 'nothing'}")
 
 
 cli.add_command(apps.app)
 cli.add_command(people.person)
+cli.add_command(alarms.alarm)
 cli.add_command(usage.usage)
 cli.add_command(endpoints.endpoint)
 cli.add_command(images.images)

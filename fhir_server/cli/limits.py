@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fhir_server.access.contracts import Limits
+    from fhir_server.access.contracts import Limits, Term
     from fhir_server.access.principals import Principals, Subscriber
 
 OWN, ALL = "own", "all"
@@ -61,26 +61,49 @@ def limits_of(
     return Limits(whose, modalities, patients), whose is not None
 
 
+def emergency_limits(principals: "Principals", whose: Sequence[str]) -> "Limits | None":
+    """Return how far `--break-glass` goes, None where it is not given. Raises click.UsageError, NOT_FOUND."""
+    from fhir_server.access.contracts import Limits
+
+    if not whose:
+        return None
+    if ALL in whose and len(set(whose)) > 1:
+        raise click.UsageError("--break-glass all leaves nothing to be named besides")
+    return Limits(_named(principals, whose))
+
+
 def _named(principals: "Principals", sees: Iterable[str]) -> frozenset[str] | None:
     names = set(sees)
     return None if ALL in names else frozenset(principals.named(each) for each in sorted(names - {OWN}))
 
 
 def _before(principals: "Principals", name: str) -> frozenset[str] | None:
-    """Return whose images the contract in force is about; of a new subscriber only its own."""
+    """Return whose images the contract in force is about; of a new subscriber only its own.
+
+    How far emergency access goes says nothing of that.
+    """
+    from fhir_server.access.contracts import Right
+
     there = [each for each in principals.subscribers() if each.name == name and each.terms]
     if not there:
         return frozenset()
-    found = [term.limits.whose for term in there[0].terms]
+    found = [term.limits.whose for term in there[0].terms if term.right is not Right.BREAK_GLASS]
     return None if None in found else frozenset[str]().union(*(each for each in found if each is not None))
 
 
 def words_of(subscriber: "Subscriber", names: Mapping[str, str]) -> str:
     """Return in words how far a subscriber's rights go; `names` has the subscribers by reference."""
-    every = {term.limits for term in subscriber.terms}
+    from fhir_server.access.contracts import Right
+
+    def words(terms: "Iterable[Term]") -> list[str]:
+        return sorted(_words(each, subscriber.organization, names) for each in {term.limits for term in terms})
+
+    usual = words(each for each in subscriber.terms if each.right is not Right.BREAK_GLASS)
+    urgent = words(each for each in subscriber.terms if each.right is Right.BREAK_GLASS)
+    emergency = f"; in emergencies {' or '.join(urgent)}" if urgent else ""
     kept = sorted({each.replace("_", "-") for term in subscriber.terms for each in term.keeps})
     keeping = f"; keeping {', '.join(kept)}" if kept else ""
-    return "; or ".join(sorted(_words(each, subscriber.organization, names) for each in every)) + keeping
+    return "; or ".join(usual) + keeping + emergency
 
 
 def _words(limits: "Limits", organization: str, names: Mapping[str, str]) -> str:

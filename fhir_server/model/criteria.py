@@ -370,3 +370,8 @@ _PARSERS: dict[str, Callable[[str, _Context], Value]] = {
     "missing": _missing,
     "composite": _composite,
 }
+
+
+def escaped(text: str) -> str:
+    """Return a value of a search that means this very text. Source: FHIR R4 search, escaping search parameters."""
+    return re.sub(r"([\\,$|])", r"\\\1", text)

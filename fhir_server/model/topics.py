@@ -30,6 +30,14 @@ def _status_differs(before: Mapping[str, Any] | None, now: Mapping[str, Any]) ->
     return (before or {}).get("status") != now.get("status")
 
 
+# The category of a Communication that tells of emergency access.
+ALARM = {"system": "urn:fhir-imaging:code:alarm", "code": "emergency-access"}
+
+
+def _is_alarm(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
+    return any(ALARM in each.get("coding", []) for each in now.get("category", []))
+
+
 def _is_completed_now(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
     return now.get("status") == "completed" and _status_differs(before, now)
 
@@ -98,6 +106,15 @@ _TOPICS = (
         (CREATE, UPDATE),
         _is_completed_now,
         "%current.status = 'completed' and (%previous.empty() or %previous.status != 'completed')",
+    ),
+    Topic(
+        "emergency-access",
+        "Emergency access to a patient",
+        "Somebody asked for emergency access to the records of a patient.",
+        "Communication",
+        (CREATE,),
+        _is_alarm,
+        "%current.category.coding.where(system = 'urn:fhir-imaging:code:alarm' and code = 'emergency-access').exists()",
     ),
 )
 TOPICS: Mapping[str, Topic] = MappingProxyType({each.url: each for each in _TOPICS})

@@ -18,12 +18,14 @@ from flask import Blueprint, Response, redirect, request, session, url_for
 from werkzeug.datastructures import MultiDict
 
 from fhir_server.access.apps import App
-from fhir_server.access.authorization import Authorization, Launch, chosen, named
+from fhir_server.access.authorization import Launch, chosen, named
+from fhir_server.access.emergencies import LONGEST_REASON, SHORTEST_REASON, Emergency, Wanted, in_emergency
 from fhir_server.access.grants import ContextItem
 from fhir_server.access.people import Person
 from fhir_server.access.scopes import Scopes
 from fhir_server.access.wording import Line, explained
 from fhir_server.rest.launch_contexts import MOST_SHOWN
+from fhir_server.sign_on import SignOn
 from fhir_server.web import signing_in
 from fhir_server.web.oauth import ascii_words, error_address
 from imaging.errors import AppError, Category
@@ -31,7 +33,9 @@ from imaging.errors import AppError, Category
 Contexts = Callable[[Person, str, str], list[dict[str, str]]]  # (who looks, type, "Patient/...") -> id, name of each
 Patients = Callable[[Person, str], list[dict[str, str]]]  # (who looks, words) -> id, name, birth date of each
 LONGEST_REQUEST = 12_000  # characters of all parameters
-_PICKED = "picked"  # in the session: which patient was picked for which request, and what else
+_PICKED = (
+    "picked"  # in the session: which patient was picked for which request, what else, and by which emergency access
+)
 
 
 class Choice(NamedTuple):
@@ -53,31 +57,38 @@ CHOICES = (
 )
 
 
-def blueprint(
-    authorization: Authorization, server: AuthorizationServer, patients: Patients, contexts: Contexts
-) -> Blueprint:
-    """Return the pages.
+class Finds(NamedTuple):
+    """How the pages find what they show.
 
-    patients   finds patients whom a person may see
-    contexts   finds visits or studies of a patient that a person may see
+    patients   patients whom a person may see
+    in_need    one by reference whom a person may see in an emergency
+    contexts   visits or studies of a patient that a person may see
     """
-    pages = _Pages(authorization, server, patients, contexts)
+
+    patients: Patients
+    in_need: Patients
+    contexts: Contexts
+
+
+def blueprint(found: SignOn, server: AuthorizationServer, finds: Finds) -> Blueprint:
+    """Return the pages."""
+    pages = _Pages(found, server, finds)
     routes = Blueprint("authorize", __name__, url_prefix="/auth")
     routes.add_url_rule("/authorize", "authorize", pages.authorize, methods=["GET", "POST"])
     routes.add_url_rule("/patient", "patient", pages.patient, methods=["POST"])
     routes.add_url_rule("/context", "context", pages.context, methods=["POST"])
     routes.add_url_rule("/decision", "decision", pages.decision, methods=["POST"])
+    routes.add_url_rule("/emergency", "emergency", pages.emergency, methods=["GET", "POST"])
     return routes
 
 
 class _Pages:
-    def __init__(
-        self, authorization: Authorization, server: AuthorizationServer, patients: Patients, contexts: Contexts
-    ) -> None:
-        self._authorization = authorization
+    def __init__(self, found: SignOn, server: AuthorizationServer, finds: Finds) -> None:
+        self._authorization = found.authorization
+        self._emergencies = found.emergencies
+        self._sign_in = found.sign_in
         self._server = server
-        self._patients = patients
-        self._contexts = contexts
+        self._patients, self._in_need, self._contexts = finds
 
     def authorize(self) -> Response:
         """Take a request of an app, and show what is missing for an answer."""
@@ -104,6 +115,12 @@ class _Pages:
         signing_in.check_form()
         return self._tried(self._decide)
 
+    def emergency(self) -> Response:
+        """Ask why somebody needs what may not be seen otherwise, and raise the alarm."""
+        if request.method == "POST":
+            signing_in.check_form()
+        return self._tried(self._ask_in_emergency)
+
     def _tried(self, step: Callable[[Any], Response]) -> Response:
         try:
             return step(self._server.get_consent_grant(end_user=signing_in.user()))
@@ -123,24 +140,37 @@ class _Pages:
         if self._authorization.needs_patient(scopes) and not launch.patient:
             words = request.args.get("find", "")[:100]
             rows = self._patients(found.person, words)
-            return signing_in.page("patient.html", app=grant.request.client.app, rows=rows, words=words, asked=_asked())
+            return signing_in.page(
+                "patient.html",
+                app=grant.request.client.app,
+                rows=rows,
+                words=words,
+                asked=_asked(),
+                may_ask=self._emergencies.may(found.person),
+            )
         if "none" in prompt:
             raise _redirected(OAuth2Error("somebody has to agree", error="consent_required"), grant)
+        if self._emergency(grant, found.person, launch):
+            scopes = in_emergency(scopes)
         if choice := self._unsaid(grant, scopes):
             return self._ask(choice, grant.request.client.app, found.person, launch.patient)
         return self._consent(grant, scopes, launch, found.person)
 
     def _consent(self, grant: Any, scopes: Scopes, launch: Launch, person: Person) -> Response:
         said = _said(grant)
+        emergency = self._emergency(grant, person, launch)
+        shown = self._name(person, launch.patient, self._in_need if emergency else self._patients)
         lines: list[Line] = explained(scopes)
         return signing_in.page(
             "consent.html",
             forms_lead_to=signing_in.source_of_redirect(grant.redirect_uri),
             app=grant.request.client.app,
             lines=lines,
-            patient=self._name(person, launch.patient),
+            patient=shown,
             said=[said[each.name]["name"] for each in CHOICES if said.get(each.name, {}).get("name")],
             asked=_asked(),
+            emergency_s=int(self._emergencies.life.total_seconds()) if emergency else 0,
+            may_ask=bool(launch.patient) and not shown and self._emergencies.may(person),
         )
 
     def _unsaid(self, grant: Any, scopes: Scopes) -> Choice | None:
@@ -153,13 +183,13 @@ class _Pages:
 
     def _ask(self, choice: Choice, app: App, person: Person, patient: str) -> Response:
         rows = self._contexts(person, choice.kind, patient)
-        shown = self._name(person, patient)
+        shown = self._name(person, patient, self._patients)
         return signing_in.page(
             "context.html", app=app, choice=choice, rows=rows, patient=shown, most=MOST_SHOWN, asked=_asked()
         )
 
-    def _name(self, person: Person, patient: str) -> str:
-        return next((each["name"] for each in self._patients(person, patient)), "") if patient else ""
+    def _name(self, person: Person, patient: str, find: Patients) -> str:
+        return next((each["name"] for each in find(person, patient)), "") if patient else ""
 
     def _pick_context(self, grant: Any) -> Response:
         found = signing_in.user()
@@ -179,6 +209,44 @@ class _Pages:
         session[_PICKED] = {"state": _state(grant), "patient": launch.patient, **_said(grant), choice.name: said}
         return redirect(_address(request.args), HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
 
+    def _ask_in_emergency(self, grant: Any) -> Response:
+        found = signing_in.user()
+        if found is None or not self._sign_in.is_freshly_proved(found.person, found.session):
+            back = f"{url_for('authorize.emergency')}?{_asked()}"
+            return redirect(url_for("people.sign_in", next=back), HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
+        launch, scopes = self._launch(grant, found.person)
+        app, given = grant.request.client.app, request.form
+        if not in_emergency(scopes).resources or not self._emergencies.may(found.person):
+            message = "there is no emergency access for you here, or what the app asks for is not about one patient"
+            raise AppError(Category.FORBIDDEN, message, where="emergency")
+        if request.method == "GET":
+            return self._emergency_page(app, launch)
+        wanted = Wanted(launch.patient, given.get("number", ""), given.get("family", ""), given.get("born", ""))
+        try:
+            asked = self._emergencies.ask(found.person, app.client_id, given.get("reason", ""), wanted)
+        except AppError as error:
+            return self._emergency_page(app, launch, error.message)
+        session[_PICKED] = {"state": _state(grant), "patient": asked.patient, "emergency": asked.id}
+        return redirect(_address(request.args), HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
+
+    def _emergency_page(self, app: Any, launch: Launch, problem: str = "") -> Response:
+        return signing_in.page(
+            "emergency.html",
+            HTTPStatus.BAD_REQUEST if problem else HTTPStatus.OK,
+            app=app,
+            asked=_asked(),
+            problem=problem,
+            is_known=bool(launch.patient),
+            given=request.form,
+            minutes=int(self._emergencies.life.total_seconds()) // 60,
+            shortest=SHORTEST_REASON,
+            longest=LONGEST_REASON,
+        )
+
+    def _emergency(self, grant: Any, person: Person, launch: Launch) -> Emergency | None:
+        """Return the emergency access that was asked for with this request, None without one."""
+        return self._emergencies.waiting(_picked(grant).get("emergency", ""), person, launch.patient)
+
     def _pick(self, grant: Any) -> Response:
         found = signing_in.user()
         picked = request.form.get("patient", "")
@@ -195,12 +263,16 @@ class _Pages:
             session.pop(_PICKED, None)
             raise _redirected(AccessDeniedError("the person did not agree"), grant)
         launch, offered = self._launch(grant, found.person)
+        emergency = self._emergency(grant, found.person, launch)
+        offered = in_emergency(offered) if emergency else offered
         scopes = chosen(offered, request.form.getlist("agreed"))
         if not scopes.resources and not scopes.others:
             raise _redirected(AccessDeniedError("the person agreed to nothing"), grant)
         if self._authorization.needs_patient(scopes) and not launch.patient:
             return redirect(_address(request.args), HTTPStatus.SEE_OTHER)  # type: ignore[return-value]
         launch = _agreed(launch, scopes)
+        if emergency:
+            self._emergencies.take(emergency)
         data = grant.request.payload.data
         code = self._authorization.code(
             grant.request.client.app,
@@ -213,6 +285,7 @@ class _Pages:
             nonce=data.get("nonce", "")[:500],
             session=found.session.key,
             signed_in=found.session.began,
+            emergency=emergency.id if emergency else "",
         )
         session.pop(_PICKED, None)
         answer = [("code", code), ("state", data["state"]), ("iss", self._authorization.issuer)]

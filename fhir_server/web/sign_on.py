@@ -50,6 +50,9 @@ def install(app: Flask, server: Backing) -> None:
     def contexts(person: Person, resource_type: str, patient: str) -> list[dict[str, str]]:
         return launch_contexts.find(server.repository_for(found.principal_of(person)), resource_type, patient)
 
+    def in_need(person: Person, reference: str) -> list[dict[str, str]]:
+        return patients.find(server.repository_for(found.emergencies.finder(person)), reference)
+
     def reads(principal: Principal, reference: str) -> None:
         kind, _, identifier = reference.partition("/")
         repository: Repository = server.repository_for(principal)
@@ -67,7 +70,8 @@ def install(app: Flask, server: Backing) -> None:
     app.register_blueprint(_pages())
     for each in people.blueprints(found, seen, server.audit):
         app.register_blueprint(each)
-    app.register_blueprint(authorize.blueprint(found.authorization, oauth_server, seen, contexts))
+    finds = authorize.Finds(seen, in_need, contexts)
+    app.register_blueprint(authorize.blueprint(found, oauth_server, finds))
     app.register_blueprint(
         smart.blueprint(found.authorization, oauth_server, reads=reads, is_registration_open=is_open)
     )

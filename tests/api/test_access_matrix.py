@@ -234,11 +234,9 @@ OPEN = [
 ]
 # Where apps prove themselves otherwise and people have sessions: test_authorization and test_authorization_abuse.
 SIGNING_IN = {
-    *(("GET", each) for each in ("/auth/", "/auth/authorize", "/auth/second-factor", "/auth/keys")),
-    *(
-        ("POST", f"/auth/{each}")
-        for each in ("authorize", "patient", "context", "decision", "token", "introspect", "revoke")
-    ),
+    *(("GET", each) for each in ("/auth/", "/auth/authorize", "/auth/second-factor", "/auth/keys", "/auth/emergency")),
+    *(("POST", f"/auth/{each}") for each in ("authorize", "patient", "context", "decision", "emergency")),
+    *(("POST", f"/auth/{each}") for each in ("token", "introspect", "revoke")),
     *(("POST", f"/auth/{each}") for each in ("sign-in", "code", "key", "sign-out", "sessions", "start")),
     *(("POST", f"/auth/{each}") for each in ("second-factor", "remove-code", "keys", "remove-key")),
 }

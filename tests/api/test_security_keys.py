@@ -1,15 +1,12 @@
 """Security keys and passkeys as a second factor (WebAuthn), and who has to have a second factor."""
 
-import functools
 import html
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import pytest
-from argon2 import PasswordHasher
 from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.database import Database
@@ -20,7 +17,7 @@ from fhir_server.access.people import MOST_KEYS
 from fhir_server.access.security_keys import SecurityKeys
 from imaging.errors import AppError, Category
 from tests.support.authenticator import PRESENT, Authenticator
-from tests.support.browser import PASSWORD, Browser
+from tests.support.browser import PASSWORD, Browser, quick_passwords
 from tests.support.doors import Doors, opened
 
 ORIGIN = "http://localhost:8000"
@@ -28,10 +25,8 @@ ORIGIN = "http://localhost:8000"
 
 @pytest.fixture(scope="module")
 def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
-    # Quick passwords: there is a hash in every sign-in.
-    quick = functools.partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
     with (
-        mock.patch("fhir_server.access.people.PasswordHasher", quick),
+        quick_passwords(),
         opened(module_db, web__base_url=ORIGIN, smart__second_factor_roles="operator,auditor") as made,
     ):
         made.server.principals.add("radiology", [Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES])
@@ -424,7 +419,7 @@ def test_keys_work_where_browsers_allow_them(base_url: str, is_possible: bool) -
 
 
 def test_where_a_key_has_to_know_its_owner_presence_is_not_enough(db: Database[dict[str, Any]]) -> None:
-    with opened(db, web__base_url=ORIGIN, smart__user_verification="required") as doors:
+    with quick_passwords(), opened(db, web__base_url=ORIGIN, smart__user_verification="required") as doors:
         doors.server.principals.add("radiology", [Right.RECEIVE_IMAGES])
         browser, login = another(doors), person(doors, "ann")
         browser.sign_in(login)

@@ -29,6 +29,7 @@ from tests.support.receivers import Receiver, closes, receiving, status
 from tests.support.subscribing import (
     BACKPORT,
     CHANGED,
+    EMERGENCY,
     LOOPBACK,
     NEW,
     RESULT_READY,
@@ -394,7 +395,7 @@ def test_topics_are_listed_in_the_capability_statement(doors: Doors) -> None:
     listed = {each["valueCanonical"] for each in row["extension"]}
 
     assert {each["url"] for each in row["extension"]} == {f"{BACKPORT}capabilitystatement-subscriptiontopic-canonical"}
-    assert listed == {NEW, CHANGED, STATUS_CHANGED, RESULT_READY}
+    assert listed == {NEW, CHANGED, STATUS_CHANGED, RESULT_READY, EMERGENCY}
     assert row["supportedProfile"] == [f"{BACKPORT}backport-subscription"]
     assert {each["name"] for each in row["operation"]} == {"status", "events", "get-ws-binding-token"}
     assert {"create", "read", "update", "delete", "search-type"} <= {each["code"] for each in row["interaction"]}
@@ -411,7 +412,7 @@ def test_topics_are_told_as_basic_resources_that_nobody_changes(doors: Doors, me
         for extension in each["resource"]["extension"]
         if extension["url"].endswith("extension-SubscriptionTopic.url")
     }
-    assert urls == {NEW, CHANGED, STATUS_CHANGED, RESULT_READY}
+    assert urls == {NEW, CHANGED, STATUS_CHANGED, RESULT_READY, EMERGENCY}
     for each in found:
         validate(each["resource"], "Basic")
     basic = found[0]["resource"]

@@ -33,6 +33,7 @@ BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/"
 TOPIC = "urn:fhir-imaging:topic:"
 CHANGED, NEW = f"{TOPIC}imaging-study-changed", f"{TOPIC}imaging-study-new"
 STATUS_CHANGED, RESULT_READY = f"{TOPIC}task-status-changed", f"{TOPIC}result-ready"
+EMERGENCY = f"{TOPIC}emergency-access"
 hears = status(200)
 
 

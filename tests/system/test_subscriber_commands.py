@@ -37,12 +37,26 @@ def test_a_contract_goes_as_far_as_the_command_says(command: Command) -> None:
     assert "own, north" in listed
 
 
+def test_emergency_access_is_agreed_on_both_sides_and_widens_nothing_else(command: Command) -> None:
+    command("add", "north", "--receive-images")
+    said = command("add", "ward", "--receive-images", "--patient", "7", "--break-glass", "all")
+    assert said.splitlines()[-1] == "of: own (Patient/7); in emergencies all"
+    assert "break glass" in said
+    assert command("add", "ward", "--receive-images").splitlines()[-1] == "of: own"
+    assert command("add", "ward", "--receive-images", "--break-glass", "north").splitlines()[-1] == (
+        "of: own; in emergencies own, north"
+    )
+
+    assert "opened in emergencies to ward" in command("agree", "north", "--open-in-emergencies", "ward")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--sees", "all", "--sees", "own"], "--sees all"),
         (["--modality", "computed tomography"], "--modality"),
         (["--patient", "Group/1"], "--patient"),
+        (["--break-glass", "all", "--break-glass", "own"], "--break-glass all"),
     ],
 )
 def test_what_cannot_be_meant_is_said(command: Command, options: list[str], said: str) -> None:
