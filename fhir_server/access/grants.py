@@ -167,6 +167,11 @@ class Grant:
         if len(self.context) > MOST_CONTEXT:
             raise _invalid("fhirContext", f"it has at most {MOST_CONTEXT} entries")
 
+    @property
+    def is_for_patient_alone(self) -> bool:
+        """Say whether it is about its patient alone, whatever the scopes say: a patient's own, or of an emergency."""
+        return self.role is Role.PATIENT or bool(self.emergency)
+
     def launch_context(self) -> dict[str, Any]:
         """Return the launch parameters of a token response, those that there are."""
         found = {

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fhir_server.access.context import BY_PATIENT, READING, of_patient, own_endpoint, patients_named
 from fhir_server.access.contracts import Right, Term
 from fhir_server.access.extent import extent
-from fhir_server.access.grants import Grant, Role
+from fhir_server.access.grants import Grant
 from fhir_server.access.principals import Principal
 from fhir_server.access.scopes import ANY, Context, Permission, ResourceScope, Scopes
 from fhir_server.hardcopy.devices import PRINTER_SYSTEM
@@ -55,7 +55,7 @@ def restriction(principal: Principal) -> Restriction:
     grant = principal.grant
     granted = None
     if grant is not None:
-        granted = _Granted(grant.scopes.resources, grant.patient, bool(grant.user), grant.role is Role.PATIENT)
+        granted = _Granted(grant.scopes.resources, grant.patient, bool(grant.user), grant.is_for_patient_alone)
     return _restriction(_Agreed(principal.rights, principal.limited, principal.subscriber, principal.devices), granted)
 
 
@@ -159,7 +159,7 @@ def _patients_of(grant: Grant, kinds: set[str]) -> set[str] | None:
     for scope in grant.scopes.resources:
         if Permission.SEARCH not in scope.permissions or not (scope.type == ANY or scope.type in kinds):
             continue
-        if scope.context is Context.PATIENT or grant.role is Role.PATIENT:
+        if scope.context is Context.PATIENT or grant.is_for_patient_alone:
             found.add(grant.patient)
             continue
         criteria = [each for kind in kinds for each in scope.clauses(kind) or ()]
@@ -180,7 +180,7 @@ class _Granted(NamedTuple):
     scopes: tuple[ResourceScope, ...]
     patient: str
     has_user: bool
-    is_patient: bool
+    is_for_patient_alone: bool
 
 
 class _Agreed(NamedTuple):
@@ -245,7 +245,7 @@ def _reach(context: Context, resource_type: str, act: Act, granted: _Granted) ->
         return DENY if granted.has_user else ALLOW
     if context is Context.USER and not granted.has_user:
         return DENY
-    if context is Context.PATIENT or granted.is_patient:
+    if context is Context.PATIENT or granted.is_for_patient_alone:
         return of_patient(resource_type, act, granted.patient) if granted.patient else DENY
     return ALLOW
 

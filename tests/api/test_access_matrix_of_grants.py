@@ -22,6 +22,13 @@ EVERY = "patient/*.cruds user/*.cruds system/*.cruds"
 GRANTS = {
     "app of another patient": {"scopes": "patient/*.cruds", "patient": "Patient/{other}"},
     "another patient": {"scopes": EVERY, "patient": "Patient/{other}", "user": "Patient/{other}", "role": Role.PATIENT},
+    "emergency of another patient": {
+        "scopes": EVERY,
+        "patient": "Patient/{other}",
+        "user": "Practitioner/1",
+        "role": Role.PRACTITIONER,
+        "emergency": "f00d",
+    },
     "app without a patient": {"scopes": "patient/*.cruds user/*.cruds openid launch/patient"},
     "app for something else": {"scopes": "system/Communication.cruds"},
     "operator": {"scopes": EVERY, "user": "Practitioner/1", "role": Role.OPERATOR},
