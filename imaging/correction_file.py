@@ -6,24 +6,23 @@ their bytes. Sources: PS3.3 C.12.1, PS3.5 section 6.1 and 7.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from struct import error as StructError
 from typing import Any, Final
 
-import orjson
-
 from imaging.coercion import ORIGINAL_ATTRIBUTES
 from imaging.conversion import file_of
 from imaging.correction import Corrections, corrected, replaced
-from imaging.dataset import Limits, Received, head_length, read
+from imaging.dataset import Limits, Received, read_head
 from imaging.dataset_from_model import elements, is_ascii
-from imaging.dicom_json import bulkdata, dicom_json
+from imaging.dicom_json import attributes_of, bulkdata
 from imaging.elements import Encoding, scan
 from imaging.errors import AppError, Category
 from imaging.layout import Buffer
 from imaging.part10 import Edits, Value, file_start, write_elements
 from imaging.syntaxes import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
-from imaging.values import Values
+from imaging.values import WIDE_TEXT_VRS, Values
 
 _FIRST_BYTES: Final = 64 << 10  # in which the end of the header is looked for at first
 _UTF_8: Final = ["utf8"]
@@ -37,61 +36,66 @@ def corrected_file(
     deflated   the file, in Explicit VR Little Endian, is to be given deflated
     Holds the header and a piece. Raises UNSUPPORTED for big endian.
     """
-    limits = limits or Limits()
     stream = iter(pieces)
-    head, rest = _split(stream, limits)
-    received = read(head, limits=limits)
+    received = _head(stream, limits or Limits())
     if not received.encoding.little_endian:
         message = "a corrected file cannot be given in big endian; ask for another transfer syntax"
         raise AppError(Category.UNSUPPORTED, message, where=received.summary.sop_uid)
-    edits = _edits(received, corrections)
-    body = write_elements(received.values, received.encoding, implicit_vr=received.encoding.implicit_vr, edits=edits)
+    values, encoding = received.values, received.encoding
+    body = write_elements(values, encoding, implicit_vr=encoding.implicit_vr, edits=_edits(received, corrections))
+    rest = memoryview(received.data)[received.body_end :]
     if deflated:
-        start = file_start(received.values, received.meta_values, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+        start = file_start(values, received.meta_values, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
         yield from file_of(start, chain(body, [rest], stream), deflated=True)
         return
-    yield b"".join((head[: received.body_start], *body, rest))
+    yield b"".join((received.data[: received.body_start], *body, rest))
     yield from map(bytes, stream)
 
 
-def _split(stream: Iterator[Buffer], limits: Limits) -> tuple[bytes, bytes]:
-    """Return the header, and what has been taken beyond it. Raises TOO_LARGE, INVALID."""
+def _head(stream: Iterator[Buffer], limits: Limits) -> Received:
+    """Return the header, with what has been taken beyond it. Raises TOO_LARGE, INVALID."""
     taken, enough = bytearray(), _FIRST_BYTES
     for piece in stream:
         taken += piece
         if len(taken) < enough:
             continue
-        end = _end(taken, limits)
-        if end is not None:
-            return bytes(taken[:end]), bytes(taken[end:])
+        # It may end inside of an element.
+        with suppress(AppError, StructError):
+            if head := read_head(bytes(taken), is_whole=False, limits=limits):
+                return head
         if len(taken) > limits.max_header_bytes:
             raise AppError(Category.TOO_LARGE, f"more than {limits.max_header_bytes} bytes before the pixels")
         enough = 2 * len(taken)
-    end = _end(taken, limits)
-    return (bytes(taken), b"") if end is None else (bytes(taken[:end]), bytes(taken[end:]))
-
-
-def _end(taken: bytearray, limits: Limits) -> int | None:
-    """Return where the pixels begin; None where they are not reached, or there are none."""
-    try:
-        return head_length(taken, limits)
-    except (AppError, StructError):
-        return None
+    head = read_head(bytes(taken), is_whole=True, limits=limits)
+    assert head is not None  # noqa: S101 -- the whole is never too short for itself
+    return head
 
 
 def _edits(received: Received, corrections: Corrections) -> Edits:
     """Return the new values of a header, each in the encoding of the file."""
-    model = orjson.loads(dicom_json(received))
-    summary = received.summary
+    touched = {int(tag, 16) for one in corrections for tag in one.changes} | {int(ORIGINAL_ATTRIBUTES, 16)}
+    model, summary = attributes_of(received, touched), received.summary
     was = replaced(model, corrections, summary.series_uid, summary.sop_uid)
     told = corrected(model, corrections, summary.series_uid, summary.sop_uid)
-    # A correction that another one undid has left its trace, though nothing else.
+    # What a later correction set back has left its trace, though nothing else.
     if told == model:
         return {}
     written = {tag: told[tag] for tag in (*was, ORIGINAL_ATTRIBUTES)}
     if not is_ascii(written) and received.values.encodings != _UTF_8:
-        written |= {tag: element for tag, element in told.items() if not is_ascii(element)}
+        others = attributes_of(received, _beyond_ascii(received))
+        written = {tag: element for tag, element in others.items() if not is_ascii(element)} | written
     return _encoded(received, written)
+
+
+def _beyond_ascii(received: Received) -> list[int]:
+    """Return the elements in which there is text beyond ASCII, or may be."""
+    body = received.body
+    return [
+        tag
+        for tag, each in received.elements.items()
+        if (each.items is not None or each.vr in WIDE_TEXT_VRS)
+        and (not (raw := bytes(body[each.start : each.start + each.length])).isascii() or b"\x1b" in raw)
+    ]
 
 
 def _encoded(received: Received, written: Mapping[str, Any]) -> Edits:

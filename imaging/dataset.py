@@ -151,17 +151,25 @@ def read(data: Buffer, *, limits: Limits | None = None) -> Received:
         raise AppError(Category.INVALID, "the data ends inside an element; the file is truncated") from error
 
 
-def head_length(data: Buffer, limits: Limits) -> int | None:
-    """Return how many bytes of the beginning of a file come before group 7FE0; None where it is not in there.
+def read_head(data: bytes, *, is_whole: bool, limits: Limits) -> Received | None:
+    """Return what comes before group 7FE0 in the beginning of a file, nothing of it checked; None where it ends sooner.
 
-    Raises INVALID, or struct.error, where the beginning ends inside of an element.
+    is_whole   the beginning is all there is
+    Raises INVALID, or struct.error, where it ends inside of an element.
     """
-    meta_start, _ = _find_start(data)
+    meta_start, has_preamble = _find_start(data)
     meta, start = _read_meta(data, meta_start, limits)
     uid = _transfer_syntax(data, meta, start)
-    _, end = scan(data, start, len(data), _encoding(uid, data, start), limits, below=_PIXEL_GROUP)
+    encoding = _encoding(uid, data, start)
+    elements, end = scan(data, start, len(data), encoding, limits, below=_PIXEL_GROUP)
     # Where the beginning is used up exactly at an element's end, more may follow.
-    return end if end + 8 <= len(data) and any(data[end : end + 8]) else None
+    if not is_whole and not any(data[end : end + 8]):
+        return None
+    summary = summarise(Values(data, elements, little_endian=encoding.little_endian))
+    return Received(
+        data=data, transfer_syntax_uid=uid, pixels=None, summary=summary, body=data, meta=meta, elements=elements,
+        encoding=encoding, body_start=start, body_end=end, file_body_start=start, has_preamble=has_preamble,
+    )  # fmt: skip
 
 
 def check_uid(uid: str, what: str) -> None:

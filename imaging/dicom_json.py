@@ -46,6 +46,12 @@ def dicom_json_of(received: Received, tags: Iterable[str]) -> tuple[bytes, dict[
     return orjson.dumps(model), orjson.loads(orjson.dumps(some))
 
 
+def attributes_of(received: Received, tags: Iterable[int]) -> dict[str, Any]:
+    """Return some attributes of the dataset, those that are there, as DICOM JSON."""
+    elements = received.values.elements
+    return {f"{tag:08X}": _element(received.values, elements[tag], BULKDATA) for tag in tags if tag in elements}
+
+
 def bulkdata(received: Received, path: str) -> tuple[Buffer, str]:
     """Return the bytes (little endian, a view where they can be) and the VR of a value that `dicom_json` pointed to.
 

@@ -91,7 +91,7 @@ def _told(effect: Effect, *, preview: bool) -> Json:
     else:
         was = "would be" if preview else "are"
         names = ", ".join(keywords_of(effect.after))
-        text = f"{names} {was} corrected in {effect.instances} instances; what was received stays retrievable"
+        text = f"{effect.instances} instances {was} corrected: {names}; received files stay as they came"
     return outcome([Issue("informational", text, severity="information")])
 
 

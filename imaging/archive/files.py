@@ -14,7 +14,7 @@ from typing import Any
 from pymongo.database import Database
 
 from imaging.archive.catalogue import INSTANCE_FIELDS, Document, Instance, instance_from_row
-from imaging.archive.corrections import Decisions
+from imaging.archive.corrections import Decisions, Known
 from imaging.blobs import BlobStore, Buffer
 from imaging.correction_file import corrected_file
 from imaging.envelope import FILE, SAME
@@ -44,14 +44,15 @@ class Files:
     def all(self, instances: Iterable[Instance], form: str) -> Iterator[tuple[Instance, Iterable[bytes]]]:
         """Yield each instance with its file; a large one is to be taken before the next is asked for."""
         ahead: deque[tuple[Instance, Future[Sequence[bytes]] | None]] = deque()
+        known = Known(self._decisions)  # a study is asked about once, and given as it was corrected then
         try:
             for instance in instances:
                 is_whole = size_of_file(instance) <= WHOLE_BYTES
-                ahead.append((instance, self._pool.submit(self._made, instance, form) if is_whole else None))
+                ahead.append((instance, self._pool.submit(self._made, instance, form, known) if is_whole else None))
                 while len(ahead) > AHEAD_FILES or _held(ahead) > AHEAD_BYTES:
-                    yield self._next(ahead, form)
+                    yield self._next(ahead, form, known)
             while ahead:
-                yield self._next(ahead, form)
+                yield self._next(ahead, form, known)
         finally:
             for _, future in ahead:
                 if future:
@@ -59,13 +60,14 @@ class Files:
 
     def one(self, instance: Instance, form: str) -> Iterable[bytes]:
         """Return the pieces of one file, all of them checked when it is small."""
+        known = Known(self._decisions)
         if size_of_file(instance) <= WHOLE_BYTES:
-            return self._made(instance, form)
-        return self._pieces(instance, form)
+            return self._made(instance, form, known)
+        return self._pieces(instance, form, known)
 
     def buffer(self, instance: Instance, form: str) -> Buffer:
         """Return a file as one buffer, a large one as a map of a temporary file."""
-        return _spooled(self._pieces(instance, form))
+        return _spooled(self._pieces(instance, form, Known(self._decisions)))
 
     def received(self, sop_uid: str) -> Buffer:
         """Return the received file of an instance as one buffer. Raises NOT_FOUND."""
@@ -75,16 +77,16 @@ class Files:
         return self.buffer(instance_from_row(row), RECEIVED)
 
     def _next(
-        self, ahead: deque[tuple[Instance, Future[Sequence[bytes]] | None]], form: str
+        self, ahead: deque[tuple[Instance, Future[Sequence[bytes]] | None]], form: str, known: Known
     ) -> tuple[Instance, Iterable[bytes]]:
         instance, future = ahead.popleft()
-        return instance, future.result() if future else self._pieces(instance, form)
+        return instance, future.result() if future else self._pieces(instance, form, known)
 
-    def _made(self, instance: Instance, form: str) -> Sequence[bytes]:
-        return list(self._pieces(instance, form))
+    def _made(self, instance: Instance, form: str, known: Known) -> Sequence[bytes]:
+        return list(self._pieces(instance, form, known))
 
-    def _pieces(self, instance: Instance, form: str) -> Iterator[bytes]:
-        corrections = () if form == RECEIVED else self._decisions.in_force(instance.study_uid)
+    def _pieces(self, instance: Instance, form: str, known: Known) -> Iterator[bytes]:
+        corrections = () if form == RECEIVED else known.of(instance.study_uid)
         if not any(each.is_of(instance.series_uid, instance.sop_uid) for each in corrections):
             return self._uncorrected(instance, form)
         syntax = instance.stored_transfer_syntax_uid if form == STORED else form

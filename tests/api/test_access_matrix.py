@@ -101,6 +101,8 @@ DOORS = [
     door("POST", f"/fhir/Patient/$merge?{MERGED}&preview=true", "all", send="parameters"),
     door("POST", "/fhir/Patient/{patient}/$unmerge", "all", send="parameters"),
     door("POST", "/fhir/ImagingStudy/{study}/$move?patient=Patient/{patient}", "all", send="parameters"),
+    door("POST", "/fhir/ImagingStudy/{study}/$correct", "all", send="correction"),
+    door("POST", "/fhir/ImagingStudy/{study}/$uncorrect", "all", send="parameters"),
     door("GET", "/fhir/Subscription/$status", "receive", "all"),
     door("POST", "/fhir/Subscription/$status", "receive", "all", send="parameters"),
     door("GET", "/fhir/Subscription/{subscription}/$status", "receive", "all"),
@@ -246,6 +248,15 @@ SOCKET = "/fhir/_socket"  # whoever binds it is asked then: tests/system/test_su
 RESOURCES = {
     "bundle": {"resourceType": "Bundle", "type": "batch"},
     "parameters": {"resourceType": "Parameters"},
+    "correction": {
+        "resourceType": "Parameters",
+        "parameter": [
+            {
+                "name": "attribute",
+                "part": [{"name": "keyword", "valueCode": "StudyID"}, {"name": "value", "valueString": "7"}],
+            }
+        ],
+    },
     "meta": {"resourceType": "Parameters", "parameter": [{"name": "meta", "valueMeta": {"tag": [{"code": "x"}]}}]},
 }
 ITEMS = {
@@ -303,8 +314,14 @@ class Scene:
         """Names of things that this entrance alone is about: some to be deleted, some that were."""
         if entrance.method == "DELETE":
             return self.disposable()
-        if "/$move" in entrance.path:
+        if "/$move" in entrance.path or entrance.path.endswith("/$correct"):
             return names_of_new_study(self.doors)[0]
+        if entrance.path.endswith("/$uncorrect"):
+            names = names_of_new_study(self.doors)[0]
+            path = f"/fhir/ImagingStudy/{names['study']}/$correct"
+            done = self.doors.caller(*Right, name="all").post(path, RESOURCES["correction"])
+            assert done.status_code == 200
+            return names
         if entrance.path.endswith("/$unmerge"):
             names = {"patient": self.doors.server.own.create(PATIENT).id, "other": self.names["other"]}
             merge = f"/fhir/Patient/$merge?{MERGED.format(**names)}"

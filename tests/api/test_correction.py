@@ -174,6 +174,24 @@ def test_it_is_on_record(doors, both):
     assert auditor.get(f"/fhir/AuditEvent?entity=ImagingStudy/{uid}&action=U").json["total"]
 
 
+def test_a_study_that_was_moved_has_its_header_corrected_by_a_correction_alone(doors, both):
+    uid, (file,) = study_of(doors, PatientID="moved-1", PatientName="Wrong^Entry")
+    other, _ = study_of(doors, PatientID="moved-2", PatientName="Right^Entry")
+    patient = both.get(f"/fhir/ImagingStudy/{other}").json["subject"]["reference"]
+    move = {"resourceType": "Parameters", "parameter": [{"name": "patient", "valueReference": {"reference": patient}}]}
+
+    def told() -> tuple[str, str, str]:
+        ds, subject = wado(both, address(file)), both.get(f"/fhir/ImagingStudy/{uid}").json["subject"]["reference"]
+        return subject, ds.PatientID, str(ds.PatientName)
+
+    assert both.post(f"/fhir/ImagingStudy/{uid}/$move", move).status_code == 200
+    assert told() == (patient, "moved-1", "Wrong^Entry")
+    assert correct(both, uid, {"PatientID": "moved-2", "PatientName": "Right^Entry"}).status_code == 200
+    assert told() == (patient, "moved-2", "Right^Entry")
+    assert correct(both, uid, {"PatientID": "moved-3"}).status_code == 200
+    assert told()[0] == patient  # whose it is was decided, whatever its header says
+
+
 # ---- what is given
 
 
@@ -256,6 +274,26 @@ def test_who_kept_a_file_hears_that_it_has_changed(doors, both):
     assert status() == 304
     correct(both, uid, {"StudyID": "7"})
     assert status() == 200
+
+
+def test_without_names_the_right_patient_id_makes_the_pseudonym(doors, both):
+    wrong, _ = study_of(doors, PatientID="alias-1", PatientName="Aliased^Wrongly")
+    study_of(doors, PatientID="alias-2", PatientName="Aliased^Rightly")
+    recipient = doors.caller(Right.RECEIVE_DEIDENTIFIED, name="registry")
+
+    def values(tag: str) -> set[str]:
+        headers = {"Accept": "application/dicom+json"}
+        found = recipient.get("/dicom-web/deidentified/studies?limit=100", headers=headers).json
+        return {each[tag]["Value"][0] for each in found}
+
+    before = len(values("00100020"))
+    assert correct(both, wrong, {"PatientID": "alias-2", "PatientName": "Aliased^Rightly"}).status_code == 200
+
+    assert len(values("00100020")) == before - 1
+    accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+    for uid in values("0020000D"):
+        body = recipient.get(f"/dicom-web/deidentified/studies/{uid}", headers={"Accept": accept}).data
+        assert not [name for name in (b"Aliased", b"alias-1", b"alias-2") if name in body]
 
 
 # ---- what comes later
