@@ -8,6 +8,7 @@ python -m tests.benchmarks tasks [N]           what the engine of Tasks costs, o
 python -m tests.benchmarks processing [N]      what MPR and MIP of N slices cost beyond decoding and computing
 python -m tests.benchmarks searches [N]        FHIR searches at 10,000 and at N ImagingStudies (default 100,000)
 python -m tests.benchmarks grants [N]          what it costs to see less than all, among N studies (default 100,000)
+python -m tests.benchmarks checks              what it costs to know who asks, for each kind of credential
 python -m tests.benchmarks qido [N]            QIDO-RS at 1,000 and at N studies (default 100,000)
 python -m tests.benchmarks writes [N]          what a create costs beside a bare transaction, on N of each
 python -m tests.benchmarks retrieval [N]       a study of N instances (default 5,000), many clients, pictures
@@ -20,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks import (
+    checks,
     doors,
     films,
     grants,
@@ -45,6 +47,7 @@ PARTS = {
     "qido": qido.run,
     "films": films.run,
     "grants": grants.run,
+    "checks": checks.run,
     "retrieval": retrieval.run,
     "storm": storm.run,
 }
