@@ -69,6 +69,14 @@ class SignOn:
             login, organization=organization, name=name, role=role, fhir_user=fhir_user, password=password
         )
 
+    def shut_out(self, login: str) -> None:
+        """Shut a person out: sessions end, and so does all that apps were authorised to. Raises NOT_FOUND."""
+        self.authorization.end_all_of(self.people.disable(login).login)
+
+    def set_password(self, login: str, password: str) -> None:
+        """Give a person another password; what was got with the one before ends. Raises NOT_FOUND, INVALID."""
+        self.authorization.end_all_of(self.people.set_password(login, password).login)
+
     def principal_of(self, person: Person) -> Principal:
         """Return the principal as which a person looks at patients. Raises FORBIDDEN for a suspended subscriber."""
         patient = person.fhir_user if person.role == Role.PATIENT else ""

@@ -259,6 +259,11 @@ class Authorization:
         self._tickets.end_family(family)
         self._principals.revoke_family(family)
 
+    def end_all_of(self, login: str) -> None:
+        """End every authorisation that a person gave, with all of its tokens."""
+        for family in self._tickets.families_of(login):
+            self.end(family)
+
     def end_refresh_token(self, token: str, app: App) -> bool:
         """End the authorisation that a refresh token of this app belongs to; say whether there was one."""
         ticket = self._tickets.find(Kind.REFRESH, token[:LONGEST_SECRET], now=self._clock())

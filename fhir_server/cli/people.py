@@ -68,7 +68,7 @@ def add_person(
 @click.option("--password", type=click.File(), metavar="FILE", help="File with the password; - is standard input.")
 @configured()
 def set_password(config: Config, login: str, password: TextIO | None) -> None:
-    """Give LOGIN another password; every session of the person ends, and the person may sign in at once.
+    """Give LOGIN another password; sessions and what apps have for the person end; signing in is possible at once.
 
     \b
     Examples:
@@ -79,7 +79,7 @@ def set_password(config: Config, login: str, password: TextIO | None) -> None:
 
     given, is_made = _password(password)
     with open_server(config) as server:
-        server.sign_on.people.set_password(login, given)
+        server.sign_on.set_password(login, given)
     if is_made:
         click.echo(given)
 
@@ -150,7 +150,7 @@ def list_people(config: Config) -> None:
 @click.argument("login")
 @configured()
 def disable_person(config: Config, login: str) -> None:
-    """Shut LOGIN out: sessions end at once, and apps get no further tokens for the person.
+    """Shut LOGIN out: sessions end at once, and so do the tokens that apps have for the person.
 
     \b
     Example:
@@ -159,7 +159,7 @@ def disable_person(config: Config, login: str) -> None:
     from fhir_server.app import open_server
 
     with open_server(config) as server:
-        server.sign_on.people.disable(login)
+        server.sign_on.shut_out(login)
 
 
 @person.command("enable")

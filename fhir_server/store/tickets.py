@@ -21,6 +21,9 @@ from fhir_server.store.credentials import digest
 
 INDEXES = [
     IndexModel([("family", ASCENDING)], name="family"),
+    IndexModel(
+        [("content.login", ASCENDING)], name="login", partialFilterExpression={"content.login": {"$exists": True}}
+    ),
     IndexModel([("expires", ASCENDING)], name="expires", expireAfterSeconds=0),
 ]
 
@@ -75,6 +78,11 @@ class Tickets:
         """
         matching = {"_id": _key(kind, secret), "expires": {"$gt": now}}
         return _ticket(self._tickets.find_one_and_update(matching, {"$min": {"used": now}}))
+
+    def families_of(self, login: str) -> list[str]:
+        """Return the authorisations that a person gave and that may not have ended."""
+        found = self._tickets.distinct("family", {"content.login": login})
+        return [str(each) for each in found if each]
 
     def end_family(self, family: str) -> int:
         """Forget all tickets of a family; return how many there were."""

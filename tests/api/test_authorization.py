@@ -367,6 +367,28 @@ class TestRefresh:
         finally:
             doors.server.sign_on.people.disable("ann", is_disabled=False)
 
+    def test_what_apps_have_for_a_person_who_is_shut_out_ends_at_once(
+        self, doors: Doors, app: TestApp, token: dict[str, Any]
+    ) -> None:
+        caller = Caller(doors.flask, token["access_token"], doors.clock)
+        before = caller.get(f"/fhir/Patient/{token['patient']}").status_code
+
+        doors.server.sign_on.shut_out("ann")
+        after = caller.get(f"/fhir/Patient/{token['patient']}").status_code
+        doors.server.sign_on.people.disable("ann", is_disabled=False)
+
+        assert (before, after) == (200, 401)
+        assert caller.get(f"/fhir/Patient/{token['patient']}").status_code == 401
+
+    def test_what_was_got_with_another_password_ends_with_it(
+        self, doors: Doors, app: TestApp, token: dict[str, Any]
+    ) -> None:
+        doors.server.sign_on.set_password("ann", PASSWORD)
+
+        caller = Caller(doors.flask, token["access_token"], doors.clock)
+        assert caller.get(f"/fhir/Patient/{token['patient']}").status_code == 401
+        assert app.refresh(token["refresh_token"]).json["error"] == "invalid_grant"
+
     def test_without_asking_for_it_there_is_none(self, browser: Browser, app: TestApp) -> None:
         assert "refresh_token" not in app.through(browser, "patient/*.rs", login="ann").json
 
