@@ -57,6 +57,7 @@ class CapabilityUrls:
         clock: Callable[[], datetime],
     ) -> None:
         self._register = register
+        self._known: dict[str, Row] = {}  # by digest; a row never changes, so it is read once by each process
         self._authenticate = authenticate
         self._life = timedelta(seconds=life_s)
         self._clock = clock
@@ -81,7 +82,7 @@ class CapabilityUrls:
 
     def open(self, secret: str) -> Capability:
         """Return what the secret in an address is good for now. Raises UNAUTHENTICATED, saying no more than that."""
-        row = self._register.find(digest(secret)) if _FORM.fullmatch(secret) else None
+        row = self._row(digest(secret)) if _FORM.fullmatch(secret) else None
         if row is None or row.expires <= self._clock():
             raise _refused()
         try:
@@ -98,7 +99,16 @@ class CapabilityUrls:
         one = replace(only_study(principal, row.study_uid), token="", authorised_by=by)
         return Capability(row.study_uid, row.expires, one, only_study(had_by_url(principal), row.study_uid))
 
+    def _row(self, key: str) -> Row | None:
+        found = self._known.get(key) or self._register.find(key)
+        if found is not None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = found
+        return found
 
+
+_MOST_KNOWN = 10_000  # rows
 _NAME = 16  # hex digits of a digest by which the audit record names what it was made of
 
 
