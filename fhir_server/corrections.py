@@ -47,6 +47,7 @@ class Asked:
     """What is to be corrected: texts by keyword (see `changes_of`), of a study or of what is named, and why.
 
     code   COERCE or CORRECT: Reason for the Attribute Modification
+    from_patient   whether what is not among `values` is to be what the Patient of the study says of itself
     """
 
     values: Mapping[str, Sequence[str]]
@@ -54,6 +55,7 @@ class Asked:
     reason: str = ""
     series_uid: str = ""
     sop_uid: str = ""
+    from_patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class AttributeCorrections:
         """
         _require_images(repository, study)
         level = Level.INSTANCE if asked.sop_uid else Level.SERIES if asked.series_uid else Level.STUDY
-        changes = changes_of(asked.values, level)
+        changes = changes_of({**self._of_patient(repository, study, asked), **asked.values}, level)
         with self._reconciliation.alone():
             known = self._archive.decisions.of(study.id)
             number = len(known.decisions) + 1 if known else 1
@@ -107,6 +109,16 @@ class AttributeCorrections:
                 return replace(effect, number=0)
             self._decide(repository, study, Decided(one, 0, repository.stamp.owner, asked.reason))
         return effect
+
+    def _of_patient(self, repository: Repository, study: Resource, asked: Asked) -> Mapping[str, Sequence[str]]:
+        """Return what images say whose Patient is the study's; nothing where that was not asked."""
+        if not asked.from_patient:
+            return {}
+        kind, _, identifier = str(study.json()["subject"].get("reference", "")).partition("/")
+        if kind != "Patient":
+            raise AppError(Category.CONFLICT, "the study is no Patient's of this server", where="from-patient")
+        patient = repository.read("Patient", identifier).json()
+        return self._studies.attributes_of(patient, study.stamp.owner)
 
     def take_back(self, repository: Repository, study: Resource, *, number: int = 0, reason: str = "") -> int:
         """Take back a correction, the latest that holds where no number is named; return its number.

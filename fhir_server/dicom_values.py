@@ -21,6 +21,7 @@ _OID = re.compile(r"[0-2](?:\.(?:0|[1-9]\d*))+")
 _URI = re.compile(r"(?:https?://|urn:)[^\s]+", re.IGNORECASE)
 _NAMESPACE = uuid.UUID("9a3f5d5e-3a0b-5c1e-8a55-2f6c1d0e7b41")  # of the identifier systems that this server makes
 _GROUPS = ("ABC", "IDE", "SYL")  # component groups of PN in order: PS3.5 6.2.1.1; codes of iso21090
+_DIVIDERS = re.compile(r"[\^=\\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
@@ -80,6 +81,27 @@ def human_names(pn: str) -> list[dict[str, Any]]:
             name["extension"] = [{"url": NAME_REPRESENTATION, "valueCode": code}]
         names.append(name)
     return names
+
+
+def pn_of(names: list[dict[str, Any]]) -> str:
+    """Return a PN value of FHIR HumanNames: the other way round from `human_names`.
+
+    The first name counts, and of those that carry their representation the first of each. What has no family or given
+    name is written as its text. Characters that divide a PN become spaces. Source: PS3.5 6.2.1.1.
+    """
+    groups: dict[str, str] = {}
+    for name in names:
+        codes = [each.get("valueCode") for each in name.get("extension", []) if each.get("url") == NAME_REPRESENTATION]
+        groups.setdefault(next((code for code in codes if code in _GROUPS), _GROUPS[0]), _pn_group(name))
+    return "=".join(groups.get(code, "") for code in _GROUPS).rstrip("=")
+
+
+def _pn_group(name: dict[str, Any]) -> str:
+    given = [str(each) for each in name.get("given", [])]
+    prefix, suffix = (" ".join(name.get(part, [])) for part in ("prefix", "suffix"))
+    parts = [str(name.get("family", "")), *given[:1], *[""] * (not given), " ".join(given[1:]), prefix, suffix]
+    written = [clean(_DIVIDERS.sub(" ", part)) for part in parts]
+    return "^".join(written).rstrip("^") or clean(_DIVIDERS.sub(" ", str(name.get("text", ""))))
 
 
 def display_name(pn: str) -> str:

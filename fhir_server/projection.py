@@ -21,6 +21,7 @@ from fhir_server.dicom_values import (
     identifier_type,
     instant_from_datetime,
     local_system,
+    pn_of,
     universal_system,
     unsigned,
 )
@@ -48,6 +49,7 @@ ENDPOINT = f"Endpoint/{ENDPOINT_ID}"
 EQUIPMENT = "equipment-"  # how the id of a Device begins that was made from images
 RETRIEVABLE = ("application/dicom", "application/dicom+json", "application/octet-stream", "image/jpeg", "image/png")
 
+_DATE_LENGTH = 8  # of a whole day as DICOM writes it
 _GENDERS = {"M": "male", "F": "female", "O": "other"}  # PS3.3 C.7.1.1
 
 
@@ -183,6 +185,43 @@ def patient_resource(patient: "Patient", identifier: Resource | None) -> Resourc
         "birthDate": fhir_date(patient.patient_birth_date),
     }
     return _without_empty(resource)
+
+
+def attributes_of(patient: Mapping[str, Any], assigner: str, default_system: str = "") -> dict[str, tuple[str, ...]]:
+    """Return what images say of a Patient, as texts by keyword: what `patient_identifier` and `patient_resource` read.
+
+    Of several identifiers it is the first by which images of the assigner are found, else the first that is not old.
+    What the Patient does not tell is without value.
+    """
+    numbers = [each for each in patient.get("identifier", []) if each.get("value") and each.get("use") != "old"]
+    others = [(each, _issuers(each)[-1]) for each in numbers]
+    pairs = ((each, issuer) for each in numbers for issuer in _issuers(each))
+    ours = [pair for pair in pairs if _finds(*pair, assigner, default_system)]
+    nothing: tuple[Mapping[str, Any], str] = {}, ""
+    number, issuer = next(iter(ours or others), nothing)
+    sex = {gender: code for code, gender in _GENDERS.items()}.get(str(patient.get("gender")), "")
+    born = str(patient.get("birthDate", "")).replace("-", "")
+    told = {
+        "PatientID": str(number.get("value", "")),
+        "IssuerOfPatientID": issuer,
+        "PatientName": pn_of(patient.get("name", [])),
+        "PatientBirthDate": born if len(born) == _DATE_LENGTH else "",
+        "PatientSex": sex,
+    }
+    return {keyword: (text,) if text else () for keyword, text in told.items()}
+
+
+def _issuers(identifier: Mapping[str, Any]) -> list[str]:
+    """Return the Issuers of Patient ID that an identifier may have come from."""
+    if named := identifier.get("assigner", {}).get("display"):
+        return [str(named)]
+    system = str(identifier.get("system", ""))
+    return ["", system.removeprefix("urn:oid:")] if system.startswith("urn:oid:") else [""]
+
+
+def _finds(identifier: Mapping[str, Any], issuer: str, assigner: str, default_system: str) -> bool:
+    local = default_system if default_system and not issuer else local_system("patient", assigner, issuer)
+    return identifier.get("system") == (universal_system(issuer) or local)
 
 
 def accession_system(issuer: str, assigner: str) -> str:

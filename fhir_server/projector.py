@@ -161,6 +161,10 @@ class Projector:
         if not patient.stamp.owner:
             self._own.update(patient.json(), owner=assigner)
 
+    def attributes_of(self, patient: Resource, assigner: str) -> dict[str, tuple[str, ...]]:
+        """Return what images of a subscriber say of a Patient, as texts by keyword."""
+        return projection.attributes_of(patient, assigner, self._place.patient_system)
+
     def alone(self, summary: InstanceSummary, assigner: str) -> Resource:
         """Return the ImagingStudy that an instance of a subscriber would make by itself; nothing is written."""
         series = SeriesFacts(summary.series, (summary.instance,), ())

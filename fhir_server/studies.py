@@ -228,6 +228,10 @@ class Studies:
         """Make the FHIR resources of a study show all images stored before the call. Raises BUSY."""
         self._projector.project(study_uid)
 
+    def attributes_of(self, patient: Resource, assigner: str) -> dict[str, tuple[str, ...]]:
+        """Return what images of a subscriber say of a Patient, as texts by keyword."""
+        return self._projector.attributes_of(patient, assigner)
+
     def alone(self, summary: InstanceSummary, assigner: str) -> Resource:
         """Return the ImagingStudy that an instance of a subscriber would make by itself; nothing is written."""
         return self._projector.alone(summary, assigner)

@@ -41,9 +41,9 @@ def _uncorrect(call: Call) -> bytes:
 
 
 def _asked(call: Call) -> Asked:
-    given = call.values.get("attribute", [])
-    if not given or len(given) > len(CORRECTABLE):
-        message = f"1 to {len(CORRECTABLE)} parameters attribute are wanted, each with the parts keyword and value"
+    given, from_patient = call.values.get("attribute", []), flag(call, "from-patient")
+    if not (given or from_patient) or len(given) > len(CORRECTABLE):
+        message = f"1 to {len(CORRECTABLE)} parameters attribute, with the parts keyword and value, or from-patient"
         raise AppError(Category.INVALID, message, where="attribute")
     values: dict[str, tuple[str, ...]] = {}
     for parts in given:
@@ -61,7 +61,7 @@ def _asked(call: Call) -> Asked:
             check_uid(uid if isinstance(uid, str) else "?", f"the parameter {name}")
     if uids["instance"] and not uids["series"]:
         raise AppError(Category.INVALID, "name the series of the instance as well", where="series")
-    return Asked(values, code, reason(call), uids["series"], uids["instance"])
+    return Asked(values, code, reason(call), uids["series"], uids["instance"], from_patient)
 
 
 def _attribute(parts: Any) -> tuple[str, tuple[str, ...]]:
@@ -122,7 +122,7 @@ def _texts(element: Mapping[str, Any]) -> list[str]:
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "correct", f"{OWN}correct", _correct,
-        frozenset({"attribute", "series", "instance", "code", "reason", "preview"}),
+        frozenset({"attribute", "from-patient", "series", "instance", "code", "reason", "preview"}),
         frozenset({"ImagingStudy"}), on_instance=True, changes=True, access=Access.UPDATE,
     ),
     Operation(

@@ -176,20 +176,37 @@ def test_it_is_on_record(doors, both):
 
 def test_a_study_that_was_moved_has_its_header_corrected_by_a_correction_alone(doors, both):
     uid, (file,) = study_of(doors, PatientID="moved-1", PatientName="Wrong^Entry")
-    other, _ = study_of(doors, PatientID="moved-2", PatientName="Right^Entry")
+    other, _ = study_of(doors, PatientID="moved-2", PatientName="Right^Entry^M", PatientBirthDate="19700131")
     patient = both.get(f"/fhir/ImagingStudy/{other}").json["subject"]["reference"]
     move = {"resourceType": "Parameters", "parameter": [{"name": "patient", "valueReference": {"reference": patient}}]}
 
-    def told() -> tuple[str, str, str]:
+    def told() -> tuple[str, str, str, str]:
         ds, subject = wado(both, address(file)), both.get(f"/fhir/ImagingStudy/{uid}").json["subject"]["reference"]
-        return subject, ds.PatientID, str(ds.PatientName)
+        return subject, ds.PatientID, str(ds.PatientName), ds.PatientBirthDate
 
     assert both.post(f"/fhir/ImagingStudy/{uid}/$move", move).status_code == 200
-    assert told() == (patient, "moved-1", "Wrong^Entry")
-    assert correct(both, uid, {"PatientID": "moved-2", "PatientName": "Right^Entry"}).status_code == 200
-    assert told() == (patient, "moved-2", "Right^Entry")
+    assert told() == (patient, "moved-1", "Wrong^Entry", "")
+    assert correct(both, uid, {}, **{"from-patient": True}).status_code == 200
+    assert told() == (patient, "moved-2", "Right^Entry^M", "19700131")
+    assert len(both.get("/dicom-web/studies?PatientID=moved-2").json) == 2
     assert correct(both, uid, {"PatientID": "moved-3"}).status_code == 200
-    assert told()[0] == patient  # whose it is was decided, whatever its header says
+    assert told()[:2] == (patient, "moved-3")  # whose it is was decided, whatever its header says
+
+
+def test_headers_after_a_merge_can_be_those_of_the_patient_that_stays(doors, both):
+    uid, (file,) = study_of(doors, PatientID="gone-1", PatientName="Gone^A")
+    other, _ = study_of(doors, PatientID="stays-1", PatientName="Stays^A")
+    old, new = (both.get(f"/fhir/ImagingStudy/{each}").json["subject"]["reference"] for each in (uid, other))
+    names = [("source-patient", old), ("target-patient", new)]
+    merge = [{"name": name, "valueReference": {"reference": each}} for name, each in names]
+
+    assert both.post("/fhir/Patient/$merge", {"resourceType": "Parameters", "parameter": merge}).status_code == 200
+    assert correct(both, uid, {"PatientSex": "F"}, **{"from-patient": True}).status_code == 200
+
+    ds = wado(both, address(file))
+    assert (ds.PatientID, str(ds.PatientName), ds.PatientSex) == ("stays-1", "Stays^A", "F")
+    assert ds.OriginalAttributesSequence[0].ModifiedAttributesSequence[0].PatientID == "gone-1"
+    assert both.get(f"/fhir/ImagingStudy/{uid}").json["subject"]["reference"] == new
 
 
 # ---- what is given
@@ -462,7 +479,7 @@ def test_who_decides_second_at_the_same_moment_hears_of_it(doors, both):
 def test_the_examples_of_the_page_do_what_it_says_and_its_table_is_the_codes(doors, both):
     text = PAGE.read_text()
     uid, (file,) = study_of(doors, PatientID="page", StudyDescription="before")
-    first, second = (json.loads(each) for each in re.findall(r"```json\n(.*?)```", text, re.S))
+    first, second, third = (json.loads(each) for each in re.findall(r"```json\n(.*?)```", text, re.S))
 
     assert re.findall(r"^POST /fhir/ImagingStudy/1.2.840.1/\$(\w+)$", text, re.M) == ["correct", "uncorrect"]
     assert both.post(f"/fhir/ImagingStudy/{uid}/$correct", first).status_code == 200
@@ -470,6 +487,7 @@ def test_the_examples_of_the_page_do_what_it_says_and_its_table_is_the_codes(doo
     assert (str(ds.PatientName), ds.PatientBirthDate, ds.StudyDescription) == ("Müller^Änne", "19700131", "")
     assert both.post(f"/fhir/ImagingStudy/{uid}/$uncorrect", second).status_code == 200
     assert wado(both, address(file)).StudyDescription == "before"
+    assert not of(both.post(f"/fhir/ImagingStudy/{uid}/$correct", third), "correction")  # it is as its Patient says
     rows = dict(re.findall(r"^\| (study|series|instance) \| (.*) \|$", text, re.M))
     assert rows == {
         str(level): ", ".join(name for name, row in CORRECTABLE.items() if row.level is level) for level in Level

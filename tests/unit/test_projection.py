@@ -12,6 +12,7 @@ from fhir_server.ownership import OWNED_OF_DEVICE, is_the_servers
 from fhir_server.projection import (
     IMAGING_CONDITIONS,
     Surroundings,
+    attributes_of,
     endpoint,
     imaging_study_id,
     patient_identifier,
@@ -209,6 +210,35 @@ def test_the_configured_assigner_stands_in_for_an_absent_issuer_only():
         patient_identifier(patient(patient_id="1", issuer_of_patient_id="HIS"), "Organization/a", system)["system"]
         != system
     )
+
+
+@pytest.mark.parametrize("default_system", ["", "urn:oid:1.2.3"])
+@pytest.mark.parametrize("issuer", ["", "HIS", "1.2.840.5", "urn:uuid:42284e81-88ae-54e5-b1bb-8ac1fc2999fd"])
+@pytest.mark.parametrize(
+    "name", ["Doe^Jane", "Doe^Jane^M N^Dr^Jr", "Yamada^Tarou=山田^太郎=やまだ^たろう", "=山田^太郎", "Doe", "^Jane"]
+)
+def test_what_images_say_of_a_patient_can_be_read_back_from_it(name, issuer, default_system):
+    someone = patient(
+        patient_id="7", issuer_of_patient_id=issuer, patient_name=name, patient_birth_date="19700131", patient_sex="F"
+    )
+    identifier = patient_identifier(someone, "Organization/a", default_system)
+    old = {"use": "old", "system": "urn:x", "value": "8"}
+    made = patient_resource(someone, identifier)
+    made["identifier"] = [{"system": "urn:other", "value": "9"}, old, *made["identifier"]]
+
+    told = attributes_of(made, "Organization/a", default_system)
+
+    assert told == {
+        "PatientID": ("7",), "IssuerOfPatientID": (issuer,) if issuer else (), "PatientName": (name,),
+        "PatientBirthDate": ("19700131",), "PatientSex": ("F",),
+    }  # fmt: skip
+
+
+def test_what_a_patient_does_not_tell_is_without_value():
+    written = {"name": [{"text": "Jane ^ Doe"}], "birthDate": "1970-01", "gender": "unknown"}
+    empty = ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
+
+    assert attributes_of(written, "Organization/a") == {**dict.fromkeys(empty, ()), "PatientName": ("Jane   Doe",)}
 
 
 def test_without_patient_id_there_is_no_identifier():
