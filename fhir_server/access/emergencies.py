@@ -141,9 +141,12 @@ class Emergencies:
         if not self._register.take(found.id, now=now, until=now + self.life):
             raise AppError(Category.INVALID, "the emergency access is over, or was used: ask again", where="emergency")
 
-    def listed(self, *, all_of_them: bool, most: int = 1_000) -> list[Emergency]:
-        """Return the alarms, those that nobody has reviewed or all; newest first."""
-        return self._register.listed(all_of_them=all_of_them, most=most)
+    def listed(self, *, all_of_them: bool, most: int = 1_000, concerning: str = "") -> list[Emergency]:
+        """Return the alarms, those that nobody has reviewed or all; newest first.
+
+        concerning   a subscriber whose people or patients they are about, "" for everybody's
+        """
+        return self._register.listed(all_of_them=all_of_them, most=most, concerning=concerning)
 
     def found(self, identifier: str) -> Emergency:
         """Return one. Raises NOT_FOUND."""
@@ -161,20 +164,28 @@ class Emergencies:
         self._audit.record(_by_operator(ended), Access.EMERGENCY_ENDED, resources=[ended.patient])
         return ended
 
+    def review_by(self, person: Person, identifier: str, verdict: Verdict, note: str) -> Emergency:
+        """Say what a person thinks of an access that concerns the person's subscriber. Raises as `review`."""
+        found = self._register.find(identifier[:LONGEST_WORDS])
+        if found is None or person.organization not in (found.organization, found.owner):
+            raise AppError(Category.NOT_FOUND, "there is no emergency access of this id", where="alarm")
+        return self._reviewed(found, verdict, person.login, note, by=_recorded(person))
+
     def review(self, identifier: str, verdict: Verdict, *, reviewer: str, note: str) -> Emergency:
-        """Say what somebody thinks of an access. Raises NOT_FOUND, INVALID, CONFLICT when it was reviewed before."""
+        """Say what an operator thinks of an access. Raises NOT_FOUND, INVALID, CONFLICT when it was reviewed before."""
+        found = self.found(identifier)
+        return self._reviewed(found, verdict, reviewer, note, by=_by_operator(found))
+
+    def _reviewed(self, before: Emergency, verdict: Verdict, reviewer: str, note: str, *, by: Principal) -> Emergency:
         reviewer, note = reviewer.strip(), note.strip()
         if not 1 <= len(reviewer) <= LONGEST_WORDS or len(note) > LONGEST_NOTE:
             message = f"a reviewer has 1 to {LONGEST_WORDS} characters, a note at most {LONGEST_NOTE}"
             raise AppError(Category.INVALID, message, where="review")
-        before = self.found(identifier)
-        done = self._register.review(identifier, verdict=verdict, reviewer=reviewer, note=note, now=self._clock())
+        done = self._register.review(before.id, verdict=verdict, reviewer=reviewer, note=note, now=self._clock())
         if done is None:
             message = f"it was reviewed before: {before.verdict or 'in this moment'}"
             raise AppError(Category.CONFLICT, message, where="review")
-        self._audit.record(
-            _by_operator(done), Access.EMERGENCY_REVIEWED, resources=[done.patient], details={"verdict": verdict}
-        )
+        self._audit.record(by, Access.EMERGENCY_REVIEWED, resources=[done.patient], details={"verdict": verdict})
         return done
 
     def _find(self, person: Person, wanted: Wanted) -> Resource:

@@ -106,9 +106,15 @@ class Emergencies:
             )
         )
 
-    def listed(self, *, all_of_them: bool, most: int) -> list[Emergency]:
-        """Return those that nobody has reviewed, or all of them; newest first."""
-        found = self._emergencies.find({} if all_of_them else {"verdict": ""}).sort("asked", DESCENDING).limit(most)
+    def listed(self, *, all_of_them: bool, most: int, concerning: str = "") -> list[Emergency]:
+        """Return those that nobody has reviewed, or all of them; newest first.
+
+        concerning   a subscriber whose people or patients they are about, "" for everybody's
+        """
+        matching: dict[str, Any] = {} if all_of_them else {"verdict": ""}
+        if concerning:
+            matching["$or"] = [{"organization": concerning}, {"owner": concerning}]
+        found = self._emergencies.find(matching).sort("asked", DESCENDING).limit(most)
         return [each for document in found if (each := _emergency(document))]
 
 

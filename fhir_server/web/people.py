@@ -11,6 +11,7 @@ from fhir_server.access.authorization import Launch
 from fhir_server.access.people import Person
 from fhir_server.sign_on import SignOn
 from fhir_server.web import second_factor, signing_in
+from fhir_server.web.alarms import REVIEWERS
 from fhir_server.web.http import RETRY_AFTER_S
 from imaging.errors import AppError, Category
 
@@ -58,6 +59,7 @@ class _Pages:
             current=found.session.key,
             rows=rows,
             words=words,
+            is_reviewer=found.person.role in REVIEWERS,
         )
 
     def sign_in(self) -> Response:

@@ -13,7 +13,7 @@ from fhir_server.rest.statuses import TooOften
 from fhir_server.sign_on import SignOn
 from fhir_server.store.rates import Rates
 from fhir_server.store.repository import Repository
-from fhir_server.web import authorize, oauth, people, signing_in, smart
+from fhir_server.web import alarms, authorize, oauth, people, signing_in, smart
 from fhir_server.web.http import RETRY_AFTER_S
 from imaging.errors import AppError, Category
 
@@ -71,6 +71,7 @@ def install(app: Flask, server: Backing) -> None:
     for each in people.blueprints(found, seen, server.audit):
         app.register_blueprint(each)
     finds = authorize.Finds(seen, in_need, contexts)
+    app.register_blueprint(alarms.blueprint(found))
     app.register_blueprint(authorize.blueprint(found, oauth_server, finds))
     app.register_blueprint(
         smart.blueprint(found.authorization, oauth_server, reads=reads, is_registration_open=is_open)

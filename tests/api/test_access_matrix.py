@@ -236,11 +236,21 @@ OPEN = [
 ]
 # Where apps prove themselves otherwise and people have sessions: test_authorization and test_authorization_abuse.
 SIGNING_IN = {
-    *(("GET", each) for each in ("/auth/", "/auth/authorize", "/auth/second-factor", "/auth/keys", "/auth/emergency")),
+    *(
+        ("GET", each)
+        for each in (
+            "/auth/",
+            "/auth/authorize",
+            "/auth/second-factor",
+            "/auth/keys",
+            "/auth/emergency",
+            "/auth/alarms",
+        )
+    ),
     *(("POST", f"/auth/{each}") for each in ("authorize", "patient", "context", "decision", "emergency")),
     *(("POST", f"/auth/{each}") for each in ("token", "introspect", "revoke")),
     *(("POST", f"/auth/{each}") for each in ("sign-in", "code", "key", "sign-out", "sessions", "start")),
-    *(("POST", f"/auth/{each}") for each in ("second-factor", "remove-code", "keys", "remove-key")),
+    *(("POST", f"/auth/{each}") for each in ("second-factor", "remove-code", "keys", "remove-key", "alarms")),
 }
 BY_URL = "/dicom-web/capability/"  # no token, but a secret in the address: test_capability_urls
 CHANNEL = "/dicom-web/subscribers/AE"  # a handshake: test_worklist_events

@@ -16,7 +16,7 @@ from fhir_server.access.contracts import Limits, Right
 from fhir_server.access.emergencies import Emergency, Verdict
 from fhir_server.model.topics import ALARM, TOPICS
 from imaging.errors import AppError, Category
-from tests.support.browser import PASSWORD, Browser, TestApp, answer, quick_passwords, registered
+from tests.support.browser import PASSWORD, Browser, TestApp, answer, forms, quick_passwords, registered
 from tests.support.doors import Caller, Doors, new_study, opened
 
 SCOPE = "launch/patient patient/*.cruds user/*.cruds openid offline_access"
@@ -82,6 +82,9 @@ def scene(module_db: Database[dict[str, Any]]) -> Iterator[Scene]:
             ("jones", "practitioner", "ward"),
             ("tech", "technologist", "ward"),
             ("lee", "practitioner", "south"),
+            ("olga", "auditor", "ward"),
+            ("nora", "operator", "north"),
+            ("sue", "auditor", "south"),
         ):
             doors.server.sign_on.add_person(
                 login,
@@ -423,3 +426,60 @@ class TestAlarm:
         assert caught.value.category is Category.CONFLICT
         event = scene.events("subtype=emergency-reviewed")[0]
         assert event["entity"][0]["detail"] == [{"type": "verdict", "valueString": "unjustified"}]
+
+
+class TestReviewOnThePage:
+    def test_auditors_of_both_subscribers_see_it_and_one_reviews(self, scene: Scene) -> None:
+        scene.asked(scene.browser(), number="N-1")
+        alarm = scene.alarms()[0]
+        assert alarm.id in scene.browser("olga").open("/auth/alarms").text
+        nora = scene.browser("nora")
+        page = nora.open("/auth/alarms")
+        assert REASON in page.text
+        assert "somebody of another subscriber" in page.text
+
+        nora.submit(page, "/auth/alarms", alarm=alarm.id, verdict="justified", note="was right")
+
+        reviewed = scene.doors.server.sign_on.emergencies.found(alarm.id)
+        assert (reviewed.verdict, reviewed.reviewer, reviewed.note) == ("justified", "nora", "was right")
+        assert alarm.id not in nora.open("/auth/alarms").text
+        assert "says nora" in nora.open("/auth/alarms?show=all").text
+        assert scene.events("subtype=emergency-reviewed")[0]["agent"][0]["altId"] == "nora"
+
+    def test_third_subscriber_neither_sees_nor_reviews_it(self, scene: Scene) -> None:
+        scene.asked(scene.browser(), number="N-1")
+        alarm = scene.alarms()[0]
+        sue = scene.browser("sue")
+        assert alarm.id not in sue.open("/auth/alarms?show=all").text
+
+        form = {"csrf_token": forms(sue.open("/auth/"))[0].values["csrf_token"], "alarm": alarm.id}
+        sent = sue.flask.post("/auth/alarms", data={**form, "verdict": "justified"}, base_url="http://images.test")
+
+        assert sent.status_code == 404
+        assert scene.doors.server.sign_on.emergencies.found(alarm.id).verdict == ""
+
+    def test_practitioners_do_not_review(self, scene: Scene) -> None:
+        assert scene.browser("jones").open("/auth/alarms").status_code == 403
+        assert "/auth/alarms" not in scene.browser("jones").open("/auth/").text
+
+    @pytest.mark.parametrize(
+        "given", [{"verdict": "fine"}, {"verdict": ""}, {"verdict": "unclear", "note": "x" * 2001}]
+    )
+    def test_what_is_no_verdict_is_refused(self, scene: Scene, given: dict[str, str]) -> None:
+        scene.asked(scene.browser(), number="W-1")
+        alarm = scene.alarms()[0]
+        olga = scene.browser("olga")
+
+        refused = olga.submit(olga.open("/auth/alarms"), "/auth/alarms", alarm=alarm.id, **given)
+
+        assert refused.status_code == 400
+        assert scene.doors.server.sign_on.emergencies.found(alarm.id).verdict == ""
+
+    def test_page_of_another_site_gives_no_verdict(self, scene: Scene) -> None:
+        scene.asked(scene.browser(), number="W-1")
+        olga = scene.browser("olga")
+
+        data = {"alarm": scene.alarms()[0].id, "verdict": "justified"}
+        sent = olga.flask.post("/auth/alarms", data=data, base_url="http://images.test")
+
+        assert sent.status_code == 403
