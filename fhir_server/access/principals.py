@@ -74,8 +74,17 @@ class Principal:
         return right in self.rights
 
     def granted(self) -> dict[str, Any] | None:
-        """Return the grant as it is kept with work that is done later, None without one."""
+        """Return the grant as it is kept with what is stored, None without one."""
         return None if self.grant is None else {**self.grant.document(), "client": self.grant.client_id}
+
+    def lasting(self) -> dict[str, Any] | None:
+        """Return the grant as it is kept with work that is done later, None without one.
+
+        Raises FORBIDDEN for emergency access, which never outlasts its token.
+        """
+        if self.grant is not None and self.grant.emergency:
+            raise _reading_at_once()
+        return self.granted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +175,13 @@ class Principals:
     def acting_for(self, organization: str, granted: Mapping[str, Any] | None = None) -> Principal:
         """Return the principal as which this server works for a subscriber, "Organization/...", with its rights now.
 
-        granted   what the token was given for with which the work was ordered, as `Principal.granted` had it: the work
+        granted   what the token was given for with which the work was ordered, as `Principal.lasting` had it: the work
                   may outlast the token, but never reaches beyond it
         Raises FORBIDDEN when it is suspended: what it ordered before is not done any more. And for emergency access,
         which never outlasts its token.
         """
         if granted is not None and granted.get("emergency"):
-            message = "emergency access is for reading at once; nothing is done with it later"
-            raise AppError(Category.FORBIDDEN, message, where="emergency")
+            raise _reading_at_once()
         if not self._is_active(organization):
             raise AppError(Category.FORBIDDEN, "the subscriber is suspended", where=organization)
         terms, _ = terms_in_force(self._contracts(organization), organization, self._clock())
@@ -463,6 +471,11 @@ def _slug(name: str) -> str:
 
 def _is_replaced(patient: Mapping[str, Any]) -> bool:
     return any(each.get("type") == "replaced-by" for each in patient.get("link", []))
+
+
+def _reading_at_once() -> AppError:
+    message = "emergency access is for reading at once; nothing is done with it later"
+    return AppError(Category.FORBIDDEN, message, where="emergency")
 
 
 def _unauthenticated(message: str) -> AppError:

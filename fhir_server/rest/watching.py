@@ -164,7 +164,7 @@ class Watching:
     # ---- what these do
 
     def _subscribed(self, found: Watcher | None, uid: str, filter: str) -> Watcher:
-        owner, grant = self._principal.subscriber, self._principal.granted()
+        owner, grant = self._principal.subscriber, self._principal.lasting()
         if found is None:
             most = self._server.config["subscriptions.most"]
             if self._server.watchers.count(owner) >= most:

@@ -72,9 +72,9 @@ class Backing(Protocol):
 
 def accepted(server: Backing, principal: Principal, kept: bytes, code: str = later.CODE) -> Response:
     """Have a request done later, by a Task of this code; return 202 with the address of its answer."""
-    identifier = str(uuid.uuid4())
+    identifier, grant = str(uuid.uuid4()), principal.lasting()
     # The request goes first: a Task without one could not be done; a request without a Task is forgotten.
-    server.answers.ask(identifier, Asked(principal.subscriber, principal.client_id, kept, grant=principal.granted()))
+    server.answers.ask(identifier, Asked(principal.subscriber, principal.client_id, kept, grant=grant))
     order = {
         "resourceType": "Task",
         "status": "requested",

@@ -152,6 +152,12 @@ class TestWhatItOpens:
         with pytest.raises(AppError, match="nothing is done with it later") as caught:
             server.principals.acting_for(principal.subscriber, principal.granted())
         assert caught.value.category is Category.FORBIDDEN
+        caller = Caller(scene.doors.flask, principal.token, scene.doors.clock)
+        refused = caller.get("/fhir/Patient", headers={"Prefer": "respond-async"})
+        assert refused.status_code == 403
+        assert "nothing is done with it later" in refused.text
+        export = {"Prefer": "respond-async", "Accept": "application/fhir+json"}
+        assert caller.get("/fhir/Patient/$export", headers=export).status_code == 403
 
     def test_patient_of_another_subscriber_where_both_contracts_say_so(self, scene: Scene) -> None:
         caller = scene.caller(scene.token(scene.browser(), "N-1"))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from fhir_server.access.contracts import RIGHTS_SYSTEM, Right
+from fhir_server.access.emergencies import ALARM_SYSTEM
 from fhir_server.access.principals import SUBSCRIBER_SYSTEM
+from fhir_server.model.topics import ALARM
 from fhir_server.ownership import OWNED_OF_DEVICE, is_the_servers
 from fhir_server.projection import (
     IMAGING_CONDITIONS,
@@ -372,7 +374,15 @@ def test_the_reference_page_names_every_element_of_the_images(element):
 
 
 @pytest.mark.parametrize(
-    "name", [IMAGING_CONDITIONS, RIGHTS_SYSTEM, SUBSCRIBER_SYSTEM, *(right.value for right in Right)]
+    "name",
+    [
+        IMAGING_CONDITIONS,
+        RIGHTS_SYSTEM,
+        SUBSCRIBER_SYSTEM,
+        ALARM["system"],
+        ALARM_SYSTEM,
+        *(right.value for right in Right),
+    ],
 )
 def test_the_reference_page_has_our_own_names(name):
     assert f"`{name}`" in PAGE
