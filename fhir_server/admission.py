@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fhir_server.projection import imaging_study_id
 from fhir_server.projector import Projector
+from fhir_server.store.documents import Reach
 from fhir_server.store.filters import Act
 from fhir_server.store.repository import Repository
 from imaging.dataset import InstanceSummary
@@ -18,13 +19,23 @@ class Admission:
     """Judges the instances of one transfer; each series of a patient once."""
 
     def __init__(
-        self, repository: Repository, projector: Projector, subscriber: str, is_known: Callable[[str], bool]
+        self,
+        repository: Repository,
+        projector: Projector,
+        subscriber: str,
+        is_known: Callable[[str], bool],
+        decided: Callable[[str, Reach], None],
     ) -> None:
-        """Judge for a subscriber by its repository; `is_known` says of a study whether there is an ImagingStudy."""
+        """Judge for a subscriber by its repository.
+
+        is_known   says of a study whether there is an ImagingStudy
+        decided    is told of a study in which images are let in, and of what decided that
+        """
         self._repository = repository
         self._projector = projector
         self._subscriber = subscriber
         self._is_known = is_known
+        self._decided = decided
         self._judged: dict[tuple[object, ...], bool] = {}
 
     def check(self, summary: InstanceSummary) -> None:
@@ -42,5 +53,12 @@ class Admission:
         alone = self._projector.alone(summary, self._subscriber)
         if not self._repository.permits(alone, Act.CREATE):
             return False
-        known = imaging_study_id(summary.study_uid)
-        return not self._is_known(summary.study_uid) or self._repository.has("ImagingStudy", known, Act.CREATE)
+        owner = self._subscriber
+        if self._is_known(summary.study_uid):
+            known = self._repository.reach("ImagingStudy", imaging_study_id(summary.study_uid), Act.CREATE)
+            if known is None:
+                return False
+            owner = known.owner
+        modalities = frozenset({summary.series.modality})
+        self._decided(summary.study_uid, Reach(owner, modalities, frozenset({alone["subject"]["reference"]})))
+        return True

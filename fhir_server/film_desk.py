@@ -16,6 +16,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from fhir_server.access.audit import Access, Audit, ordered
 from fhir_server.access.principals import Principal, Principals
 from fhir_server.delivery import value
 from fhir_server.hardcopy.devices import capabilities_of, device_id, status_from_device
@@ -70,6 +71,10 @@ class Backing(Protocol):
         """Where DICOM meets FHIR."""
 
     @property
+    def audit(self) -> Audit:
+        """The audit record."""
+
+    @property
     def clock(self) -> Callable[[], datetime]:
         """Now, aware UTC."""
 
@@ -112,6 +117,8 @@ class FilmDesk:
         repository = self._server.repository_for(principal)
         drafts = [repository.create(each).json() for each in orders]
         for draft in drafts:
+            named = [f"Task/{draft['id']}"]
+            self._server.audit.record(principal, Access.CREATE, resources=named, metered=ordered(draft))
             repository.update({**draft, "status": str(Status.REQUESTED)})
         with self._lock:
             self._open[str(job)] = known.subscriber, Progress.PENDING

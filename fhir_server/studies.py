@@ -12,7 +12,8 @@ from typing import Any
 
 from fhir_server import projection
 from fhir_server.access.agreements import Agreements
-from fhir_server.access.audit import Access, Audit
+from fhir_server.access.audit import Access, Audit, Metered
+from fhir_server.access.charging import READING, is_request
 from fhir_server.access.policy import require, require_images, restriction, sees_as_agreed
 from fhir_server.access.principals import Principal, Right
 from fhir_server.admission import Admission
@@ -22,6 +23,7 @@ from fhir_server.model.query import Query
 from fhir_server.projection import Resource
 from fhir_server.projector import Place, Projector, read_or_none
 from fhir_server.storage_checks import remarks
+from fhir_server.store.documents import Reach
 from fhir_server.store.filters import ALLOW, Act
 from fhir_server.store.lease import Leases
 from fhir_server.store.reconciliations import Reconciliations
@@ -82,13 +84,13 @@ class Studies:
         Raises FORBIDDEN before anything is read unless a contract allows to register images.
         """
         require_images(principal, Right.REGISTER_IMAGES, Act.CREATE, "store images")
-        return self._ingest(parts, principal, study_uid, self._admission(principal), brought_by)
+        return self._ingest(parts, principal, study_uid, self._admission(principal), brought_by, Right.REGISTER_IMAGES)
 
     def register_results(self, parts: Iterable[Incoming], principal: Principal) -> Iterator[Outcome]:
         """Store what processing made for a subscriber, as its own; see `ingest`. Raises FORBIDDEN."""
         require(principal, Right.ORDER_PROCESSING, "have images processed")
         # What an order makes belongs to what it was allowed to work on.
-        return self._ingest(parts, principal, None, lambda _: None, "")
+        return self._ingest(parts, principal, None, lambda _: None, "", Right.ORDER_PROCESSING)
 
     def _ingest(
         self,
@@ -97,6 +99,7 @@ class Studies:
         study_uid: str | None,
         check: Callable[[InstanceSummary], None],
         brought_by: str,
+        right: Right,
     ) -> Iterator[Outcome]:
         agreement = self._agreements.of(principal.subscriber)
         patients: dict[str, Patient] = {}
@@ -117,21 +120,26 @@ class Studies:
             return said
 
         touched: dict[str, int] = {}
+        size = 0
         origin = {"registered_by": principal.subscriber, "brought_by": brought_by}
         try:
             for outcome in self._archive.store_all(parts, admit=admit, **origin):
                 if isinstance(outcome, Stored):
                     touched[outcome.summary.study_uid] = touched.get(outcome.summary.study_uid, 0) + 1
+                    size += outcome.size_received
                 yield outcome
         finally:
             # Also when the sender went away in the middle: what is stored stays stored.
-            self._audit.record(principal, Access.STORE, studies=touched)
+            metered = Metered(right, bytes_in=0 if is_request() else size)
+            self._audit.record(principal, Access.STORE, studies=touched, metered=metered)
 
     def _admission(self, principal: Principal) -> Callable[[InstanceSummary], None]:
         """Return what raises FORBIDDEN for an instance that the principal may not register."""
         if restriction(principal).access("ImagingStudy", Act.CREATE) is ALLOW:
             return lambda _: None
-        return Admission(self._repository_for(principal), self._projector, principal.subscriber, self._is_known).check
+        decided = partial(self._audit.charges.decided, principal, (Right.REGISTER_IMAGES,))
+        repository = self._repository_for(principal)
+        return Admission(repository, self._projector, principal.subscriber, self._is_known, decided).check
 
     def _is_known(self, study_uid: str) -> bool:
         known = projection.imaging_study_id(study_uid)
@@ -146,13 +154,18 @@ class Studies:
         the right, NOT_FOUND when there is no such study within the principal's reach.
         """
         now, key = time.monotonic(), (principal, study_uid, act)
-        if now < self._seen.get(key, 0.0):
+        charges = self._audit.charges
+        is_open = charges.is_open(principal, READING, study_uid)
+        if now < self._seen.get(key, 0.0) and not is_open:
             return
         repository = self._repository_for(principal)
         known = projection.imaging_study_id(study_uid)
-        is_there = partial(repository.has, "ImagingStudy", known, act)
-        if not is_there() and not (self._is_new(study_uid) and is_there()):
+        look = partial(repository.reach if is_open else repository.has, "ImagingStudy", known, act)
+        found = look() or (self._is_new(study_uid) and look())
+        if not found:
             raise AppError(Category.NOT_FOUND, "no such study", where=study_uid)
+        if isinstance(found, Reach):
+            charges.decided(principal, READING, study_uid, found)
         if len(self._seen) >= _MOST_SEEN:
             self._seen.clear()
         self._seen[key] = now + BELIEVED_S

@@ -8,15 +8,20 @@ Sources: FHIR R4 AuditEvent, IHE BALP 1.1 (entity types), DICOM PS3.15 A.5 (even
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple
 
 from fhir_server import logs
 from fhir_server.access.allowance import Allowance
+from fhir_server.access.charging import READING, Charges
+from fhir_server.access.contracts import Right
 from fhir_server.access.principals import Principal
 from fhir_server.access.whence import address
+from fhir_server.hardcopy.orders import CODE as HARD_COPY
 from fhir_server.model.dates import to_instant
+from fhir_server.model.task import code_of
 from fhir_server.store.chain import Chain
 from fhir_server.store.repository import Repository
 from fhir_server.store.usage import Usage
@@ -108,8 +113,56 @@ class Receiver(NamedTuple):
 _INSTANCES = {
     Access.STORE: "instances_in",
     Access.RETRIEVE: "instances_out",
+    Access.RETRIEVE_URI: "instances_out",
     Access.SEND: "instances_out",
 }
+# By which right something is done, where whoever does it does not say.
+_RIGHTS = {
+    Access.STORE: (Right.REGISTER_IMAGES,),
+    Access.DELETE_IMAGES: (Right.REGISTER_IMAGES,),
+    Access.SEND: (Right.ORDER_PROCESSING,),
+    Access.BEGIN_SENDING: (Right.ORDER_PROCESSING,),
+    Access.CREATE: (Right.REGISTER_IMAGES, *READING),
+    Access.UPDATE: (Right.REGISTER_IMAGES, *READING),
+    Access.PATCH: (Right.REGISTER_IMAGES, *READING),
+    Access.DELETE: (Right.REGISTER_IMAGES, *READING),
+}
+_TO_ORDER = (Right.ORDER_PROCESSING, Right.ORDER_HARD_COPY, *READING)
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """What else of an access is counted than what the record of it tells.
+
+    right       by which it was done, None for what is usual
+    charged     to whom it is counted, None for who does it
+    tasks       that were ordered
+    pages       that were printed
+    downloads   files that were fetched as a whole: of an export, an archive of images, a document
+    bytes_in, bytes_out   that went on other ways than in a request, whose bodies the door counts
+    """
+
+    right: Right | None = None
+    charged: Principal | None = None
+    tasks: int = 0
+    pages: int = 0
+    downloads: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """Return what is not none of it, by name."""
+        found = {name: getattr(self, name) for name in ("tasks", "pages", "downloads", "bytes_in", "bytes_out")}
+        return {name: count for name, count in found.items() if count}
+
+
+NOTHING_MORE = Metered()
+
+
+def ordered(task: Mapping[str, Any]) -> Metered:
+    """Return what is counted of a Task that was placed."""
+    return Metered(Right.ORDER_HARD_COPY if code_of(task) == HARD_COPY else Right.ORDER_PROCESSING, tasks=1)
+
 
 # Errors that keep a principal from what was asked for; the rest is about how it was asked, or about the server.
 REFUSALS = frozenset({
@@ -128,6 +181,7 @@ class Audit:
         self._own = own
         self._chain = chain
         self._usage = usage
+        self.charges = Charges()
         self._clock = clock
         self._gathered: ContextVar[list[dict[str, Any]] | None] = ContextVar("gathered", default=None)
         self._anonymous = Allowance(ANONYMOUS_PER_S, ANONYMOUS_BURST)
@@ -156,6 +210,7 @@ class Audit:
         studies: Mapping[str, int] | None = None,
         parameters: Iterable[str] = (),
         details: Mapping[str, str] | None = None,
+        metered: Metered = NOTHING_MORE,
     ) -> None:
         """Record an access that was allowed.
 
@@ -163,39 +218,43 @@ class Audit:
         studies      Study Instance UID -> number of instances concerned (0: not counted)
         parameters   names of search parameters; give no values
         details      what else is to be known of the first resource, such as a number of pages
+        metered      what else is counted
         """
         resources = list(resources)
-        self._count(principal, access, studies or {}, resources, details or {})
+        self._count(principal, access, studies or {}, metered)
         entities = [*_resources(resources), *_studies(studies or {}), *_query(parameters)]
         if details:
             entities[0]["detail"] = [{"type": name, "valueString": text} for name, text in details.items()]
         self._write(principal, access, SUCCESS, "", entities)
 
     def sent(
-        self, principal: Principal, access: Access, studies: Mapping[str, int], *, to: Receiver, failure: str = ""
-    ) -> None:
-        """Record what the server sends for a principal to a receiver, or has sent; `failure` says why not all of it."""
-        self._count(principal, access, studies, [], {})
-        outcome = MINOR_FAILURE if failure else SUCCESS
-        self._write(principal, access, outcome, failure, list(_studies(studies)), to)
-
-    def _count(
         self,
         principal: Principal,
         access: Access,
         studies: Mapping[str, int],
-        resources: list[str],
-        details: Mapping[str, str],
+        *,
+        to: Receiver,
+        failure: str = "",
+        metered: Metered = NOTHING_MORE,
     ) -> None:
-        counts: dict[str, int] = {}
-        if name := _INSTANCES.get(access):
-            counts[name] = sum(studies.values())
-        if access is Access.CREATE:
-            counts["tasks"] = sum(each.startswith("Task/") for each in resources)
-        if "pages" in details:
-            counts["pages"] = int(details["pages"])
-        if any(counts.values()):
-            self._usage.add(principal.subscriber, **counts)
+        """Record what the server sends for a principal to a receiver, or has sent; `failure` says why not all of it."""
+        self._count(principal, access, studies, metered)
+        outcome = MINOR_FAILURE if failure else SUCCESS
+        self._write(principal, access, outcome, failure, list(_studies(studies)), to)
+
+    def _count(self, principal: Principal, access: Access, studies: Mapping[str, int], metered: Metered) -> None:
+        customer = metered.charged or principal
+        usual = _TO_ORDER if metered.tasks else _RIGHTS.get(access, READING)
+        rights = (metered.right, *usual) if metered.right else usual
+        counted = _INSTANCES.get(access)
+        shares = self.charges.shares(customer, rights, studies) if counted else {}
+        # The rest goes where the first study goes.
+        contract = self.charges.contract_of(customer, rights, next(iter(studies), ""))
+        for each in {*shares, contract}:
+            instances = {counted: shares[each]} if counted and shares.get(each) else {}
+            once = metered.counts() if each == contract else {}
+            if counts := {**instances, **once}:
+                self._usage.add(customer.subscriber, each, **counts)
 
     def signed_in(self, login: str, organization: str, failure: str = "") -> None:
         """Record that somebody signed in, or failed to.

@@ -69,6 +69,14 @@ class Term:
     keeps: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A term that is in force, and the Contract, "Contract/...", that has it."""
+
+    term: Term
+    contract: str
+
+
 TERMS = {
     Right.REGISTER_IMAGES: "Register images and their FHIR resources with this server",
     Right.RECEIVE_IMAGES: "Search, read and retrieve images and FHIR resources of this server",
@@ -125,13 +133,22 @@ def rights_in_force(
 def terms_in_force(
     contracts: Iterable[Mapping[str, Any]], organization: str, now: datetime
 ) -> tuple[frozenset[Term], datetime]:
+    """Return the terms of `sources_in_force`, whatever Contracts have them."""
+    sources, until = sources_in_force(contracts, organization, now)
+    return frozenset(source.term for source in sources), until
+
+
+def sources_in_force(
+    contracts: Iterable[Mapping[str, Any]], organization: str, now: datetime
+) -> tuple[tuple[Source, ...], datetime]:
     """Return the terms that contracts give a subscriber now, and the moment until which that cannot change by itself.
 
-    What cannot be read, a period or a limit, gives nothing: a mistake in a contract closes a door and never opens one.
+    Those without limits come first, then those of Contracts that were issued earlier. What cannot be read, a period or
+    a limit, gives nothing: a mistake in a contract closes a door and never opens one.
     """
-    terms: set[Term] = set()
+    sources: list[Source] = []
     until = LATEST
-    for each in contracts:
+    for each in sorted(contracts, key=lambda known: (str(known.get("issued", "")), str(known.get("id", "")))):
         if each.get("status") != "executed" or not _names(each, organization):
             continue
         for term in each.get("term", []):
@@ -140,9 +157,10 @@ def terms_in_force(
             start, end = max(low for low, _ in periods), min(high for _, high in periods)
             limits = _limits(term, organization)
             if right is not None and limits is not None and start <= now < end:
-                terms.add(Term(right, limits, _keeps(term) if right is Right.RECEIVE_DEIDENTIFIED else frozenset()))
+                keeps = _keeps(term) if right is Right.RECEIVE_DEIDENTIFIED else frozenset[str]()
+                sources.append(Source(Term(right, limits, keeps), f"Contract/{each.get('id', '')}"))
             until = min([until, *(moment for moment in (start, end) if moment > now)])
-    return frozenset(terms), until
+    return tuple(sorted(sources, key=lambda source: source.term.limits != UNLIMITED)), until
 
 
 def _term(term: Term, organization: str) -> dict[str, Any]:

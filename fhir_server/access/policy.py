@@ -74,6 +74,19 @@ def require_images(principal: Principal, right: Right, act: Act, wanted: str) ->
         restriction(principal).require("ImagingStudy", act)
 
 
+def require_scope(principal: Principal, resource_type: str, act: Act) -> None:
+    """Raise FORBIDDEN unless the scopes of a token allow an act on a type; nobody's who is about one patient do.
+
+    For what a subscriber may be told whatever its contracts say.
+    """
+    grant = principal.grant
+    if grant is None:
+        return
+    granted = _Granted(grant.scopes.resources, "", bool(grant.user), grant.is_for_patient_alone)
+    if _allowed(resource_type, act, granted) is not ALLOW:
+        raise AppError(Category.FORBIDDEN, f"no scope of the token lets you {act.value} {resource_type}", where="scope")
+
+
 def behind_pseudonyms(principal: Principal, act: Act) -> Principal:
     """Return the principal that sees, by name, what this one may have de-identified: to look for it, never to answer.
 
@@ -95,7 +108,9 @@ def as_receiver(principal: Principal, right: Right) -> Principal:
     terms = [each for each in principal.limited if each.right is right]
     limited = tuple(replace(each, right=Right.RECEIVE_IMAGES, keeps=frozenset()) for each in terms)
     rights = frozenset({Right.RECEIVE_IMAGES}) if principal.may(right) else frozenset[Right]()
-    return replace(principal, rights=rights, limited=limited)
+    # As they are: what is seen is charged to the contract that gives the right itself.
+    sources = tuple(each for each in principal.sources if each.term.right is right)
+    return replace(principal, rights=rights, limited=limited, sources=sources)
 
 
 def only_study(principal: Principal, study_uid: str) -> Principal:

@@ -14,7 +14,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fhir_server.access.agreements import LONGEST_ISSUER, Agreement, agreed, agreement_contract, is_agreement
-from fhir_server.access.contracts import UNLIMITED, Limits, Right, Term, contract, terms_in_force
+from fhir_server.access.contracts import (
+    UNLIMITED,
+    Limits,
+    Right,
+    Source,
+    Term,
+    contract,
+    sources_in_force,
+    terms_in_force,
+)
 from fhir_server.access.foreign import LONGEST, ForeignTokens
 from fhir_server.access.grants import AT_MOST, Grant, grant_from_document
 from fhir_server.model.criteria import Clause, Reference, Token
@@ -45,6 +54,8 @@ class Principal:
                  that one recipient has one form of each image
     token        with which the principal came, "" where it works later or by other means
     authorised_by   URIs of what allowed it to come, for the audit record; none where that is the token alone
+    sources      the terms in force with their Contracts, as `contracts.sources_in_force` has them: what is done is
+                 charged to them (`charging`). Two who may do the same are the same, whichever Contracts say so
     """
 
     subscriber: str
@@ -57,6 +68,7 @@ class Principal:
     keeps: frozenset[str] = frozenset()
     token: str = field(default="", repr=False, compare=False)
     authorised_by: tuple[str, ...] = field(default=(), compare=False)
+    sources: tuple[Source, ...] = field(default=(), compare=False)
 
     def limits(self, right: Right) -> tuple[Limits, ...]:
         """Return how far a right goes: alternatives, none where the subscriber does not have it."""
@@ -67,7 +79,8 @@ class Principal:
     def holding(self, grant: Grant) -> "Principal":
         """Return the same principal, narrowed to a grant and to the role of its user."""
         rights = self.rights if grant.role is None else self.rights & AT_MOST[grant.role]
-        return replace(self, rights=rights, grant=grant)
+        sources = tuple(each for each in self.sources if each.term.right in rights)
+        return replace(self, rights=rights, grant=grant, sources=sources)
 
     def may(self, right: Right) -> bool:
         """Say whether a contract in force gives this right."""
@@ -168,9 +181,9 @@ class Principals:
         if not self._is_active(organization):
             raise _unauthenticated("the subscriber is suspended")
         grant = self._foreign.grant_of(token, now)
-        terms, change = terms_in_force(self._contracts(organization), organization, now)
+        sources, change = sources_in_force(self._contracts(organization), organization, now)
         until = min(grant.expires, change, now + timedelta(seconds=self._cache_s))
-        return self._principal(organization, grant.client_id, self._foreign.issuer.subscriber, terms, grant), until
+        return self._principal(organization, grant.client_id, self._foreign.issuer.subscriber, sources, grant), until
 
     def acting_for(self, organization: str, granted: Mapping[str, Any] | None = None) -> Principal:
         """Return the principal as which this server works for a subscriber, "Organization/...", with its rights now.
@@ -184,12 +197,12 @@ class Principals:
             raise _reading_at_once()
         if not self._is_active(organization):
             raise AppError(Category.FORBIDDEN, "the subscriber is suspended", where=organization)
-        terms, _ = terms_in_force(self._contracts(organization), organization, self._clock())
+        sources, _ = sources_in_force(self._contracts(organization), organization, self._clock())
         name = self._own.read(*organization.split("/", 1)).json().get("name", "")
         grant = None
         if granted is not None:
             grant = grant_from_document(granted, client_id=granted.get("client", ""), expires=LATEST)
-        return self._principal(organization, "", name, terms, grant)
+        return self._principal(organization, "", name, sources, grant)
 
     def in_emergency(self, organization: str) -> Principal:
         """Return the principal as which a subscriber, "Organization/...", sees in an emergency; without a patient yet.
@@ -197,16 +210,17 @@ class Principals:
         Raises FORBIDDEN when it is suspended.
         """
         acting = self.acting_for(organization)
-        terms, _ = terms_in_force(self._contracts(organization), organization, self._clock())
-        return self._principal(organization, "", acting.name, self._in_emergency(organization, terms), None)
+        sources, _ = sources_in_force(self._contracts(organization), organization, self._clock())
+        return self._principal(organization, "", acting.name, self._in_emergency(organization, sources), None)
 
-    def _in_emergency(self, organization: str, terms: Iterable[Term]) -> frozenset[Term]:
+    def _in_emergency(self, organization: str, sources: Iterable[Source]) -> tuple[Source, ...]:
         """Return what the right to emergency access lets a subscriber receive, and nothing else."""
-        return frozenset(
-            Term(Right.RECEIVE_IMAGES, replace(each.limits, whose=self._opened_to(organization, each.limits.whose)))
-            for each in terms
-            if each.right is Right.BREAK_GLASS
-        )
+        found = []
+        for each in sources:
+            if each.term.right is Right.BREAK_GLASS:
+                limits = replace(each.term.limits, whose=self._opened_to(organization, each.term.limits.whose))
+                found.append(Source(Term(Right.RECEIVE_IMAGES, limits), each.contract))
+        return tuple(found)
 
     def _opened_to(self, organization: str, whose: frozenset[str] | None) -> frozenset[str]:
         """Return of whom emergency access reaches the patients: itself, and of `whose` those who agreed to it."""
@@ -357,23 +371,26 @@ class Principals:
         subscriber = (grant.subscriber if grant else "") or client.organization
         if client.suspended or not all(map(self._is_active, {client.organization, subscriber})):
             raise _unauthenticated("the subscriber is suspended")
-        terms, change = terms_in_force(self._contracts(subscriber), subscriber, now)
+        sources, change = sources_in_force(self._contracts(subscriber), subscriber, now)
         if grant is not None and grant.emergency:
-            terms = self._in_emergency(subscriber, terms)
+            sources = self._in_emergency(subscriber, sources)
         until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
-        return self._principal(subscriber, client.client_id, client.name, terms, grant), until
+        return self._principal(subscriber, client.client_id, client.name, sources, grant), until
 
     def _principal(
-        self, subscriber: str, client_id: str, name: str, terms: frozenset[Term], grant: Grant | None
+        self, subscriber: str, client_id: str, name: str, sources: tuple[Source, ...], grant: Grant | None
     ) -> Principal:
         """Return who has these terms, with the rights as far as the role of the user goes."""
+        terms = frozenset(source.term for source in sources)
         rights = frozenset(term.right for term in terms)
         everywhere = {term.right for term in terms if term.limits == UNLIMITED}
         limited = sorted((term for term in terms if term.right not in everywhere), key=repr)
         devices = self._devices(subscriber) if limited else ()
         kept = [term.keeps for term in terms if term.right is Right.RECEIVE_DEIDENTIFIED]
         keeps = frozenset.intersection(*kept) if kept else frozenset[str]()
-        principal = Principal(subscriber, client_id, name, rights, None, tuple(limited), devices, keeps)
+        principal = Principal(
+            subscriber, client_id, name, rights, None, tuple(limited), devices, keeps, sources=sources
+        )
         return principal if grant is None else principal.holding(grant)
 
     def _devices(self, reference: str) -> tuple[str, ...]:

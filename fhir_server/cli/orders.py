@@ -91,7 +91,7 @@ def order(config: Config, algorithm: str, requester: str, given: tuple[str, ...]
       fhir-imaging order mpr --as radiology --series 1.2.840.1.1 -p plane=coronal -p spacing_mm=1
       fhir-imaging order median --as radiology --search 'ImagingStudy?modality=CT' --deliver-to Endpoint/archive-2
     """
-    from fhir_server.access.audit import Access
+    from fhir_server.access.audit import Access, ordered
     from fhir_server.app import open_server
     from fhir_server.work.orders import task_of
 
@@ -99,7 +99,7 @@ def order(config: Config, algorithm: str, requester: str, given: tuple[str, ...]
     with open_server(config) as server:
         principal = server.principals.acting_for(server.principals.named(requester))
         made = server.repository_for(principal).create(task)
-        server.audit.record(principal, Access.CREATE, resources=[made.key])
+        server.audit.record(principal, Access.CREATE, resources=[made.key], metered=ordered(task))
         click.echo(made.id)
         if chosen["wait"] and not _watched(server, made.id):
             raise SystemExit(_FAILED)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_server.access.audit import Access
+from fhir_server.access.principals import Principal
 from fhir_server.model import json
 from fhir_server.rest.interactions import Backing
 from fhir_server.store.repository import Repository
@@ -17,10 +18,12 @@ Json = dict[str, Any]
 class Call:
     """One operation as it is asked for. `values` has every value of each parameter, in order.
 
+    principal   who asks
     concerned   takes the references of what else was concerned, for the audit record
     """
 
     server: Backing
+    principal: Principal
     repository: Repository
     type: str
     id: str

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from fhir_server import reindexing
-from fhir_server.access.audit import Access, Audit
+from fhir_server.access.audit import NOTHING_MORE, Access, Audit, Metered, ordered
 from fhir_server.access.policy import check_patients, renamed, restriction
 from fhir_server.access.principals import Principal
 from fhir_server.corrections import AttributeCorrections
@@ -32,6 +32,7 @@ from fhir_server.store.documents import Resource
 from fhir_server.store.filters import Act
 from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.repository import Repository
+from fhir_server.store.usage import Usage
 from fhir_server.studies import Studies
 from imaging.errors import AppError, Category
 
@@ -67,6 +68,10 @@ class Backing(subscriptions.Backing, capability_endpoints.Backing, Protocol):
     @property
     def studies(self) -> Studies:
         """Where DICOM meets FHIR."""
+
+    @property
+    def usage(self) -> Usage:
+        """What subscribers used."""
 
     @property
     def reconciliation(self) -> Reconciliation:
@@ -131,7 +136,7 @@ class Invocation(Protocol):
     def prepare(self, server: Backing) -> None:
         """Do what has to be done before, and not within, a transaction."""
 
-    def perform(self, server: Backing, repository: Repository) -> bytes:
+    def perform(self, server: Backing, principal: Principal, repository: Repository) -> bytes:
         """Do it and return the resource that answers."""
 
 
@@ -189,7 +194,7 @@ class Interactions:
         """Do it and return the answer. What it takes note of is written by `settle`."""
         if isinstance(ask, Ask):
             return _PERFORM[ask.interaction](self, ask)
-        body = ask.perform(self._server, self._repository)
+        body = ask.perform(self._server, self._principal, self._repository)
         self._note(ask.access, dict.fromkeys([*([ask.key] if ask.key else []), *ask.concerned]))
         return Answer(body=body)
 
@@ -220,7 +225,7 @@ class Interactions:
         if ask.id[:1] in ("_", "$"):
             raise AppError(Category.UNSUPPORTED, "this operation is not supported", where=ask.id[:64])
         found = self._repository.read(ask.type, ask.id)
-        self._record(ask, [found.key])
+        self._record(ask, [found.key], metered=Metered(downloads=int(found.type == "Binary")))
         return self._shown(ask, found)
 
     def _vread(self, ask: Ask) -> Answer:
@@ -294,7 +299,8 @@ class Interactions:
         return self.existing(ask, made) if was_there else self._created(ask, made)
 
     def _created(self, ask: Ask, made: Resource) -> Answer:
-        self._record(ask, [made.key])
+        is_order = made.type == "Task" and made.is_first
+        self._record(ask, [made.key], metered=ordered(made.json()) if is_order else NOTHING_MORE)
         self._follow_up(made)
         return self._written(ask, made, HTTPStatus.CREATED)
 
@@ -324,7 +330,8 @@ class Interactions:
         return self._updated(ask, self._repository.together(update, where=ask.type))
 
     def _updated(self, ask: Ask, made: Resource) -> Answer:
-        self._record(ask, [made.key])
+        is_order = made.type == "Task" and made.is_first
+        self._record(ask, [made.key], metered=ordered(made.json()) if is_order else NOTHING_MORE)
         self._follow_up(made)
         return self._written(ask, made, HTTPStatus.CREATED if made.is_first else HTTPStatus.OK)
 
@@ -379,12 +386,18 @@ class Interactions:
 
     # ---- what all do
 
-    def _record(self, ask: Ask, keys: Iterable[str], names: Iterable[str] = ()) -> None:
-        self._note(KINDS[ask.interaction].access, keys, names)
+    def _record(
+        self, ask: Ask, keys: Iterable[str], names: Iterable[str] = (), metered: Metered = NOTHING_MORE
+    ) -> None:
+        self._note(KINDS[ask.interaction].access, keys, names, metered)
 
-    def _note(self, access: Access, keys: Iterable[str], names: Iterable[str] = ()) -> None:
+    def _note(
+        self, access: Access, keys: Iterable[str], names: Iterable[str] = (), metered: Metered = NOTHING_MORE
+    ) -> None:
         named, parameters, record = [*keys], [*names], self._server.audit.record
-        self._later.append(lambda: record(self._principal, access, resources=named, parameters=parameters))
+        self._later.append(
+            lambda: record(self._principal, access, resources=named, parameters=parameters, metered=metered)
+        )
 
     def _follow_up(self, written: Resource) -> None:
         if written.type == "ServiceRequest":

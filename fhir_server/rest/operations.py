@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_server.access.audit import Access
+from fhir_server.access.principals import Principal
 from fhir_server.model import json
 from fhir_server.model.criteria import check_id
 from fhir_server.model.definitions import resource_types
@@ -26,6 +27,7 @@ from fhir_server.rest.interactions import Backing
 from fhir_server.rest.reconciling import OPERATIONS as RECONCILING
 from fhir_server.rest.subscription_operations import OPERATIONS as OF_SUBSCRIPTIONS
 from fhir_server.rest.terminology_operations import expand, lookup, validate_code
+from fhir_server.rest.usage_operation import OPERATIONS as OF_USAGE
 from fhir_server.store.filters import Act
 from fhir_server.store.repository import Repository
 from imaging.errors import AppError, Category
@@ -192,6 +194,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *RECONCILING,
     *CORRECTING,
     *OF_SUBSCRIPTIONS,
+    *OF_USAGE,
 )  # fmt: skip
 
 
@@ -233,10 +236,10 @@ class Invocation:
         if self.type == "ImagingStudy" and self.id:
             server.studies.refresh(self.id)
 
-    def perform(self, server: Backing, repository: Repository) -> bytes:
+    def perform(self, server: Backing, principal: Principal, repository: Repository) -> bytes:
         """Do it and return the resource that answers."""
         values = values_of(self.sent, [*self.query], self.operation)
-        return self.operation.perform(Call(server, repository, self.type, self.id, values, self.concerned))
+        return self.operation.perform(Call(server, principal, repository, self.type, self.id, values, self.concerned))
 
 
 def invoked(method: str, segments: Sequence[str], query: tuple[tuple[str, str], ...]) -> Invocation | None:

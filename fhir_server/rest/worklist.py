@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from fhir_server.access.audit import Access, Audit
+from fhir_server.access.audit import NOTHING_MORE, Access, Audit, Metered
+from fhir_server.access.contracts import Right
 from fhir_server.access.principals import Principal
 from fhir_server.model import workitem, workitem_orders
 from fhir_server.model.criteria import Clause, Reference, Token, clause
@@ -323,7 +324,8 @@ class Worklist:
         self._server.conforms(task)
 
     def _record(self, access: Access, key: str) -> None:
-        self._server.audit.record(self._principal, access, resources=[key])
+        metered = Metered(Right.ORDER_PROCESSING, tasks=1) if access is Access.CREATE else NOTHING_MORE
+        self._server.audit.record(self._principal, access, resources=[key], metered=metered)
 
 
 # the state that a work item has to be in to become what is wanted; PS3.4 table CC.1.1-2

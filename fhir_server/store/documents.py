@@ -55,6 +55,27 @@ class Stamp:
 
 
 NOBODY = Stamp()
+REACH_FIELDS = {"_id": 0, "owner": 1, "compartments": 1, "tok.p": 1, "tok.c": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What of a resource the limits of contracts go by.
+
+    owner        subscriber that brought it, "Organization/..."; "" for the server's own
+    modalities   codes of DICOM
+    patients     "Patient/..." whose it is
+    """
+
+    owner: str
+    modalities: frozenset[str]
+    patients: frozenset[str]
+
+
+def reach_of(document: Document) -> Reach:
+    """Return what limits go by, of a document that has `REACH_FIELDS`."""
+    modalities = frozenset(str(row.get("c", "")) for row in document.get("tok", ()) if row.get("p") == "modality")
+    return Reach(document.get("owner", ""), modalities, frozenset(document.get("compartments", ())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,16 @@ from fhir_server.model.definitions import parameters
 from fhir_server.model.query import Query
 from fhir_server.model.resources import RESOURCES
 from fhir_server.store import index
-from fhir_server.store.documents import BODY_FIELDS, Json, Resource, resource_of
+from fhir_server.store.documents import (
+    BODY_FIELDS,
+    REACH_FIELDS,
+    Document,
+    Json,
+    Reach,
+    Resource,
+    reach_of,
+    resource_of,
+)
 from fhir_server.store.failures import translated
 from fhir_server.store.filters import DENY, UNRESTRICTED, Act, Demand, Restriction
 from fhir_server.store.history import MAX_HISTORY, MAX_TIME_MS, History, Period, Versions
@@ -66,10 +75,19 @@ class Reader:
 
         Raises FORBIDDEN where the act is not allowed on any resource of the type.
         """
+        return self._glance(type, id, act, {"_id": 1}) is not None
+
+    def reach(self, type: str, id: str, act: Act = Act.READ) -> Reach | None:
+        """Return what limits of contracts go by, where `has` would say that the resource is there, else None."""
+        found = self._glance(type, id, act, REACH_FIELDS)
+        return None if found is None else reach_of(found)
+
+    def _glance(self, type: str, id: str, act: Act, fields: Mapping[str, int]) -> Document | None:
         key, mandatory = self._opened(type, id, act)
         wanted = {"$and": [{"_id": key}, self._past.demand(type, mandatory)]}
         with self._translated(key):
-            return self._resources.find_one(wanted, {"_id": 1}) is not None
+            found: Document | None = self._resources.find_one(wanted, fields)
+            return found
 
     def ids(self, type: str, act: Act, *, among: Sequence[str] | None = None, limit: int = 0) -> list[str]:
         """Return the ids of up to `limit` resources within reach of an act, of those named where some are.

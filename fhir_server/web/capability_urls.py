@@ -15,12 +15,13 @@ from werkzeug.routing import BaseConverter
 
 from fhir_server.access.audit import Access
 from fhir_server.access.capability_urls import FORM, Capability, CapabilityUrls
+from fhir_server.access.contracts import Right
 from fhir_server.rest.capability_endpoints import PATH
 from fhir_server.rest.statuses import TooOften
 from fhir_server.store.rates import Rates
 from fhir_server.web.dicom_door import Door
 from fhir_server.web.dicom_door import Server as Opened
-from fhir_server.web.http import tries
+from fhir_server.web.http import note_caller, tries
 from imaging.errors import AppError, Category
 
 Route = tuple[str, str, Callable[..., Response]]
@@ -66,11 +67,12 @@ def blueprint(server: Server, door: Door, prefix: str, reading: Iterable[Route])
             tries(Access.RETRIEVE)
             found = opened(secret)
             g.principal = found.principal
-            request.environ["fhir_imaging.client"] = found.principal.client_id
-            request.environ["fhir_imaging.subscriber"] = found.principal.subscriber
+            note_caller(request, found.principal)
             server.studies.authorise(found.study_uid, found.by_url)
             g.capability_s = max(0, int((found.expires - server.clock()).total_seconds()))
-            return answer(replace(door, base_url=f"{door.base_url}{PATH}/{secret}"), **named)
+            return answer(
+                replace(door, base_url=f"{door.base_url}{PATH}/{secret}", right=Right.RECEIVE_BY_URL), **named
+            )
 
         return answered
 

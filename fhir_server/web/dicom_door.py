@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from flask import Response, request
 
-from fhir_server.access.audit import Access
+from fhir_server.access.audit import Access, Metered
 from fhir_server.access.policy import require_images
 from fhir_server.access.principals import Principal, Right
 from fhir_server.deidentified import Deidentified, Found
@@ -122,17 +122,23 @@ class _BehindPseudonyms:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """The DICOMweb door of one server, seen through one view; `base_url` is the address that the view has."""
+    """The DICOMweb door of one server, seen through one view.
+
+    base_url   the address that the view has
+    right      which lets images out here, None for what is usual
+    """
 
     server: Server
     base_url: str
     view: View = field(default_factory=_ByName)
+    right: Right | None = None
     recorders: Executor = field(default_factory=lambda: ThreadPoolExecutor(RECORDERS, "audit"))
 
     @property
     def without_names(self) -> "Door":
         """The same door with the view behind pseudonyms."""
-        return replace(self, base_url=f"{self.base_url}{WITHOUT_NAMES}", view=_BehindPseudonyms())
+        base_url = f"{self.base_url}{WITHOUT_NAMES}"
+        return replace(self, base_url=base_url, view=_BehindPseudonyms(), right=Right.RECEIVE_DEIDENTIFIED)
 
     def address(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> str:
         """Return the URL of a study, series or instance."""
@@ -165,18 +171,19 @@ class Visit:
         """How long an answer about one instance may be kept."""
         return self.door.view.caching
 
-    def retrieved(self, instances: int = 1, access: Access = Access.RETRIEVE) -> None:
+    def retrieved(self, instances: int = 1, access: Access = Access.RETRIEVE, downloads: int = 0) -> None:
         """Leave an audit record of a retrieval; called before the first byte goes out."""
-        self.door.server.audit.record(self.principal, access, studies={self._seen.recorded_as: instances})
+        studies, metered = {self._seen.recorded_as: instances}, Metered(self.door.right, downloads=downloads)
+        self.door.server.audit.record(self.principal, access, studies=studies, metered=metered)
 
     @contextmanager
-    def retrieving(self, instances: int = 1, access: Access = Access.RETRIEVE) -> Iterator[None]:
+    def retrieving(self, instances: int = 1, access: Access = Access.RETRIEVE, downloads: int = 0) -> Iterator[None]:
         """Leave an audit record of a retrieval while its first bytes are made: durable when the block is left.
 
         Waiting for the journal takes about as long as a frame takes to be decoded.
         """
         # In a copy of the context, which knows the request's id and where it came from.
-        recorded = self.door.recorders.submit(copy_context().run, self.retrieved, instances, access)
+        recorded = self.door.recorders.submit(copy_context().run, self.retrieved, instances, access, downloads)
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from fhir_server import logs
 from fhir_server.access.audit import Access
+from fhir_server.access.charging import Charged, only_contract, within
 from fhir_server.access.principals import Principal
 from fhir_server.access.whence import from_address
 from fhir_server.model import json
@@ -76,9 +77,9 @@ class Refused(Protocol):
 
 
 class Used(Protocol):
-    """Is told of what a subscriber used."""
+    """Is told of what a subscriber used, under which of its Contracts."""
 
-    def __call__(self, subscriber: str, **counts: int) -> None:
+    def __call__(self, subscriber: str, contract: str = "", **counts: int) -> None:
         """Count it."""
 
 
@@ -129,9 +130,15 @@ def principal_of(incoming: Request) -> Principal:
             message = "a bearer token is needed: Authorization: Bearer <token>"
             raise AppError(Category.UNAUTHENTICATED, message, where="Authorization")
         found = g.principal = current_app.extensions["authenticate"](token.strip())
-        incoming.environ["fhir_imaging.client"] = found.client_id
-        incoming.environ["fhir_imaging.subscriber"] = found.subscriber
+        note_caller(incoming, found)
     return found
+
+
+def note_caller(incoming: Request, principal: Principal) -> None:
+    """Say for the log, and for what is counted, who asks."""
+    incoming.environ["fhir_imaging.client"] = principal.client_id
+    incoming.environ["fhir_imaging.subscriber"] = principal.subscriber
+    incoming.environ["fhir_imaging.contract"] = only_contract(principal)
 
 
 def error_response(error: AppError) -> Response:
@@ -180,6 +187,7 @@ class RequestLog:
         given = environ.get("HTTP_X_REQUEST_ID", "")
         environ["fhir_imaging.request_id"] = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         environ["fhir_imaging.address"] = client_address(environ, self._proxies)
+        charged = environ["fhir_imaging.charged"] = Charged()
         body = Body(environ["wsgi.input"], environ.get("CONTENT_LENGTH", ""))
         environ["wsgi.input"] = body
         sent = [0]
@@ -194,7 +202,8 @@ class RequestLog:
             with _known_as(environ):
                 _log.info("request", extra=_line(environ, status[0], begun))
                 if subscriber := environ.get("fhir_imaging.subscriber"):
-                    self._used(subscriber, requests=1, bytes_in=body.taken, bytes_out=sent[0])
+                    contract = charged.contract or environ["fhir_imaging.contract"]
+                    self._used(subscriber, contract, requests=1, bytes_in=body.taken, bytes_out=sent[0])
 
         with _known_as(environ):
             answer = self._inner(environ, start)
@@ -245,8 +254,12 @@ class Body:
 
 @contextmanager
 def _known_as(environ: "WSGIEnvironment") -> Iterator[None]:
-    """Put the request's id on the log lines, its id and address on the audit events of the work inside."""
-    with logs.request_id(environ["fhir_imaging.request_id"]), from_address(environ["fhir_imaging.address"]):
+    """Put the request's id on the log lines, its id and address on the audit events of the work inside.
+
+    What is counted inside is charged with the request.
+    """
+    known = logs.request_id(environ["fhir_imaging.request_id"]), from_address(environ["fhir_imaging.address"])
+    with known[0], known[1], within(environ["fhir_imaging.charged"]):
         yield
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from flask import Blueprint, Response, request
 
-from fhir_server.access.audit import Access, Audit
+from fhir_server.access.audit import Access, Audit, Metered
 from fhir_server.access.principals import Principal
 from fhir_server.model import json, task
 from fhir_server.model.criteria import ID_FORM
@@ -155,7 +155,13 @@ class _Door:
         if found.type not in _OF_EXPORTS:
             self._server.repository_for(principal).require(found.type, Act.READ)
         pages = self._server.exports.read(identifier, found.number)
-        self._server.audit.record(principal, Access.EXPORT, resources=[f"Task/{identifier}"], details={"file": name})
+        self._server.audit.record(
+            principal,
+            Access.EXPORT,
+            resources=[f"Task/{identifier}"],
+            details={"file": name},
+            metered=Metered(downloads=1),
+        )
         is_packed = request.accept_encodings["gzip"] > 0
         response = Response(pages if is_packed else unpacked(pages), content_type=exporting.NDJSON)
         if is_packed:

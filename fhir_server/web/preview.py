@@ -15,7 +15,8 @@ from flask import Blueprint, Response, request
 from PIL import Image
 
 from fhir_server import hardcopies
-from fhir_server.access.audit import Access, Audit
+from fhir_server.access.audit import Access, Audit, Metered
+from fhir_server.access.contracts import Right
 from fhir_server.hardcopies import RESOLUTION, Preview
 from fhir_server.model import json
 from fhir_server.web.formats import JSON_TYPES, shown
@@ -49,7 +50,9 @@ def blueprint(server: Backing) -> Blueprint:
         media = _media_type()
         found = hardcopies.preview(server, principal, task_id, dots_per_inch=_number("resolution", RESOLUTION))
         content = (_png if media != PDF else _pdf)(found)
-        server.audit.record(principal, Access.RETRIEVE, resources=[f"Task/{task_id}"], studies=found.studies)
+        metered = Metered(Right.ORDER_HARD_COPY)
+        named = [f"Task/{task_id}"]
+        server.audit.record(principal, Access.RETRIEVE, resources=named, studies=found.studies, metered=metered)
         return _answer(content, media, found)
 
     routes.add_url_rule(

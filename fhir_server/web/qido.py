@@ -11,7 +11,7 @@ from http import HTTPStatus
 import orjson
 from flask import Response, request
 
-from fhir_server.access.audit import Access
+from fhir_server.access.audit import Access, Metered
 from fhir_server.deidentified import Attributes
 from fhir_server.web.dicom_answers import (
     DICOM_XML,
@@ -45,8 +45,9 @@ def search(door: Door, level: Level, study_uid: str | None = None, series_uid: s
     is_cut = limit is not None and len(matched.results) > limit
     found = matched.results[:limit]
     studies = {matched.within} if matched.within else set(matched.studies[:limit])
+    named, metered = _names(request.args), Metered(door.right)
     door.server.audit.record(
-        principal, Access.QUERY, studies=dict.fromkeys(studies, 0), parameters=_names(request.args)
+        principal, Access.QUERY, studies=dict.fromkeys(studies, 0), parameters=named, metered=metered
     )
     if not found:
         return Response(status=HTTPStatus.NO_CONTENT)

@@ -75,11 +75,12 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
     tag = digest("files", VERSION, choice, series_uid, found.version, *sorted(map(forms, found.samples)))
     if unchanged := not_modified(tag, REVALIDATE):
         return unchanged
-    with visit.retrieving(len(found.uids)), decoding():
+    is_download = choice.media_type == ZIP
+    with visit.retrieving(len(found.uids), downloads=int(is_download)), decoding():
         if not choice.multipart and choice.media_type == DICOM:
             return file_by_itself(visit, first, forms(first), tag)
         chosen = ((instance, forms(instance)) for instance in images.each(found.uids))
-        if choice.media_type == ZIP:
+        if is_download:
             entries = file_set(images, chosen, images.documents(found.uids), tag)
             response = streamed(packed(zipped(entries)), ZIP)
             response.headers["Content-Disposition"] = f'attachment; filename="{sop_uid or series_uid or study_uid}.zip"'

@@ -22,6 +22,7 @@ from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.repository import Repository
 from fhir_server.store.subscriptions import Subscriptions
+from fhir_server.store.usage import Usage
 from fhir_server.studies import Studies
 from imaging.archive import Archive
 
@@ -72,6 +73,10 @@ class Backing(Protocol):
     @property
     def dicomweb_url(self) -> str:
         """Base of the DICOMweb door as clients reach it."""
+
+    @property
+    def usage(self) -> Usage:
+        """What subscribers used."""
 
     @property
     def peers(self) -> Peers:

@@ -41,6 +41,7 @@ class Push:
 
     form   which files are sent
     note   is told what the receiver said of each batch, at once
+    went   is told how many bytes of files went out, with each piece
     tries  how often the delivery was tried, this time included
     most_s longest time for one batch, whatever its size
     """
@@ -49,6 +50,7 @@ class Push:
     archive: Archive
     form: Form
     note: Note
+    went: Callable[[int], None]
     tries: int
     most_s: float
 
@@ -112,6 +114,7 @@ class Push:
                 message = "it takes the images too slowly"
                 raise AppError(Category.BUSY, message, where=self.remote.name)
             yield piece
+            self.went(len(piece))
 
     def _sorted(self, receipt: Receipt) -> tuple[set[str], dict[str, str], dict[str, int]]:
         """Return what the receiver has, what it refuses, and what may be tried again."""

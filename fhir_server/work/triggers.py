@@ -18,7 +18,7 @@ import orjson
 from pydicom.dataset import Dataset
 
 from fhir_server import delivery
-from fhir_server.access.audit import Access
+from fhir_server.access.audit import Access, ordered
 from fhir_server.access.contracts import Right
 from fhir_server.access.policy import require, sees_as_agreed
 from fhir_server.access.principals import Principal
@@ -193,7 +193,7 @@ class Triggers:
             if self._was_placed(identifier):  # by another worker at the same moment
                 return []
             raise
-        self._server.audit.record(principal, Access.CREATE, resources=[made.key])
+        self._server.audit.record(principal, Access.CREATE, resources=[made.key], metered=ordered(task))
         return [made.key]
 
     def _was_placed(self, identifier: str) -> bool:

@@ -92,6 +92,9 @@ DOORS = [
     ),
     door("GET", "/fhir/$meta", "receive", "audit", "all"),
     door("POST", "/fhir/$meta", "receive", "audit", "all", send="parameters"),
+    # FHIR: what one is accounted for, itself
+    door("GET", "/fhir/$usage", "register", "receive", "deidentified", "audit", "all"),
+    door("POST", "/fhir/$usage", "register", "receive", "deidentified", "audit", "all", send="parameters"),
     # FHIR: what a client has itself is converted for any token
     door("POST", "/fhir/$convert", "register", "receive", "deidentified", "audit", "all", send="patient"),
     door("POST", "/fhir/Patient/$validate", "register", "receive", "all", send="patient"),

@@ -49,6 +49,15 @@ def uids(count: int = 6) -> set[str]:
     return {f"{SERIES}.{n + 1}" for n in range(count)}
 
 
+def used_by(doors, caller):
+    """Return what was counted for a subscriber under its Contract."""
+    server = doors.server
+    server.usage.write()
+    principal, day = server.principals.authenticate(caller.token), doors.clock().date()
+    rows = server.usage.between(day, day, subscriber=principal.subscriber, by_contract=True)
+    return [each.counts for each in rows if each.contract == principal.sources[0].contract]
+
+
 class TestWhatArrives:
     def test_the_study_arrives_with_the_pixels_that_were_registered(self, doors, orderer):
         files = ct_files()
@@ -61,6 +70,8 @@ class TestWhatArrives:
         assert ended["failure"] == ""
         assert outputs(ended, "delivered") == [6]
         assert set(receiver.kept) == uids()
+        (counts,) = used_by(doors, orderer)
+        assert (counts["instances-out"], counts["bytes-out"]) == (6, sum(map(len, receiver.kept.values())))
         sent = {each.SOPInstanceUID: each.pixel_array for each in map(dcmread, map(BytesIO, files))}
         got = {uid: dcmread(BytesIO(file)).pixel_array for uid, file in receiver.kept.items()}
         assert all(np.array_equal(got[uid], sent[uid]) for uid in sent)

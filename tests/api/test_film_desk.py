@@ -84,6 +84,12 @@ def test_films_become_images_and_released_orders_of_one_job(doors: Doors, desk: 
     for each in (first, second):
         done(doors, each)
     assert (desk.outcome(CT, uid).progress, desk.outcome(CT, uid).pages) == (Progress.DONE, 2)
+    doors.server.usage.write()
+    (used,) = doors.server.usage.between(doors.clock().date(), doors.clock().date(), by_contract=True)
+    assert used.contract.startswith("Contract/")
+    counted = ("tasks", "instances-in", "pages", "requests")
+    assert [used.counts[name] for name in counted] == [2, 3, 2, 0]
+    assert used.counts["bytes-in"] > 0
 
 
 def test_what_is_new_of_a_job_is_told_once(doors: Doors, desk: FilmDesk) -> None:

@@ -480,6 +480,22 @@ class TestRecord:
         assert (row["orders"], row["pages"], row["sheets"]) == (2, 6, 12)
         assert row["device"] == "Device/printer-film"
 
+    def test_pages_are_counted_under_the_contract_that_lets_them_be_ordered(self, doors, folder, orderer):
+        study, files = new_study(instances=3)
+        doors.ingest(*files)
+        done(doors, placed(orderer, study_input(study), DEVICE))
+
+        server, day = doors.server, doors.clock().date()
+        server.usage.write()
+        principal = server.principals.authenticate(orderer.token)
+        (used,) = [
+            each
+            for each in server.usage.between(day, day, subscriber=principal.subscriber, by_contract=True)
+            if each.counts["pages"]
+        ]
+        assert used.contract == principal.sources[0].contract
+        assert (used.counts["tasks"], used.counts["pages"]) == (1, 3)
+
     def test_an_audit_event_says_who_printed_how_much_of_what(self, doors, folder, orderer, auditor):
         study, files = new_study()
         doors.ingest(*files)

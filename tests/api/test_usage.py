@@ -75,7 +75,11 @@ def report(doors: Doors) -> tuple[list[object], date]:
 def test_csv_has_a_line_for_each_subscriber(report: tuple[list[object], date]) -> None:
     found, day = report
     rows = list(
-        csv.DictReader(io.StringIO(usage_report.as_csv(found, {"Organization/1": 'Radiology, "north"'}, day, day)))
+        csv.DictReader(
+            io.StringIO(
+                usage_report.as_csv(found, {"Organization/1": 'Radiology, "north"'}, day, day, by_contract=False)
+            )
+        )
     )
 
     assert len(rows) == 1
@@ -85,7 +89,7 @@ def test_csv_has_a_line_for_each_subscriber(report: tuple[list[object], date]) -
 
 def test_measure_reports_are_valid_fhir(report: tuple[list[object], date]) -> None:
     found, day = report
-    bundle = usage_report.as_fhir(found, day, day, datetime(2027, 1, 1, tzinfo=UTC))
+    bundle = usage_report.as_fhir(found, day, day, datetime(2027, 1, 1, tzinfo=UTC), by_contract=False)
 
     resource = bundle["entry"][0]["resource"]
     assert findings(resource, "MeasureReport") == []

@@ -1,5 +1,6 @@
 """The print agent beside a real server: orders are fetched, printed and reported, through outages, and each once."""
 
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,14 @@ def test_an_order_is_fetched_printed_and_reported(shared: Site) -> None:
     counted = fhir_imaging("printer", "pages", "--data-dir", shared.served.data_dir).stdout
     assert "clinic" in counted
     assert "ward" in counted
+    assert used_pages(shared, "clinic") >= 3
     assert not any((shared.folder.parent / "state/orders").iterdir())
+
+
+def used_pages(site: Site, subscriber: str) -> int:
+    words = ["usage", "--form", "csv", "--by", "contract", "--subscriber", subscriber]
+    rows = csv.DictReader(fhir_imaging(*words, "--data-dir", site.served.data_dir).stdout.splitlines())
+    return sum(int(row["pages"]) for row in rows if row["contract"].startswith("Contract/"))
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from random import uniform
 from typing import Any
 
-from fhir_server.access.audit import Access, Receiver
+from fhir_server.access.audit import Access, Metered, Receiver
 from fhir_server.access.policy import require
 from fhir_server.access.principals import Principal, Right
 from fhir_server.model import json
@@ -216,6 +216,7 @@ class _Attempt:
     def _sent(self, remote: Remote) -> Later | Ended:
         """Send what the receiver has neither acknowledged nor refused."""
         had, refused, wanting = set(self.known.had), dict(self.known.refused), self._wanting()
+        pieces: list[int] = []
 
         def note(now_had: Iterable[str], now_refused: Mapping[str, str]) -> None:
             self.server.peers.acknowledge(self.known.key, now_had, now_refused, self.server.clock())
@@ -224,7 +225,7 @@ class _Attempt:
 
         tries = self.server.peers.tried(self.known.key)
         most_s = _OF_WALL * self.server.config["work.order_wall_s"]
-        push = Push(remote, self.server.archive, self.peer.form, note, tries, most_s)
+        push = Push(remote, self.server.archive, self.peer.form, note, pieces.append, tries, most_s)
         self._record(Access.BEGIN_SENDING, wanting)
         problem = "the sending was interrupted"
         try:
@@ -234,7 +235,7 @@ class _Attempt:
             raise
         finally:
             came = [each for each in wanting if each.sop_uid in had]
-            self._record(Access.SEND, came, problem)
+            self._record(Access.SEND, came, problem, sum(pieces))
         if problem:
             return Later(ASIDE_S, problem)
         return self._finished(refused)
@@ -260,10 +261,11 @@ class _Attempt:
                 return f"other orders go first; {self.peer.endpoint} gets the rest after that"
         return ""
 
-    def _record(self, access: Access, instances: Sequence[Instance], failure: str = "") -> None:
+    def _record(self, access: Access, instances: Sequence[Instance], failure: str = "", size: int = 0) -> None:
         to = Receiver(self.peer.subscriber, self.peer.name, target_of(self.peer.address).host)
         studies = dict(Counter(each.study_uid for each in instances))
-        self.server.audit.sent(self.principal, access, studies, to=to, failure=failure)
+        metered = Metered(bytes_out=size)
+        self.server.audit.sent(self.principal, access, studies, to=to, failure=failure, metered=metered)
 
     def _put_off(self, error: AppError, rest: Rest | None, asked_s: float) -> Later:
         """Let the peer rest, longer after each failure in a row, and as long as it asks within the longest pause."""

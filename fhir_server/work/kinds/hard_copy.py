@@ -7,7 +7,7 @@ of the job whose ticket was saved (`fhir_server/hardcopy/press.py`).
 
 from typing import Any
 
-from fhir_server.access.audit import Access
+from fhir_server.access.audit import Access, Metered
 from fhir_server.access.policy import require
 from fhir_server.access.principals import Principal, Right
 from fhir_server.hardcopies import copying, printer_of
@@ -103,7 +103,20 @@ def account(server: Backing, principal: Principal, task: Json, pages: int, *, is
     server.audit.record(
         principal, Access.EXPORT, resources=[f"Task/{task['id']}", order.device], studies=jobs.studies(task["id"]),
         details={"pages": str(pages), "sheets": str(sheets.sheets)},
+        metered=Metered(Right.ORDER_HARD_COPY, charged=_customer(server, principal, task), pages=pages),
     )  # fmt: skip
+
+
+def _customer(server: Backing, principal: Principal, task: Json) -> Principal:
+    """Return whom an order is charged to: who placed it, whoever prints."""
+    requester = task["requester"]["reference"]
+    if requester == principal.subscriber:
+        return principal
+    try:
+        return server.principals.acting_for(requester)
+    except AppError:
+        # It is suspended since. What came out came out.
+        return Principal(requester, "", "", frozenset())
 
 
 handlers.register(CODE)(
