@@ -68,6 +68,7 @@ from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
 from fhir_server.store.subscriptions import Subscriptions
 from fhir_server.store.task_queue import TaskQueue
+from fhir_server.store.trail import Trail
 from fhir_server.store.usage import Usage
 from fhir_server.store.watchers import Watchers
 from fhir_server.studies import Place, Studies
@@ -75,6 +76,8 @@ from fhir_server.work import outside, parties, triggers
 from fhir_server.work.collection.collector import Collector
 from fhir_server.work.crew import Crew
 from fhir_server.work.events import Dispatcher
+from fhir_server.work.forwarding import Forwarding
+from fhir_server.work.forwarding import collector as collector_of_record
 from fhir_server.work.handlers import Limits as TaskLimits
 from fhir_server.work.kinds import handlers
 from fhir_server.work.notifying import Notifications, Notifier
@@ -462,6 +465,12 @@ def notifications(server: Server) -> Notifications:
     leases = Leases(server.database, server.clock)
     threads = server.config["work.notifications"]
     return Notifications(Dispatcher(server, leases), Notifier(server, leases), server, threads=threads)
+
+
+def forwarding(config: Config, database: Database[Any], clock: Callable[[], datetime]) -> Forwarding | None:
+    """Return what forwards the audit record, None where no repository is set. Raises INVALID for its files."""
+    found = collector_of_record(config)
+    return Forwarding(Trail(database, clock), Leases(database, clock), found, config) if found else None
 
 
 def create_app_from_config(config: Config) -> Flask:

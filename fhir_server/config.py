@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from imaging.dicomweb.query import attribute
@@ -200,6 +201,19 @@ def _web_address(text: str) -> str:
     value = text.strip().rstrip("/")
     if value and not value.startswith(("http://", "https://")):
         raise ValueError("an address that starts with http:// or https://")
+    return value
+
+
+def _collector(text: str) -> str:
+    value = text.strip().rstrip("/")
+    wanted = "tls://HOST:PORT or udp://HOST:PORT"
+    found = urlsplit(value)
+    try:
+        is_whole = found.scheme in ("tls", "udp") and bool(found.hostname) and found.port != 0
+    except ValueError:
+        raise ValueError(wanted) from None
+    if value and not (is_whole and value == f"{found.scheme}://{found.netloc}" and "@" not in value):
+        raise ValueError(wanted)
     return value
 
 
@@ -474,6 +488,29 @@ SETTINGS: tuple[Setting, ...] = (
         "Key that seals the audit record, 32 characters or more; empty: one that lies in the database.",
         secret=True,
     ),
+    Setting(
+        "audit.repository", "", _collector, "",
+        "Audit Record Repository that the record is forwarded to as syslog (IHE ATNA): tls://HOST:PORT, or "
+        "udp://HOST:PORT, which is neither encrypted nor certain; empty: none.",
+    ),
+    Setting(
+        "audit.ca_bundle", "", _optional_path, "",
+        "PEM file of the authorities that signed the repository's certificate; empty: those of the system.",
+    ),
+    Setting(
+        "audit.tls_certificate", "", _optional_path, "",
+        "PEM file of the certificate that the repository is shown; empty: none.",
+    ),
+    Setting(
+        "audit.tls_key", "", _optional_path, "",
+        "PEM file of the key to that certificate, without a password; empty: it is in the same file.",
+    ),
+    Setting("audit.timeout_s", "10", _number(0.1, 600), "s", "Longest wait for the repository to connect or answer."),
+    Setting(
+        "audit.source", "", _text, "",
+        "What this server calls itself as a source of audit messages (AuditSourceID); empty: the name of the machine.",
+    ),
+    Setting("audit.site", "", _text, "", "Site within the enterprise, in audit messages (AuditEnterpriseSiteID)."),
     # --- apps and people that sign in
     Setting(
         "smart.token_s", "3600", _number(1, 86_400), "s",

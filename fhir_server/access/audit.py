@@ -98,6 +98,9 @@ class Access(Enum):
     EMERGENCY = _Kind("E", {"system": _DCM, "code": "110113"}, {"system": _DCM, "code": "110127"})
     EMERGENCY_ENDED = _Kind("E", {"system": _DCM, "code": "110113"}, {"system": _DCM, "code": "110138"})
     EMERGENCY_REVIEWED = _Kind("U", {"system": _DCM, "code": "110113"}, _OWN | {"code": "emergency-reviewed"})
+    # a process of this server began, or ended in order
+    START = _Kind("E", {"system": _DCM, "code": "110100"}, {"system": _DCM, "code": "110120"})
+    STOP = _Kind("E", {"system": _DCM, "code": "110100"}, {"system": _DCM, "code": "110121"})
     DELETE_IMAGES = _Kind("D", {"system": _DCM, "code": "110105"}, _interaction("delete"))  # study deleted
 
 
@@ -270,6 +273,10 @@ class Audit:
         """Record that somebody set a second factor up or took one away."""
         self._write(_person(login, organization), Access.FACTOR, SUCCESS, what, [])
 
+    def activity(self, access: Access, process: str) -> None:
+        """Record that a process of this server began or ended: `Access.START`, `Access.STOP`."""
+        self._put(access, SUCCESS, "", [{"altId": process, "requestor": False}], [])
+
     def refused(
         self, principal: Principal | None, access: Access, error: AppError, *, resources: Iterable[str] = ()
     ) -> None:
@@ -291,6 +298,18 @@ class Audit:
         entities: list[dict[str, Any]],
         receiver: Receiver | None = None,
     ) -> None:
+        agents = [_agent(principal), *_breaker(principal), *([_destination(receiver)] if receiver else [])]
+        self._put(access, outcome, words, agents, entities, _purpose(principal))
+
+    def _put(
+        self,
+        access: Access,
+        outcome: str,
+        words: str,
+        agents: list[dict[str, Any]],
+        entities: list[dict[str, Any]],
+        purpose: dict[str, Any] | None = None,
+    ) -> None:
         kind = access.value
         event = {
             "resourceType": "AuditEvent",
@@ -300,8 +319,8 @@ class Audit:
             "recorded": to_instant(self._clock()),
             "outcome": outcome,
             **({"outcomeDesc": words} if words else {}),
-            **_purpose(principal),
-            "agent": [_agent(principal), *_breaker(principal), *([_destination(receiver)] if receiver else [])],
+            **(purpose or {}),
+            "agent": agents,
             "source": _SOURCE,
         }
         if request_id := logs.current_request_id():

@@ -27,6 +27,7 @@ from fhir_server.cli import (
     agent,
     alarms,
     apps,
+    audit,
     collect,
     dimse,
     endpoints,
@@ -168,15 +169,16 @@ def web(config: Config, fd: int | None) -> None:
 def worker(config: Config) -> None:
     """Run a worker alone, for production. Any number may run, on any machines.
 
-    It does orders, notifies Subscriptions, brings ImagingStudies up to date and removes what crashes left; `serve` has
-    one of its own.
+    It does orders, notifies Subscriptions, brings ImagingStudies up to date, forwards the audit record and removes what
+    crashes left; `serve` has one of its own.
 
     \b
     Example:
       MONGODB_URI='mongodb://user:password@db1,db2,db3/?replicaSet=rs0' fhir-imaging worker
     """
     from fhir_server import engine, hardcopies
-    from fhir_server.app import collector, notifications, open_server, task_crew
+    from fhir_server.access.audit import Access
+    from fhir_server.app import collector, forwarding, notifications, open_server, task_crew
     from fhir_server.work import maintenance, offered, printer_watch, topics
 
     _configure_logs(config, "worker")
@@ -194,12 +196,16 @@ def worker(config: Config) -> None:
                 "notifications": notifications(server).run,
                 "printers": functools.partial(printer_watch.run, server),
             }
+            if (audit := forwarding(config, server.database, server.clock)) is not None:
+                runs["audit"] = audit.run
             threads = [threading.Thread(target=run, args=(stopping,), name=name) for name, run in runs.items()]
+            server.audit.activity(Access.START, "worker")
             for each in threads:
                 each.start()
             maintenance.run(server, stopping)
             for each in threads:
                 each.join()
+            server.audit.activity(Access.STOP, "worker")
     except AppError:
         raise
     except Exception:
@@ -438,6 +444,7 @@ def agree(
 
 
 cli.add_command(apps.app)
+cli.add_command(audit.audit)
 cli.add_command(people.person)
 cli.add_command(alarms.alarm)
 cli.add_command(usage.usage)

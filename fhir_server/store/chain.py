@@ -2,11 +2,12 @@
 
 Each process has a chain of its own, so that nobody waits for anybody else. A document carries the name of its chain,
 its number in it, and a MAC (HMAC-SHA-256) over both, over its id and bytes, and over the MAC before it. The head of
-each chain is written down every second, so that the end of a chain cannot be cut off. Whoever can change the database
+each chain is written down before its first entry and every second, so that the end of a chain cannot be cut off and
+every chain is found by the moment of its last head. Whoever can change the database
 and has the key can make a chain anew; so the key may be kept outside of the database (`audit.key`).
 
 * `resources`  field `chain`: `c` name, `n` number from 1, `mac`
-* `chains`     `_id` name of a chain; number and MAC of its head
+* `chains`     `_id` name of a chain; number and MAC of its head, 0 before the first entry; when it was written down
 """
 
 import hmac
@@ -49,12 +50,15 @@ class Chain:
         only = {f"{FIELD}.c": {"$exists": True}}
         order = [(f"{FIELD}.c", ASCENDING), (f"{FIELD}.n", ASCENDING)]
         self._resources.create_indexes([IndexModel(order, name="chain", partialFilterExpression=only)])
+        self._heads.create_indexes([IndexModel([("at", ASCENDING)], name="at")])
 
     def add(self, documents: Sequence[Json], insert: Callable[[], object]) -> None:
         """Link documents to the chain and insert them by `insert`. After a failure, which may have been none, the
         chain ends, and another begins."""
         with self._lock:
             try:
+                if not self._number:
+                    self._write_head()
                 for document in documents:
                     self._number += 1
                     self._before = _mac(self._key, self._name, self._number, document, self._before)
@@ -82,7 +86,7 @@ class Chain:
 
     def _write_head(self) -> None:
         head = {"n": self._number, "mac": Binary(self._before)}
-        self._heads.replace_one({"_id": self._name}, head, upsert=True)
+        self._heads.update_one({"_id": self._name}, {"$set": head, "$currentDate": {"at": True}}, upsert=True)
         self._next_head = self._clock_s() + HEAD_EVERY_S
         self._written = 0
 
@@ -105,7 +109,7 @@ def verify(database: Database[Any], key: bytes, progress: Callable[[int, int], N
 
     for name, documents in groupby(counted(), key=lambda each: each[FIELD]["c"]):
         yield from _verify_chain(name, documents, heads.pop(name, None), key)
-    for name in heads:
+    for name in (name for name, head in heads.items() if head["n"]):
         yield f"chain {name}: all of its entries are missing"
 
 
