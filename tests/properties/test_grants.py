@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fhir_server.access.contracts import Limits, Right, Term
 from fhir_server.access.grants import AT_MOST, Grant, Role
-from fhir_server.access.policy import restriction
+from fhir_server.access.policy import only_study, restriction
 from fhir_server.access.principals import Principal
 from fhir_server.access.scopes import Scopes
 from fhir_server.model.query import parse
@@ -332,3 +332,16 @@ def test_nothing_is_written_beyond_the_scopes(own, scopes, context, key, act):
 def is_wide(principal):
     """Say whether something but the patient of the grant is in its scopes."""
     return any(each.context != "patient" for each in principal.grant.scopes.resources)
+
+
+@SOME
+@given(scope_lists, contexts, st.lists(limits, max_size=2), rights)
+def test_what_is_narrowed_to_one_study_is_that_study_as_far_as_it_was_seen(own, scopes, context, limits, rights):
+    principal = principal_with(scopes, **context, rights=rights, limited=receiving(*limits))
+    key = "ImagingStudy/a-ct"
+
+    whole, one = (own.opened_for(restriction(each)) for each in (principal, only_study(principal, "a-ct")))
+
+    seeing = {key} if Right.RECEIVE_IMAGES in principal.rights else set()
+    assert read(one) - {"Endpoint/dicomweb"} == read(whole) & seeing
+    assert searched(one) - {"Endpoint/dicomweb"} == searched(whole) & seeing
