@@ -492,3 +492,44 @@ def test_the_examples_of_the_page_do_what_it_says_and_its_table_is_the_codes(doo
     assert rows == {
         str(level): ", ".join(name for name, row in CORRECTABLE.items() if row.level is level) for level in Level
     }
+
+
+def test_a_study_that_is_sent_again_is_corrected_as_before(doors, both):
+    uid, (file,) = study_of(doors, PatientID="again-1")
+    correct(both, uid, {"PatientID": "again-2"})
+
+    assert both.delete(f"/dicom-web/studies/{uid}").status_code == 204
+    doors.server.archive.delete(uid)
+    assert both.get(f"/fhir/ImagingStudy/{uid}").status_code == 410
+    doors.ingest(file, name="both")
+
+    assert both.get("/dicom-web/studies?PatientID=again-2").json
+    assert wado(both, address(file)).PatientID == "again-2"
+
+
+def test_what_was_cut_off_ends_also_when_the_images_are_gone(doors, both, monkeypatch):
+    uid, _ = study_of(doors)
+    with monkeypatch.context() as patched:
+        patched.setattr(doors.server.archive, "mark", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            correct(both, uid, {"StudyID": "9"})
+    doors.server.archive.delete(uid)
+    doors.server.studies.project(uid)
+
+    Maintenance(doors.server)._finish_decisions()
+
+    assert not doors.server.archive.decisions.open(1)
+
+
+def test_while_somebody_else_decides_the_worker_leaves_it_for_later(doors, both):
+    leases, corrections = doors.server.reconciliation._leases, doors.server.corrections
+    uid, _ = study_of(doors)
+    correct(both, uid, {"StudyID": "9"})
+    doors.server.database["corrections"].update_one({"_id": uid}, {"$set": {"open": True}})
+    held = leases.claim("reconcile", "somebody else", 60)
+
+    with pytest.raises(AppError, match="another reconciliation"):
+        corrections.finish()
+    leases.finish(held)
+
+    assert corrections.finish() == 1
