@@ -176,6 +176,39 @@ def test_a_made_file_in_every_other_transfer_syntax_is_taken_and_rendered(empty:
     assert empty.get(f"{address}/received").get_data() == data
 
 
+NOT_OFFERED = [
+    "/commitment-requests/1.2.3", "/color-palettes", "/defined-procedure-protocols", "/hanging-protocols",
+    "/implant-templates", "/inventories",
+]  # fmt: skip
+"""Storage Commitment (PS3.18 13.4) and the categories of Non-Patient Instances (table 12.1.1-1)."""
+
+
+@pytest.mark.parametrize("path", NOT_OFFERED)
+def test_services_that_are_not_offered_are_not_there(here: Site, path: str) -> None:
+    assert here.get(path).status_code == 404
+    assert here.web.post(f"/dicom-web{path}", headers=here.hospital).status_code == 404
+
+
+LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
+
+
+@pytest.mark.parametrize("syntax", LOSSY)
+def test_a_lossy_version_is_no_form_of_an_instance(here: Site, syntax: str) -> None:
+    for end, kind in (("", "application/dicom"), ("/frames/1", "application/octet-stream"), ("/frames/1", "image/jls")):
+        answer = here.get(f"{INSTANCE}{end}", f'multipart/related; type="{kind}"; transfer-syntax={syntax}')
+        assert answer.status_code == 406
+        assert "1.2.840.10008.1.2.4.80" in answer.json["issue"][0]["diagnostics"]
+
+
+def test_what_came_near_lossless_is_given_so(empty: Site) -> None:
+    data = in_syntax(LOSSY[2])
+    assert empty.store(data).status_code == 200
+
+    answer = empty.get(address_of(data), f"application/dicom; transfer-syntax={LOSSY[2]}")
+
+    assert answer.get_data() == data
+
+
 def in_syntax(syntax: str) -> bytes:
     """Return a file in a syntax that no file of pydicom with all its UIDs is in, encoded by imagecodecs."""
     sop_uid = f"1.2.7.1.{syntax[-3:].strip('.')}"
