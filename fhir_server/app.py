@@ -88,6 +88,7 @@ from imaging.blobs.gridfs import GridFsBlobs
 from imaging.dataset import Limits
 from imaging.dicomweb import Level
 from imaging.errors import AppError, Category
+from imaging.masks import masks_from_file
 
 SECURITY = {
     "description": "Every request but this one needs a bearer token: Authorization: Bearer <token>. "
@@ -227,6 +228,7 @@ def assemble(
         limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
         tables=with_extra({level: config[f"search.{level}_attributes"] for level in Level}),
     )
+    masks = masks_from_file(config["archive.masks"])
     given_out = GivenOut(database)
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
     collected, exports = Collected(database), Exports(database, clock)
@@ -328,7 +330,7 @@ def assemble(
         studies=studies,
         reconciliation=reconciliation,
         corrections=AttributeCorrections(archive, own, studies, reconciliation, clock),
-        deidentified=Deidentified(archive, studies, PseudonymRows(database), partial(secret, database)),
+        deidentified=Deidentified(archive, studies, PseudonymRows(database), partial(secret, database), masks),
         principals=principals,
         capability_urls=capability_urls,
         sign_on=sign_on(config, database, principals, own, audit, rules=lambda: server.outbound, clock=clock),

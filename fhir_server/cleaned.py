@@ -7,6 +7,7 @@ studies and series, and refused by itself. Source: PS3.15 annex E.
 
 import hmac
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
@@ -18,6 +19,7 @@ from imaging.archive import STORED, Archive, Contents, Instance
 from imaging.archive.contents import kind_of
 from imaging.blobs import Buffer
 from imaging.codecs import Decoded, codecs
+from imaging.conversion import target_layout
 from imaging.dataset import read
 from imaging.dataset_from_json import dataset_of
 from imaging.deidentify import Options, check, described
@@ -25,15 +27,26 @@ from imaging.deidentify_stored import StoredFrames, clears_bits, head, whole_fil
 from imaging.dicom_json import bulkdata
 from imaging.errors import AppError, Category
 from imaging.layout import PIXEL_KEYWORDS
+from imaging.masks import Mask, mask_for
 from imaging.syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, is_encapsulated
 
 VERSION: Final = 2
 """Of what cleaning makes: to be raised when the same image gives something else."""
 
 _LOOKED_AT: Final = ("00080016", "00280301", "0040A730", "00420011")  # by `imaging.deidentify.check`
+_PHOTOMETRIC, _PLANAR, _PIXEL_DATA = "00280004", "00280006", "7FE00010"
+_COARSE: Final = 5  # halvings of a frame that is decoded to learn what its colours mean
 _MOST_SORTED: Final = 64  # series and studies of which a process remembers what can be cleaned
 
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the images of a recipient are cleaned: with these options, and with what is known to be burned in."""
+
+    options: Options
+    masks: tuple[Mask, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,12 +71,12 @@ class Cleaned:
     """The images of a study as one recipient sees them. See `imaging.archive.Archive` for what methods return."""
 
     def __init__(
-        self, archive: Archive, aliases: Aliases, options: Options, study: str, study_uid: str, known: dict[Any, Sorted]
+        self, archive: Archive, aliases: Aliases, rules: Rules, study: str, study_uid: str, known: dict[Any, Sorted]
     ) -> None:
         """Look at a study, `study` by name and `study_uid` to the recipient. `known` is remembered by the process."""
         self._archive = archive
         self._aliases = aliases
-        self._options = options
+        self._rules = rules
         self._study = study
         self._study_uid = study_uid
         self._known = known
@@ -195,7 +208,7 @@ class Cleaned:
 
     def _sorted(self, found: Contents, series: str | None) -> Sorted:
         """Return what can be cleaned; as long as the study does not change, it is looked at once."""
-        place = (found.version, series, self._options)
+        place = (found.version, series, self._rules)
         if place not in self._known:
             if len(self._known) >= _MOST_SORTED:
                 self._known.clear()
@@ -208,11 +221,10 @@ class Cleaned:
         uids = found.sop_uids
         rows = zip(found.members, self._archive.each(uids), self._archive.documents(uids), strict=True)
         for member, original, document in rows:
-            if self._refusal(original, told := orjson.loads(document)):
-                continue
-            kept.append(member)
-            changes = _changes_pixels(original, told)
-            samples.setdefault((kind_of(original), changes), member[1])
+            with suppress(AppError):
+                frames = self._way(original, document).frames
+                kept.append(member)
+                samples.setdefault((kind_of(original), bool(frames and frames.changes_pixels)), member[1])
         return Sorted(tuple(kept), tuple(samples.values()), len(found.members) - len(kept))
 
     def _planned(self, originals: Sequence[str]) -> Iterator[Instance]:
@@ -225,22 +237,36 @@ class Cleaned:
         """Return how an instance is cleaned, and remember it. Raises FORBIDDEN where that cannot be."""
         uid = self._aliases.replaced(original.sop_uid)
         if uid not in self._plans:
-            told = orjson.loads(document)
-            if reason := self._refusal(original, told):
-                raise AppError(Category.FORBIDDEN, f"not given without aliases: {reason}")
-            self._plans[uid] = _Plan(original, self._options, _frames(original, told))
+            self._plans[uid] = self._way(original, document)
         return self._plans[uid]
 
-    def _refusal(self, original: Instance, told: Document) -> str:
-        """Return why a program cannot clean an instance, "" where it can."""
+    def _way(self, original: Instance, document: bytes) -> _Plan:
+        """Return how a program can clean an instance. Raises FORBIDDEN, with the reason, where it cannot."""
+        told = orjson.loads(document)
+        layout, options, is_opaque = original.layout, self._rules.options, _is_opaque(original)
+        mask = None if is_opaque else mask_for(told, layout, self._rules.masks)
+        if mask:
+            options = replace(options, clean_pixels=True)
         ds = dataset_of({tag: _short(told[tag]) for tag in _LOOKED_AT if tag in told})
         try:
-            check(ds, original.received_transfer_syntax_uid, self._options, has_pixels=original.layout is not None)
+            check(ds, original.received_transfer_syntax_uid, options, has_pixels=layout is not None)
         except AppError as error:
-            return error.message
-        if _changes_pixels(original, told) and _is_opaque(original):
-            return "an overlay may lie in pixels that cannot be decoded"
-        return ""
+            raise AppError(Category.FORBIDDEN, f"not given without names: {error.message}") from None
+        if layout is None:
+            return _Plan(original, options, None)
+        frames = StoredFrames(
+            layout,
+            original.stored_transfer_syntax_uid,
+            original.is_ours,
+            clears_bits(told, layout),
+            mask.rectangles if mask else (),
+        )
+        if is_opaque and frames.changes_pixels:
+            message = "not given without names: an overlay may lie in pixels that cannot be decoded"
+            raise AppError(Category.FORBIDDEN, message)
+        return _Plan(
+            original, options, frames if not is_opaque and (layout.encapsulated or frames.changes_pixels) else None
+        )
 
     def _renamed(self, uid: str) -> Instance:
         """Return an instance as the recipient knows it, and as far as a door may tell of it."""
@@ -251,7 +277,7 @@ class Cleaned:
         if layout is None or (plan.frames and plan.frames.changes_pixels):
             syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN] * 2
         stored, received = (each if is_encapsulated(each) else EXPLICIT_VR_LITTLE_ENDIAN for each in syntaxes)
-        tag = self._digest(original.sha256_received, str(plan.options), str(plan.frames and plan.frames.rectangles))
+        tag = self._digest(original.sha256_received)
         return replace(
             original,
             study_uid=self._study_uid,
@@ -269,11 +295,24 @@ class Cleaned:
 
     def _digest(self, *words: object) -> str:
         """Return what stands for content of a recipient: equal for nobody else."""
-        text = "\n".join(map(str, (VERSION, self._options, *words)))
+        text = "\n".join(map(str, (VERSION, self._rules, *words)))
         return hmac.digest(self._aliases.key, text.encode(), sha256).hex()
 
     def _described(self, plan: _Plan, document: bytes) -> bytes:
-        return described(document, self._aliases.key, plan.options)
+        told = described(document, self._aliases.key, plan.options)
+        return self._made_anew(plan.original, plan.frames, told) if plan.frames and plan.frames.changes_pixels else told
+
+    def _made_anew(self, original: Instance, frames: StoredFrames, told: bytes) -> bytes:
+        """Return DICOM JSON as it is of native pixels: colours are not those of codestreams, nor apart in planes."""
+        model = orjson.loads(told)
+        model[_PIXEL_DATA]["vr"] = "OB" if frames.layout.bits_allocated <= 8 else "OW"
+        if frames.layout.samples_per_pixel > 1:
+            decoded = self._archive.pixels(original, 1, reduce_levels=_COARSE)
+            layout = target_layout(frames.layout, decoded.photometric_interpretation, EXPLICIT_VR_LITTLE_ENDIAN)
+            model[_PHOTOMETRIC] = {"vr": "CS", "Value": [layout.photometric_interpretation]}
+            if _PLANAR in model:
+                model[_PLANAR]["Value"] = [layout.planar_configuration]
+        return orjson.dumps(model)
 
     def _file(self, instance: Instance, form: str) -> Iterator[bytes]:
         plan = self._plans[instance.sop_uid]
@@ -297,19 +336,6 @@ def _is_opaque(original: Instance) -> bool:
         and layout.encapsulated
         and (original.stored_transfer_syntax_uid not in codecs or not original.frames)
     )
-
-
-def _changes_pixels(original: Instance, told: Document) -> bool:
-    return original.layout is not None and clears_bits(told, original.layout)
-
-
-def _frames(original: Instance, told: Document) -> StoredFrames | None:
-    """Return how frames are cleaned one by one; None where the file is cleaned as a whole."""
-    layout, syntax = original.layout, original.stored_transfer_syntax_uid
-    if layout is None or _is_opaque(original):
-        return None
-    frames = StoredFrames(layout, syntax, original.is_ours, clears_bits=clears_bits(told, layout))
-    return frames if layout.encapsulated or frames.changes_pixels else None
 
 
 def _hidden(pieces: Iterable[bytes], uid: str) -> Iterator[bytes]:

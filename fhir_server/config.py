@@ -159,6 +159,20 @@ def _optional_path(text: str) -> Path | None:
     return _path(text) if text.strip() else None
 
 
+def _masks(text: str) -> Path | None:
+    """Read the path of a file of masks, and the file: a mistake in it is told when the server starts."""
+    if not text.strip():
+        return None
+    from imaging.masks import masks_from_file  # with numpy, which no other setting needs
+
+    path = _path(text)
+    try:
+        masks_from_file(path)
+    except AppError as error:
+        raise ValueError(f"a file of masks: {error.where}: {error.message}") from None
+    return path
+
+
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         wanted = f"a whole number from {low} to {high}"
@@ -407,6 +421,11 @@ SETTINGS: tuple[Setting, ...] = (
         "held here, or to none.",
     ),
     # --- archive
+    Setting(
+        "archive.masks", "", _masks, "",
+        "TOML file that says which parts of the images of which devices are burned out where images are given without "
+        "names; empty: none.",
+    ),
     Setting(
         "archive.codec", "htj2k", _choice("htj2k", "j2k"), "",
         "Lossless form of stored pixels: HTJ2K (JPEG 2000 Part 15) or JPEG 2000 Part 1.",

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from fhir_server.access.policy import behind_pseudonyms
 from fhir_server.access.principals import Principal
 from fhir_server.aliases import Aliases, Members, hidden
-from fhir_server.cleaned import Cleaned, Sorted
+from fhir_server.cleaned import Cleaned, Rules, Sorted
 from fhir_server.store.filters import Act
 from fhir_server.store.pseudonyms import PseudonymRows
 from fhir_server.studies import Studies
@@ -23,6 +23,7 @@ from imaging.dataset_from_json import dataset_of
 from imaging.deidentify import Options, describe
 from imaging.dicomweb import Level, Match, Matching, MatchKind
 from imaging.errors import AppError, Category
+from imaging.masks import Mask
 
 __all__ = ["Deidentified", "View", "secret_name"]
 
@@ -58,12 +59,24 @@ class Found(NamedTuple):
 class Deidentified:
     """Gives each recipient its view."""
 
-    def __init__(self, archive: Archive, studies: Studies, rows: PseudonymRows, secret: Callable[[str], bytes]) -> None:
-        """Look at an archive. `secret` gives the secret of a name, which never changes."""
+    def __init__(
+        self,
+        archive: Archive,
+        studies: Studies,
+        rows: PseudonymRows,
+        secret: Callable[[str], bytes],
+        masks: tuple[Mask, ...],
+    ) -> None:
+        """Look at an archive.
+
+        secret   gives the secret of a name, which never changes
+        masks    what is burned out of the images of which devices
+        """
         self._archive = archive
         self._studies = studies
         self._rows = rows
         self._secret = secret
+        self._masks = masks
         self._keys: dict[str, bytes] = {}
         self._known: dict[tuple[str, str], Members] = {}
         self._sorted: dict[Any, Sorted] = {}
@@ -75,7 +88,8 @@ class Deidentified:
             self._keys[recipient] = self._secret(secret_name(recipient))
         aliases = Aliases(self._archive, recipient, self._keys[recipient], self._known)
         options = Options(**dict.fromkeys(principal.keeps, True))
-        return View(self._archive, self._studies, self._rows, self._sorted, seeing, aliases, options)
+        rules = Rules(options, self._masks)
+        return View(self._archive, self._studies, self._rows, self._sorted, seeing, aliases, rules)
 
 
 def secret_name(recipient: str) -> str:
@@ -89,7 +103,7 @@ class View:
 
     seeing   the principal that sees the same by name
     aliases  what this recipient calls things
-    options  what its contract lets the images keep
+    rules    how images are cleaned for it: what its contract lets them keep, and what is burned out
     """
 
     _archive: Archive
@@ -98,7 +112,7 @@ class View:
     _sorted: dict[Any, Sorted]
     seeing: Principal
     aliases: Aliases
-    options: Options
+    rules: Rules
 
     def study(self, uid: str, act: Act = Act.READ) -> str:
         """Return the original UID of a study that is within reach. Raises NOT_FOUND, also for what was never told."""
@@ -113,7 +127,7 @@ class View:
     def images(self, uid: str) -> tuple[Cleaned, str]:
         """Return the images of a study, and its original UID: for the record. Raises as `study`."""
         study = self.study(uid)
-        return Cleaned(self._archive, self.aliases, self.options, study, uid, self._sorted), study
+        return Cleaned(self._archive, self.aliases, self.rules, study, uid, self._sorted), study
 
     def search(self, asked: Matching, study_uid: str | None, series_uid: str | None) -> Found:
         """Return what matches in all studies, or in one, cleaned.
@@ -164,7 +178,7 @@ class View:
     def _row(self, row: Attributes, level: Level, patient: Dataset) -> Attributes:
         ds = dataset_of({tag: value for tag, value in row.items() if tag in RETURNED[level]})
         ds.update(patient)
-        describe(ds, self.aliases.key, self.options)
+        describe(ds, self.aliases.key, self.rules.options)
         told = _json(ds)
         names = ("00100010", "00100020") if level is Level.STUDIES else ()
         return {tag: told[tag] for tag in sorted({*RETURNED[level], *names}) if tag in told}
