@@ -2,7 +2,8 @@
 and to whom they are opened in an emergency.
 
 Such an agreement is a FHIR Contract beside the one that gives rights; its terms are duties. Unlike a right, a duty that
-cannot be read is no mistake that lets anybody in: it is left out.
+cannot be read is no mistake that lets anybody in: it is left out. What opens patients to others is read as strictly as
+a right.
 Source: FHIR R4 Contract (term.type, term.subType, term.text, term.applies, term.asset).
 """
 
@@ -12,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from fhir_server.access.contracts import ALL, NAMED, RIGHTS_SYSTEM, WHOSE_SYSTEM
+from fhir_server.access.contracts import ALL, NAMED, RIGHTS_SYSTEM, WHOSE_SYSTEM, bounds
 from fhir_server.model.criteria import Clause, Reference
 from fhir_server.model.dates import LATEST, interval, to_instant
 from fhir_server.model.query import Query
@@ -118,7 +119,7 @@ def agreed(contracts: Iterable[Mapping[str, Any]], organization: str, now: datet
                 keep_until = max(keep_until or end, end)
             elif duty == ISSUER:
                 issuer = str(term.get("text", ""))
-            elif duty == OPEN and now < min(_end(contract), _end(term)):
+            elif duty == OPEN and all(low <= now < high for low, high in _periods(contract, term)):
                 opens |= _opened_to(term)
             elif duty.startswith(CHECK) and (verdict := _verdict(term)):
                 name = duty.removeprefix(CHECK)
@@ -158,6 +159,10 @@ def _codings(term: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 def _verdict(term: Mapping[str, Any]) -> Verdict | None:
     codes = (each["code"] for each in _codings(term, "subType") if each.get("system") == VERDICT_SYSTEM)
     return next((Verdict(code) for code in codes if code in Verdict.__members__.values()), None)
+
+
+def _periods(*holders: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
+    return [bounds(each.get("applies")) for each in holders]
 
 
 def _end(term: Mapping[str, Any]) -> datetime:

@@ -153,7 +153,7 @@ def sources_in_force(
             continue
         for term in each.get("term", []):
             right = _right(term)
-            periods = [_bounds(holder.get("applies")) for holder in (each, term)]
+            periods = [bounds(holder.get("applies")) for holder in (each, term)]
             start, end = max(low for low, _ in periods), min(high for _, high in periods)
             limits = _limits(term, organization)
             if right is not None and limits is not None and start <= now < end:
@@ -223,8 +223,8 @@ def _right(term: Mapping[str, Any]) -> Right | None:
     return None
 
 
-def _bounds(period: Mapping[str, Any] | None) -> tuple[datetime, datetime]:
-    """First moment of a period and the first moment after it; an unreadable one is empty."""
+def bounds(period: Mapping[str, Any] | None) -> tuple[datetime, datetime]:
+    """Return the first moment of a period and the first moment after it; an unreadable one is empty."""
     if period is None:
         return EARLIEST, LATEST
     try:
