@@ -72,9 +72,7 @@ class CapabilityUrls:
         if self._register.count(token, now=now, most=MOST) + len(wanted) > MOST:
             message = f"more than {MOST} capability URLs of this token would be good at a time; ask for fewer studies"
             raise AppError(Category.BUSY, message, where="_include")
-        end = now + self._life
-        if principal.grant is not None:
-            end = min(end, principal.grant.expires)
+        end = min(now + self._life, principal.expires or now)
         made = {study_uid: PREFIX + secrets.token_urlsafe(_BYTES) for study_uid in wanted}
         sealed = {uid: _seal(secret).encrypt(principal.token.encode()) for uid, secret in made.items()}
         self._register.add(Row(digest(secret), uid, end, token, sealed[uid]) for uid, secret in made.items())

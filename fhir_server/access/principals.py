@@ -52,7 +52,7 @@ class Principal:
     devices      "Device/..." of the subscriber, which may do Tasks; told only where rights are limited
     keeps        with what options images are de-identified for the subscriber: those that all of its terms give, so
                  that one recipient has one form of each image
-    token        with which the principal came, "" where it works later or by other means
+    token        with which the principal came, "" where it works later or by other means; `expires` is when it ends
     authorised_by   URIs of what allowed it to come, for the audit record; none where that is the token alone
     sources      the terms in force with their Contracts, as `contracts.sources_in_force` has them: what is done is
                  charged to them (`charging`). Two who may do the same are the same, whichever Contracts say so
@@ -67,6 +67,7 @@ class Principal:
     devices: tuple[str, ...] = ()
     keeps: frozenset[str] = frozenset()
     token: str = field(default="", repr=False, compare=False)
+    expires: datetime | None = field(default=None, compare=False)
     authorised_by: tuple[str, ...] = field(default=(), compare=False)
     sources: tuple[Source, ...] = field(default=(), compare=False)
 
@@ -144,10 +145,7 @@ class Principals:
         cached = self._cache.get(key)
         if cached and now < cached[1]:
             return cached[0]
-        principal, until = (
-            self._of_issuer(token, now) if is_foreign else self._resolve(self._credentials.find(key), now)
-        )
-        principal = replace(principal, token=token)
+        principal, until = self._of_issuer(token, now) if is_foreign else self._resolve(token, key, now)
         with self._lock:
             if len(self._cache) >= _MOST_CACHED:
                 self._cache.clear()
@@ -183,7 +181,8 @@ class Principals:
         grant = self._foreign.grant_of(token, now)
         sources, change = sources_in_force(self._contracts(organization), organization, now)
         until = min(grant.expires, change, now + timedelta(seconds=self._cache_s))
-        return self._principal(organization, grant.client_id, self._foreign.issuer.subscriber, sources, grant), until
+        found = self._principal(organization, grant.client_id, self._foreign.issuer.subscriber, sources, grant)
+        return replace(found, token=token, expires=grant.expires), until
 
     def acting_for(self, organization: str, granted: Mapping[str, Any] | None = None) -> Principal:
         """Return the principal as which this server works for a subscriber, "Organization/...", with its rights now.
@@ -361,7 +360,8 @@ class Principals:
             for each in digests:
                 self._cache.pop(each, None)
 
-    def _resolve(self, credential: Credential | None, now: datetime) -> tuple[Principal, datetime]:
+    def _resolve(self, token: str, key: str, now: datetime) -> tuple[Principal, datetime]:
+        credential = self._credentials.find(key)
         if credential is None:
             raise _unauthenticated(_UNKNOWN)
         if credential.expires <= now:
@@ -375,7 +375,8 @@ class Principals:
         if grant is not None and grant.emergency:
             sources = self._in_emergency(subscriber, sources)
         until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
-        return self._principal(subscriber, client.client_id, client.name, sources, grant), until
+        found = self._principal(subscriber, client.client_id, client.name, sources, grant)
+        return replace(found, token=token, expires=credential.expires), until
 
     def _principal(
         self, subscriber: str, client_id: str, name: str, sources: tuple[Source, ...], grant: Grant | None

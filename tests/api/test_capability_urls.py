@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -268,13 +268,14 @@ def long_token(scene: Given, **more) -> str:
 
 
 def test_it_ends_with_the_token_at_the_latest(scene):
-    caller = scene.caller("patient/ImagingStudy.rs", "anna")  # for five minutes
+    caller = scene.caller("patient/ImagingStudy.rs", "anna")
+    issued = scene.doors.clock() + timedelta(minutes=5)  # when its token ends
     bundle = scene.search(caller)
     ends = {each["resource"]["period"]["end"] for each in bundle["entry"] if each["search"]["mode"] == "include"}
     url = scene.urls(caller)["ct"]
     scene.doors.clock.forward(minutes=5, seconds=1)
 
-    assert len(ends) == 1
+    assert [datetime.fromisoformat(each) for each in ends] == [pytest.approx(issued, abs=timedelta(seconds=1))]
     assert refused(scene, url)
 
 
