@@ -18,6 +18,8 @@ from fhir_server.model.topics import ALARM, TOPICS
 from imaging.errors import AppError, Category
 from tests.support.browser import PASSWORD, Browser, TestApp, answer, forms, quick_passwords, registered
 from tests.support.doors import Caller, Doors, new_study, opened
+from tests.support.receivers import receiving
+from tests.support.subscribing import EMERGENCY, LOOPBACK, Work, events, hears, notified, stored, to_topic
 
 SCOPE = "launch/patient patient/*.cruds user/*.cruds openid offline_access"
 REASON = "Unconscious after a fall, allergies needed: Mrs. Quitetelling"
@@ -64,7 +66,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(module_db: Database[dict[str, Any]]) -> Iterator[Scene]:
-    with quick_passwords(), opened(module_db) as doors:
+    with quick_passwords(), opened(module_db, **LOOPBACK) as doors:
         principals = doors.server.principals
         for name in ("ward", "north", "south"):
             principals.add(name, BOTH, is_own=True)
@@ -398,6 +400,22 @@ class TestAlarm:
         topic = TOPICS["urn:fhir-imaging:topic:emergency-access"]
         assert topic.trigger(None, told)
         assert not topic.trigger(None, {"resourceType": "Communication", "category": []})
+
+    def test_owner_who_subscribed_is_told_at_once(self, scene: Scene) -> None:
+        work = Work(scene.doors)
+        north = Caller(scene.doors.flask, scene.doors.server.principals.mint("north"), scene.doors.clock)
+        south = Caller(scene.doors.flask, scene.doors.server.principals.mint("south"), scene.doors.clock)
+        with receiving(hears) as theirs, receiving(hears) as others:
+            stored(north, to_topic(EMERGENCY, theirs.address))
+            stored(south, to_topic(EMERGENCY, others.address))
+            work.all()
+            scene.asked(scene.browser(), number="N-1")
+            north.post("/fhir/Communication", {"resourceType": "Communication", "status": "completed"})
+            work.all()
+
+            (told,) = events(notified(theirs)[-1])
+            assert told["focus"]["reference"].endswith(f"/emergency-{scene.alarms()[0].id}")
+            assert [each for each in notified(others) if events(each)] == []
 
     def test_when_the_owner_cannot_be_told_the_alarm_is_there_and_nothing_is_opened(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
