@@ -13,6 +13,7 @@ python -m tests.benchmarks qido [N]            QIDO-RS at 1,000 and at N studies
 python -m tests.benchmarks writes [N]          what a create costs beside a bare transaction, on N of each
 python -m tests.benchmarks retrieval [N]       a study of N instances (default 5,000), many clients, pictures
 python -m tests.benchmarks storm [N]           frames while fifty clients sign in, N seconds in turn (default 8)
+python -m tests.benchmarks tls [N]             N slices by HTTP and by HTTPS (default 100)
 python -m tests.benchmarks films               what composing a film costs, and how busy an agent keeps its printer
 """
 
@@ -33,6 +34,7 @@ from tests.benchmarks import (
     stages,
     storm,
     tasks,
+    tls,
     writes,
 )
 
@@ -49,6 +51,7 @@ PARTS = {
     "grants": grants.run,
     "checks": checks.run,
     "retrieval": retrieval.run,
+    "tls": tls.run,
     "storm": storm.run,
 }
 

@@ -2,6 +2,7 @@
 
 import http.client
 import multiprocessing
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -14,18 +15,21 @@ INSTANCES_A_REQUEST = 50
 
 @dataclass(frozen=True)
 class Target:
-    """A DICOMweb server: where it listens and what to say to be let in."""
+    """A DICOMweb server: where it listens, what to say to be let in, and whom to believe over TLS (None: no TLS)."""
 
     name: str
     port: int
     base: str
     token: str = ""
+    tls: ssl.SSLContext | None = None
 
     def headers(self, **more: str) -> dict[str, str]:
         told = {name.replace("_", "-"): value for name, value in more.items()}
         return {**({"Authorization": f"Bearer {self.token}"} if self.token else {}), **told}
 
     def connect(self) -> http.client.HTTPConnection:
+        if self.tls is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=300, context=self.tls)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
 
 

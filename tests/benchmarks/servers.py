@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks.client import Target, get
@@ -34,7 +35,7 @@ def ours(folder: Path, *settings: str) -> Iterator[Target]:
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen([*command, "serve", "--port", str(port), *store, *options], stdout=log, stderr=log)
     try:
-        _wait(port, "/health/ready")
+        wait(Target("probe", port, ""), "/health/ready")
         add = [*command, "subscriber", "add", "bench", "--register-images", "--receive-images", *store]
         subprocess.run(add, check=True, stdout=subprocess.DEVNULL)
         token = subprocess.run([*command, "token", "bench", *store], check=True, capture_output=True, text=True).stdout
@@ -61,7 +62,7 @@ def orthanc(folder: Path, *, transcode: bool) -> Iterator[Target]:
     with (folder / "orthanc.log").open("wb") as log:
         server = subprocess.Popen([orthanc_program(), str(path)], stdout=log, stderr=log)
     try:
-        _wait(port, "/system")
+        wait(Target("probe", port, ""), "/system")
         yield Target("Orthanc" + (" with JPEG 2000" if transcode else ""), port, "/dicom-web")
     finally:
         server.terminate()
@@ -73,8 +74,9 @@ def orthanc_program() -> str:
     return shutil.which("Orthanc") or next((p for p in ("/usr/sbin/Orthanc",) if os.access(p, os.X_OK)), "")
 
 
-def _wait(port: int, path: str) -> None:
-    probe = Target("probe", port, "")
+def wait(target: Target, path: str) -> None:
+    """Wait until a server answers a path, counted from its root."""
+    probe = replace(target, base="", token="")
     deadline = time.monotonic() + START_WITHIN_S
     while True:
         try:
