@@ -122,11 +122,9 @@ class Cleaned:
     def documents(self, sop_uids: Sequence[str]) -> Iterator[bytes]:
         """Yield the cleaned DICOM JSON of instances in the order asked."""
         originals = [sop for _, sop in self._originals(sop_uids)]
-        found = zip(sop_uids, self._archive.each(originals), self._archive.documents(originals), strict=True)
-        for uid, original, document in found:
-            with hidden(uid):
-                cleaned = self._described(self._plan(original, document), document)
-            yield cleaned
+        with hidden(self._study_uid):
+            for original, document in self._both(originals):
+                yield self._described(self._plan(original, document), document)
 
     def metadata(
         self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
@@ -218,9 +216,7 @@ class Cleaned:
     def _judged(self, found: Contents) -> Sorted:
         kept: list[tuple[str, str]] = []
         samples: dict[object, str] = {}
-        uids = found.sop_uids
-        rows = zip(found.members, self._archive.each(uids), self._archive.documents(uids), strict=True)
-        for member, original, document in rows:
+        for member, (original, document) in zip(found.members, self._both(found.sop_uids), strict=True):
             with suppress(AppError):
                 frames = self._way(original, document).frames
                 kept.append(member)
@@ -228,10 +224,14 @@ class Cleaned:
         return Sorted(tuple(kept), tuple(samples.values()), len(found.members) - len(kept))
 
     def _planned(self, originals: Sequence[str]) -> Iterator[Instance]:
-        found = zip(self._archive.each(originals), self._archive.documents(originals), strict=True)
-        for original, document in found:
-            self._plan(original, document)
-            yield self._renamed(self._aliases.replaced(original.sop_uid))
+        with hidden(self._study_uid):
+            for original, document in self._both(originals):
+                self._plan(original, document)
+                yield self._renamed(self._aliases.replaced(original.sop_uid))
+
+    def _both(self, originals: Sequence[str]) -> Iterator[tuple[Instance, bytes]]:
+        """Yield instances by name with their DICOM JSON."""
+        return zip(self._archive.each(originals), self._archive.documents(originals), strict=True)
 
     def _plan(self, original: Instance, document: bytes) -> _Plan:
         """Return how an instance is cleaned, and remember it. Raises FORBIDDEN where that cannot be."""

@@ -135,8 +135,9 @@ class View:
         What a study is called is written down before it is told. Raises INVALID for what may not be searched for.
         """
         study = self.study(study_uid, Act.SEARCH) if study_uid else None
-        if study:
-            self._studies.refresh(study)
+        if study and study_uid:
+            with hidden(study_uid):
+                self._studies.refresh(study)
         else:
             self._studies.catch_up()
         matching = self._matching(asked)

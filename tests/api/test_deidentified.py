@@ -15,7 +15,9 @@ from fhir_server.access.contracts import Limits, Right
 from fhir_server.access.grants import Grant
 from fhir_server.access.scopes import Scopes
 from fhir_server.deidentified import secret_name
+from fhir_server.store.filters import Act
 from imaging.deidentify import Options, deidentify
+from imaging.errors import AppError, Category
 from tests.support.deidentified import BASE, SCANNED, Recipient, named_in, secrets_of, told, value
 from tests.support.dicomweb import (
     EXPLICIT_LE,
@@ -303,6 +305,23 @@ def test_what_comes_later_is_found_as_well(here: Site) -> None:
     assert len(every) == 3
     assert {recipient.get("/studies/{}/series/{}/instances/{}".format(*each)).status_code for each in every} == {200}
     assert {recipient.get("/studies/{}/series/{}".format(*each)).status_code for each in every} == {200}
+
+
+def test_what_goes_away_meanwhile_is_named_by_no_original_uid(here: Site) -> None:
+    recipient = Recipient(here, "late")
+    assert here.store(ct(1, study="1.2.10"), ct(2, study="1.2.10")).status_code == 200
+    recipient.found("/studies")
+    principal = here.server.principals.authenticate(recipient.headers["Authorization"].removeprefix("Bearer "))
+    images, _ = here.server.deidentified.view(principal, Act.READ).images(recipient.alias("1.2.10"))
+    contents = images.contents(recipient.alias("1.2.10"))
+    begun = images.each(contents.sop_uids)
+    here.server.archive.delete("1.2.10", "1.2.10.1", "1.2.10.1.2")
+
+    for given in (begun, images.documents(contents.sop_uids)):
+        with pytest.raises(AppError) as gone:
+            list(given)
+        assert gone.value.category is Category.NOT_FOUND
+        assert gone.value.where in (recipient.alias("1.2.10"), contents.sop_uids[1])
 
 
 def test_every_retrieval_is_on_record_by_the_original_study(here: Site) -> None:
