@@ -12,11 +12,13 @@ from uuid import uuid4
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_charset_files, get_testdata_file
+from pydicom.encaps import generate_frames
 
 from fhir_server.access.contracts import Right
 from fhir_server.work.maintenance import Maintenance
 from imaging.correctable import CORRECTABLE, Level
 from imaging.errors import AppError
+from tests.support.dicomweb import files_of, parts_of
 from tests.support.doors import Caller, Doors, dicom, new_study, opened
 
 Json = dict[str, Any]
@@ -308,9 +310,13 @@ def test_without_names_the_right_patient_id_makes_the_pseudonym(doors, both):
 
     assert len(values("00100020")) == before - 1
     accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+    raw = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
     for uid in values("0020000D"):
-        body = recipient.get(f"/dicom-web/deidentified/studies/{uid}", headers={"Accept": accept}).data
-        assert not [name for name in (b"Aliased", b"alias-1", b"alias-2") if name in body]
+        answer = recipient.get(f"/dicom-web/deidentified/studies/{uid}", headers={"Accept": accept})
+        assert not [name for name in (b"Aliased", b"alias-1", b"alias-2") if name in answer.data]
+        frames = parts_of(recipient.get(f"/dicom-web/deidentified/studies/{uid}/pixeldata", headers={"Accept": raw}))
+        files = [next(generate_frames(each.PixelData, number_of_frames=1)) for each in files_of(answer)]
+        assert [each.rstrip(b"\0") for each in files] == [body.rstrip(b"\0") for _, body in frames]
 
 
 # ---- what comes later
