@@ -12,7 +12,7 @@ the database, or not looked at to its end since.
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pymongo import ASCENDING, UpdateOne
@@ -24,6 +24,7 @@ from fhir_server.store.chain import FIELD
 from fhir_server.store.failures import translated
 
 MARGIN = timedelta(minutes=10)  # between a head of a chain and entries behind it; a head is written every second
+NOTED_EVERY = timedelta(minutes=1)
 COUNTED = 1_000_000  # entries that wait, at most
 
 
@@ -63,6 +64,7 @@ class Trail:
         self._entries = database.get_collection("resources", read_concern=majority)
         self._chains = database.get_collection("chains", read_concern=majority)
         self._kept = database.get_collection("forwarding", write_concern=WriteConcern("majority", j=True))
+        self._looked = datetime.min.replace(tzinfo=UTC)
         self._is_new = True  # chains of older versions have no time: they are looked at once
 
     def next(self, most: int) -> list[Entry]:
@@ -71,9 +73,9 @@ class Trail:
             now = self._database.command("hello")["localTime"]
             places = self._places(self._all() if self._is_new else self._young())
             found = [entries for chain, number in places.items() if (entries := self._behind(chain, number, most))]
-            if not found:
+            if not found and (self._is_new or now - self._looked > NOTED_EVERY):
                 self._kept.update_one({"_id": "looked"}, {"$set": {"at": now}}, upsert=True)
-                self._is_new = False
+                self._is_new, self._looked = False, now
         # Of a chain that has more, entries up to its last one here: what others have after that comes later.
         end = min((each[-1].recorded for each in found if len(each) == most), default=None)
         merged = heapq.merge(*found, key=lambda entry: entry.recorded)

@@ -1,4 +1,4 @@
-"""A whole server that speaks HTTPS itself, spoken to by requests, httpx, curl and websocket-client."""
+"""A whole server that speaks HTTPS itself and forwards its record: with requests, httpx, curl, websocket-client."""
 
 import io
 import json
@@ -25,6 +25,7 @@ from tests.support.dicomweb import BOUNDARY, ct, related
 from tests.support.engine import settings
 from tests.support.serving import Served, fhir_imaging, serving, wait_for
 from tests.support.subscribing import STATUS_CHANGED, ending, events, said, to_topic
+from tests.support.syslog import SCHEMA, Collector, collecting
 from tests.support.workitems import new_item
 
 STUDY, SLICES, SIDE = "1.2.443", 40, 512
@@ -64,8 +65,16 @@ def files(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path, files: Path) -> Iterator[Served]:
+def repository(files: Path) -> Iterator[Collector]:
+    """The Audit Record Repository."""
+    with collecting(files) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path, files: Path, repository: Collector) -> Iterator[Served]:
     given = {
+        "audit.repository": f"tls://localhost:{repository.port}", "audit.ca_bundle": files / "ca.pem",
         "web.tls_certificate": files / "certificate.pem", "web.tls_key": files / "key.pem", "web.workers": 1,
         "web.threads": 2, "work.task_workers": 0, "access.cache_s": 0,
     }  # fmt: skip
@@ -195,6 +204,23 @@ def test_more_sockets_than_threads_are_open_at_a_time(client: Client) -> None:
         line.send("bind nothing-that-is-there")
         assert json.loads(line.recv())["resourceType"] == "OperationOutcome"
         line.close()
+
+
+def test_the_audit_record_is_forwarded_and_that_is_told(served: Served, client: Client, repository: Collector) -> None:
+    client.get(f"{client.base}/fhir/Patient?family=Doe")
+    here = ("--data-dir", served.data_dir, "--set", f"audit.repository=tls://localhost:{repository.port}")
+
+    def told() -> list[str]:
+        events = [each.xml.find("EventIdentification") for each in repository.came]
+        return [code.get("csd-code") for event in events for code in event.findall("EventTypeCode")]
+
+    assert wait_for(lambda: {"110120", "search-type"} <= set(told()))  # Application Start, and what was searched for
+    assert all(SCHEMA.validate(each.xml) for each in repository.came)
+    assert not any(b"Doe" in each.body for each in repository.came)
+    status = fhir_imaging("audit", "status", *here)
+    assert status.returncode == 0
+    assert f"repository    tls://localhost:{repository.port}\n" in status.stdout
+    assert "last arrived  20" in status.stdout
 
 
 def test_a_certificate_that_cannot_be_used_is_refused_in_one_line(served: Served, files: Path) -> None:
