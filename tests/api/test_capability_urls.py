@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from fhir_server.access import capability_urls
 from fhir_server.access.contracts import Limits, Right
 from fhir_server.access.grants import Grant, Role
 from fhir_server.access.scopes import Scopes
@@ -101,6 +102,33 @@ def test_a_search_that_includes_endpoints_gives_one_for_each_study(scene):
         assert re.fullmatch(rf"{BASE_URL}/dicom-web/capability/fic_[\w-]{{43}}", each["address"])
         assert not findings(each, "Endpoint")
     assert len({each["address"] for each in found.values()}) == 2
+
+
+def test_an_answer_that_has_some_is_kept_by_nobody(scene):
+    answer = scene.caller("patient/ImagingStudy.rs", "anna").get(INCLUDING)
+
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_token_has_so_many_at_a_time_and_no_more(scene, monkeypatch):
+    monkeypatch.setattr(capability_urls, "MOST", 3)
+    caller = scene.caller("patient/ImagingStudy.rs", "anna")
+    answers = [caller.get(INCLUDING) for _ in range(2)]  # two studies each
+
+    scene.doors.clock.forward(seconds=LIFE_S)
+    later = scene.caller("patient/ImagingStudy.rs", "anna").get(INCLUDING)
+
+    assert [each.status_code for each in (*answers, later)] == [200, 503, 200]
+    assert "capability URLs" in answers[1].json["issue"][0]["diagnostics"]
+
+
+def test_a_subscriber_may_come_with_a_token_of_an_operators_command(scene):
+    caller = Caller(scene.doors.flask, scene.doors.server.principals.mint("apps"), scene.doors.clock)
+
+    url = scene.urls(caller)["other"]
+
+    assert not refused(scene, url, "other")
+    assert scene.doors.stranger.get(f"{url}/studies/{scene.studies['ct']}/metadata").status_code == 404
 
 
 def test_nobody_is_given_one_without_the_right(scene):
