@@ -174,7 +174,8 @@ def _dataset(received: Received, *, is_native: bool) -> Dataset:
         # Through the archive's own encoding, which gives subsampled and planar colour one form.
         encoded = encode(received)
         data, layout, frames = b"".join(encoded.parts), encoded.layout, encoded.frames
-        received = read(b"".join(convert(data, layout, frames, EXPLICIT_VR_LITTLE_ENDIAN)))
+        is_ours = not encoded.kept_reason
+        received = read(b"".join(convert(data, layout, frames, EXPLICIT_VR_LITTLE_ENDIAN, trusted=is_ours)))
     elif not is_encapsulated and received.transfer_syntax_uid != EXPLICIT_VR_LITTLE_ENDIAN:
         received = read(b"".join(convert(received.data, received.pixels, None, EXPLICIT_VR_LITTLE_ENDIAN)))
     ds, element = received.ds, received.pixel_element

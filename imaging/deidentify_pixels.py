@@ -112,7 +112,7 @@ def only_used_bits(frame: Pixels, mask: int) -> Pixels:
 
 def without_comments(ds: Dataset) -> None:
     """Remove comments and application data from the codestreams of encapsulated pixel data, in place."""
-    count = int(ds.get("NumberOfFrames", 1) or 1)
+    count = _number_of_frames(ds)
     frames = list(generate_frames(ds.PixelData, number_of_frames=count))
     stripped = [strip_comments(frame) for frame in frames]
     if any(len(one) != len(other) for one, other in zip(frames, stripped, strict=True)):
@@ -150,6 +150,14 @@ def _is_jpeg_comment(marker: int, data: bytes) -> bool:
     return 0xE0 <= marker <= 0xEF and not (marker in _JPEG_APPLICATION and data.startswith(_JPEG_APPLICATION[marker]))
 
 
+def _number_of_frames(ds: Dataset) -> int:
+    """Return how many frames there are; one, where that cannot be read, as when the file comes in."""
+    try:
+        return int(ds.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        return 1
+
+
 def _frames(text: str) -> Iterator[int]:
     for part in text.split(",") if text else ():
         first, dash, last = part.partition("-")
@@ -165,7 +173,7 @@ def _native_frames(ds: Dataset) -> NDArray[Any]:
     if allocated not in (8, 16, 32) or "PixelData" not in ds or str(ds.PhotometricInterpretation).endswith("_422"):
         message = f"rectangles are not burned into pixels of {allocated} bits, {ds.get('PhotometricInterpretation')}"
         raise AppError(Category.UNSUPPORTED, message, where="rectangle")
-    count, rows, columns = int(ds.get("NumberOfFrames", 1) or 1), int(ds.Rows), int(ds.Columns)
+    count, rows, columns = _number_of_frames(ds), int(ds.Rows), int(ds.Columns)
     words = np.frombuffer(ds.PixelData, f"<u{allocated // _BITS_IN_BYTE}")
     if len(words) < count * rows * columns * samples:
         raise AppError(Category.INVALID, "the pixel data is too short for its frames", where="(7FE0,0010)")
