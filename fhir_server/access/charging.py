@@ -22,7 +22,7 @@ MOST_REMEMBERED = 10_000  # decisions
 # As which rights resources may be read, in the order in which they are looked for.
 READING = (
     Right.RECEIVE_IMAGES, Right.RECEIVE_BY_URL, Right.RECEIVE_DEIDENTIFIED, Right.ORDER_PROCESSING,
-    Right.ORDER_HARD_COPY, Right.PROCESS_IMAGES, Right.DEFINE, Right.AUDIT, Right.REGISTER_IMAGES,
+    Right.ORDER_HARD_COPY, Right.SERVE_PRINTERS, Right.PROCESS_IMAGES, Right.DEFINE, Right.AUDIT, Right.REGISTER_IMAGES,
 )  # fmt: skip
 
 

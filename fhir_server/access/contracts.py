@@ -34,6 +34,7 @@ class Right(StrEnum):
     RECEIVE_DEIDENTIFIED = "receive-deidentified"
     ORDER_PROCESSING = "order-processing"
     ORDER_HARD_COPY = "order-hard-copy"
+    SERVE_PRINTERS = "serve-printers"
     DEFINE = "define"
     PROCESS_IMAGES = "process-images"
     AUDIT = "audit"
@@ -83,7 +84,8 @@ TERMS = {
     Right.RECEIVE_BY_URL: "Be given addresses that open images without a token, for a short while, with searches",
     Right.RECEIVE_DEIDENTIFIED: "Search and retrieve images of this server de-identified by DICOM PS3.15 annex E",
     Right.ORDER_PROCESSING: "Order processing of images that the subscriber may read or has registered",
-    Right.ORDER_HARD_COPY: "Order hard copies of images that the subscriber may read or has registered, or print them",
+    Right.ORDER_HARD_COPY: "Order hard copies of images that the subscriber may read or has registered",
+    Right.SERVE_PRINTERS: "Print the orders of others for the subscriber's printers, and receive the images of those",
     Right.DEFINE: "Define profiles, search parameters and terminology for all subscribers of this server",
     Right.PROCESS_IMAGES: "Do orders of others that are open to any device of a kind that the subscriber has",
     Right.AUDIT: "Read the audit record of this server",

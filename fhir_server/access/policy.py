@@ -2,6 +2,8 @@
 
 Pure. `register-images` writes and reads nothing; `receive-images` reads, and writes its own Subscriptions;
 `receive-deidentified` reads no resource at all, and is asked through `behind_pseudonyms` only;
+`serve-printers` reads and changes hard-copy Tasks that are addressed to it and its own Devices, and gets their images
+through those Tasks alone (`web.print_orders`);
 `order-processing` and `order-hard-copy` write Tasks, and read their own, what came of them (Provenance), their own
 Endpoints and what can be ordered; the first also writes processing rules; `process-images` writes Tasks and may claim
 open ones; `define` reads and writes what tells everybody here how to work; `audit` reads the audit record and what
@@ -21,11 +23,13 @@ from fhir_server.access.grants import Grant
 from fhir_server.access.principals import Principal
 from fhir_server.access.scopes import ANY, Context, Permission, ResourceScope, Scopes
 from fhir_server.hardcopy.devices import PRINTER_SYSTEM
+from fhir_server.hardcopy.orders import CODE as HARD_COPY
 from fhir_server.model.criteria import Clause, Missing, Reference, Token
 from fhir_server.model.dates import LATEST
 from fhir_server.model.query import Query
 from fhir_server.model.resources import RESOURCES, Domain
 from fhir_server.model.rule import OWNER
+from fhir_server.model.task import CODES
 from fhir_server.projection import imaging_study_id
 from fhir_server.store.filters import ALLOW, DENY, Access, Act, Restriction, Rule, both, either
 from fhir_server.store.index import ON_BEHALF_OF, SECURITY_CONTEXT
@@ -279,9 +283,9 @@ def _rule(resource_type: str, agreement: _Agreed) -> Rule:
         writers |= ORDERING | {Right.PROCESS_IMAGES}  # what a Task may become, and by whom, is told by `ownership`
     write = {act: either(*(agreement.extent(resource_type, act, each) for each in writers & rights)) for act in WRITING}
     if resource_type == "Device" and Right.ORDER_HARD_COPY in rights:
-        # A printer's agent says how its printer is.
-        own: Access = (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
-        write[Act.UPDATE] = either(write[Act.UPDATE], own)
+        write[Act.UPDATE] = either(write[Act.UPDATE], _own_devices(subscriber))
+    # A printer's agent says how its printer is, and what became of orders.
+    write[Act.UPDATE] = either(write[Act.UPDATE], _to_serve(resource_type, agreement))
     if resource_type == "PlanDefinition" and Right.ORDER_PROCESSING in rights:
         # That what is written is a rule is told by `ownership`.
         write = {act: either(write[act], ALLOW if act is Act.CREATE else _own(subscriber)) for act in WRITING}
@@ -306,6 +310,7 @@ def _read(resource_type: str, agreement: _Agreed) -> Access:
     if RESOURCES[resource_type].domain is Domain.DEFINITION and Right.DEFINE in rights:
         return ALLOW
     to_order = _read_to_order(resource_type, rights, subscriber) if rights & ORDERING else DENY
+    to_order = either(to_order, _to_serve(resource_type, agreement))
     if Right.RECEIVE_IMAGES not in rights or resource_type == "AuditEvent":
         return to_order
     if resource_type == "Subscription":
@@ -318,6 +323,22 @@ def _read(resource_type: str, agreement: _Agreed) -> Access:
     if resource_type == "Task" and Right.PROCESS_IMAGES in rights:
         received = either(received, agreement.extent(resource_type, Act.READ, Right.PROCESS_IMAGES))
     return either(received, to_order)
+
+
+def _to_serve(resource_type: str, agreement: _Agreed) -> Access:
+    """Return what who serves printers reads and changes: orders that are addressed to it, and its own Devices."""
+    if Right.SERVE_PRINTERS not in agreement.rights:
+        return DENY
+    mine = (Reference((agreement.subscriber, *agreement.devices)),)
+    orders: Access = (
+        Clause("owner", "reference", "", mine),
+        Clause("code", "token", "", (Token(CODES, HARD_COPY),)),
+    )
+    return {"Task": orders, "Device": _own_devices(agreement.subscriber)}.get(resource_type, DENY)
+
+
+def _own_devices(subscriber: str) -> Access:
+    return (Clause("organization", "reference", "", (Reference((subscriber,)),)),)
 
 
 def _read_to_order(resource_type: str, rights: frozenset[Right], subscriber: str) -> Access:

@@ -49,7 +49,7 @@ class Principal:
     rights       that contracts in force give the subscriber, as far as the role of the user goes
     grant        what the token was given for; None for one of the operator's commands: the contracts alone limit it
     limited      how far rights go that do not go everywhere, in a settled order
-    devices      "Device/..." of the subscriber, which may do Tasks; told only where rights are limited
+    devices      "Device/..." of the subscriber, which may do Tasks; told where rights are limited or printers served
     keeps        with what options images are de-identified for the subscriber: those that all of its terms give, so
                  that one recipient has one form of each image
     token        with which the principal came, "" where it works later or by other means; `expires` is when it ends
@@ -386,7 +386,7 @@ class Principals:
         rights = frozenset(term.right for term in terms)
         everywhere = {term.right for term in terms if term.limits == UNLIMITED}
         limited = sorted((term for term in terms if term.right not in everywhere), key=repr)
-        devices = self._devices(subscriber) if limited else ()
+        devices = self._devices(subscriber) if limited or Right.SERVE_PRINTERS in rights else ()
         kept = [term.keeps for term in terms if term.right is Right.RECEIVE_DEIDENTIFIED]
         keeps = frozenset.intersection(*kept) if kept else frozenset[str]()
         principal = Principal(

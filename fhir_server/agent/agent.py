@@ -163,7 +163,7 @@ class Agent:
         self._beaten[held.id] = time.monotonic()
         self._base = self._base or self._server.base()
         try:
-            images = held.images(self._server)
+            images = held.images(self._server.images_of(held.id))
             chosen = Chosen(images, order_of(task), reach=lambda found: None)
             images.fetch(chosen.instances())
         except AppError as error:

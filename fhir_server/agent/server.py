@@ -5,7 +5,7 @@ over, is CONFLICT; while it does not answer, BUSY.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -85,11 +85,56 @@ class ImagingServer:
             self._call("PUT", self.device, told, {"If-Match": match})
         return True
 
-    # ---- images: a `Source`
+    # ---- images
+
+    def images_of(self, identifier: str) -> "ImagesOfOrder":
+        """Return the images of a Task that was claimed."""
+        return ImagesOfOrder(lambda: self.remote(f"dicom-web/print-orders/{quote(identifier)}"), self._limits)
+
+    # ---- inside
+
+    @contextmanager
+    def remote(self, door: str) -> Iterator[Remote]:
+        """Connect to one of the server's doors."""
+        authorization = f"Bearer {self._token()}"
+        with Remote(f"{self._address}/{door}", self._rules, name="server", authorization=authorization) as remote:
+            yield remote
+
+    def _call(self, method: str, path: str, body: Json | None = None, headers: Mapping[str, str] | None = None) -> Json:
+        told = {"Accept": FHIR_JSON, **(headers or {}), **({"Content-Type": FHIR_JSON} if body else {})}
+        with self.remote("fhir") as remote:
+            content = json.dumps(body) if body else None
+            answer = remote.exchange(method, f"/{path}", headers=told, body=content, most_bytes=MOST_ANSWER_BYTES)
+        if answer.status in _GONE:
+            message = f"the server has another version of this, or none (HTTP {answer.status})"
+            raise AppError(Category.CONFLICT, message, where=path.partition("?")[0])
+        require_good(answer.status, "server")
+        try:
+            found: Json = json.loads(answer.body)
+        except AppError:
+            raise AppError(Category.BUSY, "the answer is not one of FHIR", where="server") from None
+        return found
+
+
+class ImagesOfOrder:
+    """The images of one order as the server gives them: a `Source`."""
+
+    def __init__(self, remote: Callable[[], AbstractContextManager[Remote]], limits: MultipartLimits) -> None:
+        self._opened, self._limits = remote, limits
+
+    @contextmanager
+    def _remote(self) -> Iterator[Remote]:
+        try:
+            with self._opened() as remote:
+                yield remote
+        except AppError as error:
+            if error.category is Category.CONFLICT:  # the claim has lapsed meanwhile; it is made anew
+                raise AppError(Category.BUSY, "the order has to be claimed anew", where="server") from error
+            raise
 
     def find(self, kind: str, uid: str) -> list[Filed]:
         """Return the instances of a study, series or instance in reading order."""
-        with self._remote("dicom-web") as remote:
+        with self._remote() as remote:
             path, params = f"/studies/{uid}/instances", []
             if kind == "series":
                 study = _first(
@@ -109,34 +154,11 @@ class ImagingServer:
     def fetch(self, filed: Filed, to: Path) -> None:
         """Write the file of an instance as the server keeps it, compressed."""
         path = f"/studies/{filed.study_uid}/series/{filed.series_uid}/instances/{filed.sop_uid}"
-        with self._remote("dicom-web") as remote, to.open("wb") as file:
+        with self._remote() as remote, to.open("wb") as file:
             for part in dicomweb.retrieve(remote, path, self._limits, within_s=FILE_WITHIN_S):
                 file.write(part)
                 return
         raise AppError(Category.NOT_FOUND, "the server sent no file", where=filed.sop_uid)
-
-    # ---- inside
-
-    @contextmanager
-    def _remote(self, door: str) -> Iterator[Remote]:
-        authorization = f"Bearer {self._token()}"
-        with Remote(f"{self._address}/{door}", self._rules, name="server", authorization=authorization) as remote:
-            yield remote
-
-    def _call(self, method: str, path: str, body: Json | None = None, headers: Mapping[str, str] | None = None) -> Json:
-        told = {"Accept": FHIR_JSON, **(headers or {}), **({"Content-Type": FHIR_JSON} if body else {})}
-        with self._remote("fhir") as remote:
-            content = json.dumps(body) if body else None
-            answer = remote.exchange(method, f"/{path}", headers=told, body=content, most_bytes=MOST_ANSWER_BYTES)
-        if answer.status in _GONE:
-            message = f"the server has another version of this, or none (HTTP {answer.status})"
-            raise AppError(Category.CONFLICT, message, where=path.partition("?")[0])
-        require_good(answer.status, "server")
-        try:
-            found: Json = json.loads(answer.body)
-        except AppError:
-            raise AppError(Category.BUSY, "the answer is not one of FHIR", where="server") from None
-        return found
 
 
 def _first(found: Iterator[dict[str, Any]], tag: str, uid: str) -> str:

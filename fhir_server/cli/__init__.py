@@ -280,6 +280,7 @@ def subscriber() -> None:
 @click.option("--receive-deidentified", is_flag=True, help="May search and retrieve images without names, only.")
 @click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
 @click.option("--order-hard-copy", is_flag=True, help="May order hard copies of images it may read or registered.")
+@click.option("--serve-printers", is_flag=True, help="Its print agents may print orders for its printers.")
 @click.option("--define", is_flag=True, help="May define profiles, search parameters and terminology for everybody.")
 @click.option("--process-images", is_flag=True, help="May claim orders that are open to any device of a kind.")
 @click.option("--audit", is_flag=True, help="May read the audit record.")

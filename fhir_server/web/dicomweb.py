@@ -8,6 +8,7 @@ the repository that is opened for whoever asks. Source: PS3.18 sections 9 to 11.
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
+from typing import Protocol
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
@@ -18,6 +19,7 @@ from fhir_server.web import (
     capabilities,
     capability_urls,
     event_channel,
+    print_orders,
     qido,
     rendered,
     stow,
@@ -106,10 +108,21 @@ class UidConverter(BaseConverter):
     regex = r"[0-9.]{1,64}"
 
 
-def blueprints(server: capability_urls.Server) -> tuple[Blueprint, Blueprint]:
-    """Return the routes of this door, and those below capability URLs; errors, tokens and logs are `web.http`'s."""
+class Server(capability_urls.Server, print_orders.Server, Protocol):
+    """What these doors need of the server."""
+
+
+def blueprints(server: Server) -> tuple[Blueprint, ...]:
+    """Return the routes of this door, those below capability URLs, and those below print orders.
+
+    Errors, tokens and logs are `web.http`'s.
+    """
     door = Door(server, server.dicomweb_url)
-    return _blueprint(door), capability_urls.blueprint(server, door, PREFIX, READING)
+    return (
+        _blueprint(door),
+        capability_urls.blueprint(server, door, PREFIX, READING),
+        print_orders.blueprint(server, door, PREFIX, _search),
+    )
 
 
 def _blueprint(door: Door) -> Blueprint:

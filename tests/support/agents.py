@@ -67,18 +67,19 @@ class Site:
 
 
 def site(served: Served, folder: Path) -> Site:
-    """Register the subscriber `clinic`, whose agent serves the printer `ward`."""
+    """Register `clinic`, which orders, and `ward-site`, whose agent may serve the printer `ward` and no more."""
     where = ("--data-dir", served.data_dir)
-    rights = ("--order-hard-copy", "--register-images", "--receive-images")
+    rights = ("--order-hard-copy", "--register-images", "--receive-images", "--sees", "all")
     for command in (
         ("subscriber", "add", "clinic", *rights, *where),
-        ("printer", "add", "ward", "agent", "--agent", "clinic", "--title", "Ward 3", *where),
+        ("subscriber", "add", "ward-site", "--serve-printers", *where),
+        ("printer", "add", "ward", "agent", "--agent", "ward-site", "--title", "Ward 3", *where),
     ):
         done = fhir_imaging(*command)
         assert done.returncode == 0, done.stderr
     token = fhir_imaging("token", "clinic", *where).stdout.strip()
     folder.mkdir(exist_ok=True)
-    (folder.parent / "token").write_text(token)
+    (folder.parent / "token").write_text(fhir_imaging("token", "ward-site", *where).stdout.strip())
     return Site(served, token, folder)
 
 
