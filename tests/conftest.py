@@ -10,7 +10,18 @@ import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from fhir_server.access import passwords
 from tests.support.engine import folder_in_memory, running_engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def password_cost() -> Iterator[dict[str, int]]:
+    """Give what a hash of a password costs; within the tests it costs as little as can be."""
+    given = dict(passwords.COST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(passwords.COST, "memory_cost", 64)
+        patch.setitem(passwords.COST, "time_cost", 1)
+        yield given
 
 
 @pytest.fixture(scope="session")

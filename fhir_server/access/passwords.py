@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SHORTEST, LONGEST = 12, 256  # characters; NIST SP 800-63B 5.1.1.2 asks for at least 8
+# 64 MiB (in KiB), 3 passes: the second recommendation of RFC 9106, but one lane instead of four. A hash is as hard to guess,
+# and takes one processor from others while it is made.
+COST = {"memory_cost": 64 * 1024, "time_cost": 3, "parallelism": 1}
 AT_ONCE = 1  # hashes in a process, each of which takes 64 MiB
 PATIENCE_S = 5.0
 NICE = 5  # of the thread that hashes: it gets a third of what another thread gets where all want the processors
@@ -43,9 +46,8 @@ class Passwords:
     """
 
     def __init__(self, places: int, hasher: Hasher | None = None) -> None:
-        # Argon2id, 64 MiB, 3 passes: the second recommendation of RFC 9106, but in one lane instead of four. A hash is
-        # as hard to guess, and takes one processor from others while it is made.
-        self._hasher = hasher or PasswordHasher(parallelism=1)
+        passes, kibibytes, lanes = (COST[each] for each in ("time_cost", "memory_cost", "parallelism"))
+        self._hasher = hasher or PasswordHasher(passes, kibibytes, lanes)
         self._places = threading.BoundedSemaphore(places)
         self._pool = ThreadPoolExecutor(AT_ONCE, "passwords", initializer=_step_back)
         self._decoy = ""

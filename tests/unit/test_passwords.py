@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 
 import pytest
+from argon2 import PasswordHasher
 
 from fhir_server.access.passwords import NICE, Passwords
 from imaging.errors import AppError, Category
@@ -79,6 +80,12 @@ def test_place_is_free_again_after_each(slow: Slow) -> None:
     with pytest.raises(AppError, match="12 to 256"):
         passwords.hash("short")
     assert passwords.matches("hash of x", "x")
+
+
+def test_hash_costs_what_the_standard_recommends(password_cost: dict[str, int]) -> None:
+    kept = Passwords(places=1, hasher=PasswordHasher(**password_cost)).hash(PASSWORD)
+
+    assert kept.startswith("$argon2id$v=19$m=65536,t=3,p=1$")  # RFC 9106 section 4, the second choice, in one lane
 
 
 def test_password_of_nobody_takes_the_time_of_one_and_is_wrong() -> None:
