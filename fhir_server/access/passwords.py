@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SHORTEST, LONGEST = 12, 256  # characters; NIST SP 800-63B 5.1.1.2 asks for at least 8
-# 64 MiB (in KiB), 3 passes: the second recommendation of RFC 9106, but one lane instead of four. A hash is as hard to guess,
-# and takes one processor from others while it is made.
+# 64 MiB (in KiB), 3 passes: the second recommendation of RFC 9106, but one lane instead of four. A hash is as hard to
+# guess, and takes one processor from others while it is made.
 COST = {"memory_cost": 64 * 1024, "time_cost": 3, "parallelism": 1}
 AT_ONCE = 1  # hashes in a process, each of which takes 64 MiB
 PATIENCE_S = 5.0
