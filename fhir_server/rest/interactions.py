@@ -8,17 +8,16 @@ Source: FHIR R4 http 3.1.0.
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from fhir_server import reindexing
-from fhir_server.access.audit import NOTHING_MORE, Access, Audit, Metered, ordered
+from fhir_server.access.audit import NOTHING_MORE, Access, Metered, ordered
 from fhir_server.access.policy import check_patients, renamed, restriction
 from fhir_server.access.principals import Principal
 from fhir_server.corrections import AttributeCorrections
 from fhir_server.model import json, query
-from fhir_server.model.criteria import ID_FORM, Limits, check_id
+from fhir_server.model.criteria import ID_FORM, check_id
 from fhir_server.model.outcome import Issue, outcome
 from fhir_server.model.patch import patched
 from fhir_server.model.resources import RESOURCES, Interaction, SystemInteraction
@@ -82,28 +81,8 @@ class Backing(subscriptions.Backing, capability_endpoints.Backing, Protocol):
         """Corrects attributes of images."""
 
     @property
-    def audit(self) -> Audit:
-        """The audit record."""
-
-    @property
-    def repository_for(self) -> Callable[[Principal], Repository]:
-        """Opens the repository for a principal."""
-
-    @property
-    def fhir_url(self) -> str:
-        """Base of the FHIR door as clients reach it."""
-
-    @property
-    def own(self) -> Repository:
-        """The server's own repository, unrestricted."""
-
-    @property
     def search_parameters(self) -> SearchParameters:
         """The search parameters in use."""
-
-    @property
-    def search_limits(self) -> Limits:
-        """Bounds on searches."""
 
     @property
     def conforms(self) -> Callable[[Json], None]:
@@ -112,10 +91,6 @@ class Backing(subscriptions.Backing, capability_endpoints.Backing, Protocol):
     @property
     def most_resource_bytes(self) -> int:
         """Largest resource that is taken."""
-
-    @property
-    def clock(self) -> Callable[[], datetime]:
-        """Now, aware UTC."""
 
 
 class Invocation(Protocol):
