@@ -82,6 +82,7 @@ def print_agent(config: Config, name: str, kind: str, address: str, **options: A
     )  # fmt: skip
     chosen = {"ahead": options["ahead"], "poll_s": options["poll"], "beat_s": options["beat"]}
     pace = replace(Pace(), **{field: value for field, value in chosen.items() if value is not None})
+    pace = replace(pace, ask_s=min(pace.ask_s, pace.poll_s))
     state = State(options["state_dir"])
     try:
         click.echo(f"Waiting for orders for {server.device} of {address}. Ctrl-C stops.")

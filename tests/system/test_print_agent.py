@@ -32,6 +32,13 @@ def ready(at: Site) -> bool:
     return "property" in at.device
 
 
+def make_ready(at: Site) -> None:
+    """Have an agent tell what its printer can do, without which nothing can be ordered, unless one did."""
+    if not ready(at):
+        with agent(at):
+            assert wait_for(lambda: ready(at), 30)
+
+
 def over(at: Site, *tasks: str) -> bool:
     return all(at.task(each)["status"] in ("completed", "failed", "cancelled") for each in tasks)
 
@@ -67,8 +74,7 @@ def used_pages(site: Site, subscriber: str) -> int:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_an_agent_that_is_killed_at_any_step_prints_once(shared: Site, step: str) -> None:
-    with agent(shared):
-        assert wait_for(lambda: ready(shared), 30)
+    make_ready(shared)
     study = shared.store()
     plan(shared.folder, f"die {step}")
     task = shared.order(study)
@@ -97,8 +103,7 @@ def test_a_printer_that_fails_at_any_step_is_waited_for(shared: Site, step: str)
 
 def test_what_is_cancelled_before_it_is_printed_is_not_printed(shared: Site) -> None:
     study = shared.store()
-    with agent(shared):
-        assert wait_for(lambda: ready(shared), 30)
+    make_ready(shared)
     task = shared.order(study)
     read = shared.task(task)
     shared.call("PUT", f"/fhir/Task/{task}", read | {"status": "cancelled"})
