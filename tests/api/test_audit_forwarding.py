@@ -321,8 +321,10 @@ def test_a_collector_may_ask_for_a_certificate(doors: Doors, caller: Caller, fil
     ours = identity(tmp_path / "ours", trustme.CA())
     shown = {"audit_tls_certificate": str(ours / "certificate.pem"), "audit_tls_key": str(ours / "key.pem")}
     with collecting(files, clients=ours / "ca.pem") as strict:
-        with pytest.raises(AppError, match="the TLS connection failed"):
-            forwarder(doors, files, strict.port).round(NEVER)
+        for _ in range(20):
+            # Whether the reason is read, or lost by the reset of the connection, is up to chance.
+            with pytest.raises(AppError, match=r"the TLS connection failed|reset by peer|Broken pipe"):
+                forwarder(doors, files, strict.port).round(NEVER)
         assert strict.came == []
 
         forwarder(doors, files, strict.port, **shown).round(NEVER)

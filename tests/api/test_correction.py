@@ -311,12 +311,20 @@ def test_without_names_the_right_patient_id_makes_the_pseudonym(doors, both):
     assert len(values("00100020")) == before - 1
     accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
     raw = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
+    compared = 0
     for uid in values("0020000D"):
         answer = recipient.get(f"/dicom-web/deidentified/studies/{uid}", headers={"Accept": accept})
         assert not [name for name in (b"Aliased", b"alias-1", b"alias-2") if name in answer.data]
+        if answer.status_code == 403:
+            continue  # another test's, which no program can clean
+        whole = [each for each in files_of(answer) if "PixelData" in each]
+        if not whole:
+            continue
+        compared += 1
         frames = parts_of(recipient.get(f"/dicom-web/deidentified/studies/{uid}/pixeldata", headers={"Accept": raw}))
-        files = [next(generate_frames(each.PixelData, number_of_frames=1)) for each in files_of(answer)]
+        files = [next(generate_frames(each.PixelData, number_of_frames=1)) for each in whole]
         assert [each.rstrip(b"\0") for each in files] == [body.rstrip(b"\0") for _, body in frames]
+    assert compared >= 2
 
 
 # ---- what comes later

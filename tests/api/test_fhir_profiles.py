@@ -164,8 +164,10 @@ def test_an_endpoint_that_smart_imaging_access_forbids_is_refused(client, change
 def test_what_images_made_may_be_changed_by_clients_and_conforms(doors: Doors, client):
     uid, files = new_study()
     doors.ingest(*files, name="client")
-    made = client.get("/fhir/ImagingStudy?_include=ImagingStudy:endpoint&identifier=urn:dicom:uid|urn:oid:" + uid).json
-    found, served = (entry["resource"] for entry in made["entry"])
+    # Without _include: this client would be shown a capability URL in place of the Endpoint.
+    (made,) = client.get("/fhir/ImagingStudy?identifier=urn:dicom:uid|urn:oid:" + uid).json["entry"]
+    found = made["resource"]
+    served = client.get(f"/fhir/{found['endpoint'][0]['reference']}").json
 
     changed = client.put(f"/fhir/ImagingStudy/{found['id']}", {**found, "note": [{"text": "seen"}]})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fhir_server.work.collection import plan
@@ -35,6 +35,8 @@ def matches(window: Window, study: Found) -> bool:
     return bool(study.date) and low <= study.date <= (high or "99999999" if dash else low)
 
 
+@example([date(2027, 1, 1), date(2027, 1, 2)], 1, None)
+@example([date(9999, 12, 30), date(9999, 12, 31)], 1, None)
 @given(
     st.lists(DAYS, max_size=60),
     st.integers(1, 10),

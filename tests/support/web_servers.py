@@ -15,6 +15,7 @@ from typing import Any
 from fhir_server import config, logs
 from fhir_server.web.server import WebServer, listen
 
+ROOT = Path(__file__).parents[2]  # where `tests` is found from
 DEFAULTS = {"web.workers": "1", "web.threads": "2", "log.level": "debug"}
 
 
@@ -40,11 +41,11 @@ class Running:
 def web_server(log: Path, **settings: str) -> Iterator[Running]:
     """Run a web server until the block ends; settings are named with `_` for the dot."""
     given = DEFAULTS | {name.replace("_", ".", 1): value for name, value in settings.items()}
-    words = [sys.executable, "-P", "-m", "tests.support.web_servers", *(f"{k}={v}" for k, v in given.items())]
+    words = [sys.executable, "-m", "tests.support.web_servers", *(f"{k}={v}" for k, v in given.items())]
     with listen("127.0.0.1", 0) as listener, log.open("wb") as written:
         port = listener.getsockname()[1]
         fd = listener.fileno()
-        process = subprocess.Popen([*words, f"web.port={port}", str(fd)], pass_fds=(fd,), stderr=written)
+        process = subprocess.Popen([*words, f"web.port={port}", str(fd)], pass_fds=(fd,), stderr=written, cwd=ROOT)
         try:
             yield Running(process, port, log)
         finally:

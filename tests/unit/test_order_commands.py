@@ -49,7 +49,7 @@ def test_an_algorithm_of_another_package_that_fails_is_told(monkeypatch: pytest.
     ("algorithm", "given", "read"),
     [
         ("slab", {"thickness_mm": "20.5", "projection": "mean"}, {"thickness_mm": 20.5, "projection": "mean"}),
-        ("mpr|1", {"plane": "oblique", "row_direction": "1, 0,0", "column_direction": "0,0,-1"},
+        ("mpr|2", {"plane": "oblique", "row_direction": "1, 0,0", "column_direction": "0,0,-1"},
          {"plane": "oblique", "row_direction": [1, 0, 0], "column_direction": [0, 0, -1]}),
         ("median", {"radius": "2"}, {"radius": 2}),
     ],

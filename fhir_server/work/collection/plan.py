@@ -63,9 +63,11 @@ class Window:
         """Return an earlier and a later window that make this one; None when it cannot be cut."""
         low = self.first or min(_OLDEST, self.last or _OLDEST)
         high = self.last or max(today, low)
+        if self.last is None and low > today:  # of clocks that are wrong, nobody knows by how much
+            high = low + min(2 * (low - today), date.max - low)
         if low == high and (self.last or self.first is None or low > today):
             return None
-        middle = low + (high - low) // 2
+        middle = min(low + (high - low) // 2, date.max - timedelta(days=1))
         return Window(self.first, middle), Window(middle + timedelta(days=1), self.last)
 
 
