@@ -16,7 +16,7 @@ from fhir_server.access.contracts import Limits, Right
 from fhir_server.access.emergencies import Emergency, Verdict
 from fhir_server.model.topics import ALARM, TOPICS
 from imaging.errors import AppError, Category
-from tests.support.browser import PASSWORD, Browser, TestApp, answer, forms, quick_passwords, registered
+from tests.support.browser import PASSWORD, Browser, TestApp, answer, forms, registered
 from tests.support.doors import Caller, Doors, new_study, opened
 from tests.support.receivers import receiving
 from tests.support.subscribing import EMERGENCY, LOOPBACK, Work, events, hears, notified, stored, to_topic
@@ -66,7 +66,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(module_db: Database[dict[str, Any]]) -> Iterator[Scene]:
-    with quick_passwords(), opened(module_db, **LOOPBACK) as doors:
+    with opened(module_db, **LOOPBACK) as doors:
         principals = doors.server.principals
         for name in ("ward", "north", "south"):
             principals.add(name, BOTH, is_own=True)

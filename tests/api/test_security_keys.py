@@ -17,7 +17,7 @@ from fhir_server.access.people import MOST_KEYS
 from fhir_server.access.security_keys import SecurityKeys
 from imaging.errors import AppError, Category
 from tests.support.authenticator import PRESENT, Authenticator
-from tests.support.browser import PASSWORD, Browser, quick_passwords
+from tests.support.browser import PASSWORD, Browser
 from tests.support.doors import Doors, opened
 
 ORIGIN = "http://localhost:8000"
@@ -25,10 +25,7 @@ ORIGIN = "http://localhost:8000"
 
 @pytest.fixture(scope="module")
 def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
-    with (
-        quick_passwords(),
-        opened(module_db, web__base_url=ORIGIN, smart__second_factor_roles="operator,auditor") as made,
-    ):
+    with opened(module_db, web__base_url=ORIGIN, smart__second_factor_roles="operator,auditor") as made:
         made.server.principals.add("radiology", [Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES])
         yield made
 
@@ -419,7 +416,7 @@ def test_keys_work_where_browsers_allow_them(base_url: str, is_possible: bool) -
 
 
 def test_where_a_key_has_to_know_its_owner_presence_is_not_enough(db: Database[dict[str, Any]]) -> None:
-    with quick_passwords(), opened(db, web__base_url=ORIGIN, smart__user_verification="required") as doors:
+    with opened(db, web__base_url=ORIGIN, smart__user_verification="required") as doors:
         doors.server.principals.add("radiology", [Right.RECEIVE_IMAGES])
         browser, login = another(doors), person(doors, "ann")
         browser.sign_in(login)

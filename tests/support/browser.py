@@ -1,7 +1,6 @@
 """A browser as far as the pages of the authorization server need one, and apps that are launched in it."""
 
 import base64
-import functools
 import hashlib
 import html
 import json
@@ -9,10 +8,8 @@ import re
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from argon2 import PasswordHasher
 from flask.testing import FlaskClient
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
@@ -23,12 +20,6 @@ from tests.support.doors import BASE_URL, FHIR, Doors
 
 PASSWORD = "correct horse battery"
 CALLBACK = "https://app.example.org/callback"
-
-
-def quick_passwords() -> Any:
-    """Have hashes of passwords cost next to nothing for servers that are made inside of the block."""
-    quick = functools.partial(PasswordHasher, time_cost=1, memory_cost=8)
-    return mock.patch("fhir_server.access.passwords.PasswordHasher", quick)
 
 
 @dataclass
