@@ -29,7 +29,7 @@ serve: $(VENV)/installed
 	@$(BIN)/fhir-imaging serve $(ARGS)
 
 test: $(VENV)/installed-test
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
