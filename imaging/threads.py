@@ -14,15 +14,10 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pool(name: str) -> ThreadPoolExecutor:
-    """Return as many threads as there are processors; whoever asks ends them."""
-    return ThreadPoolExecutor(processors(), name)
-
-
 def each(work: Callable[[A], B], of: Iterable[A]) -> Iterator[B]:
     """Yield what `work` makes of each, in their order; one after the other where there is one processor."""
     if processors() < 2:
         yield from map(work, of)
         return
-    with pool("each") as threads:
+    with ThreadPoolExecutor(processors(), "each") as threads:
         yield from threads.map(work, of)

@@ -6,7 +6,6 @@ never resampled in silence. Source: PS3.3 C.7.6.2 (plane).
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from enum import StrEnum
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from imaging import threads
 from imaging.errors import AppError, Category
 from imaging.frame_values import Padding, Pixels, Slice, slices_of
 from imaging.geometry import (
@@ -100,14 +100,12 @@ def volume_from(datasets: Sequence[Dataset], frames: Sequence[Pixels], *, tilt: 
     return volume_of(datasets, read, tilt=tilt)
 
 
-def volume_of(
-    datasets: Sequence[Dataset], read: Read, *, tilt: Tilt = Tilt.REFUSE, pool: Executor | None = None
-) -> Volume:
+def volume_of(datasets: Sequence[Dataset], read: Read, *, tilt: Tilt = Tilt.REFUSE) -> Volume:
     """Return the volume that the instances of a series make, slices in the order of their normal.
 
     datasets  without pixel data, in any order; single-frame or enhanced multi-frame
     read      from the index of an instance and the number of a frame, from 1, to [row, column] as decoded (container
-              words); called when all else is known to be right, by the threads of `pool` where there is one
+              words); called when all else is known to be right, by as many threads as there are processors
 
     The normal is row direction x column direction (PS3.3 C.7.6.2.1.1). A single slice is a volume as thick as its Slice
     Thickness. Takes 4 bytes for each voxel, and one more where padding is stated. Raises INVALID when slices are
@@ -121,7 +119,7 @@ def volume_of(
     first = slices[0]
     assert first.position_mm is not None  # noqa: S101 - _check_alike has refused it
     assert first.spacing_mm is not None  # noqa: S101
-    array, padding = _filled(slices, read, pool)
+    array, padding = _filled(slices, read)
     thicknesses = {each.thickness_mm for each in slices}
     return Volume(
         array=array,
@@ -136,16 +134,15 @@ def volume_of(
     )
 
 
-def _filled(slices: Sequence[Slice], read: Read, pool: Executor | None) -> tuple[Float32, NDArray[np.bool_] | None]:
+def _filled(slices: Sequence[Slice], read: Read) -> tuple[Float32, NDArray[np.bool_] | None]:
     """Return values and padding [slice, row, column]."""
     array = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
-    each_in_turn = pool.map if pool else map
 
     def fill(place: int) -> Padding | None:
         each = slices[place]
         return each.write(read(each.index, each.number), array[place])
 
-    found = list(each_in_turn(fill, range(len(slices))))
+    found = list(threads.each(fill, range(len(slices))))
     padded = {place: each for place, each in enumerate(found) if each is not None}
     if not padded:
         return array, None
@@ -157,7 +154,7 @@ def _filled(slices: Sequence[Slice], read: Read, pool: Executor | None) -> tuple
         if np.isfinite(darkest):
             np.copyto(array[place], darkest, where=padding[place])
 
-    deque(each_in_turn(darken, padded), maxlen=0)
+    deque(threads.each(darken, padded), maxlen=0)
     return array, padding
 
 

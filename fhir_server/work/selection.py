@@ -183,9 +183,8 @@ class Loaded:
             for ds, instance in zip(self.datasets, self._chosen.instances, strict=True)
             for number in self._numbers(instance)
         ]
-        with threads.pool("order-frames") as pool:
-            found = pool.map(lambda each: self._image(*each), places)
-            return [crop_image(each, region) for each in found]
+        found = threads.each(lambda each: self._image(*each), places)
+        return [crop_image(each, region) for each in found]
 
     def volume(self, region: tuple[int, int, int, int] | None, tilt: Tilt) -> Volume:
         """Return the volume that the chosen frames make."""
@@ -193,8 +192,7 @@ class Loaded:
         def read(index: int, number: int) -> Any:
             return self._archive.pixels(self._chosen.instances[index], number).pixels
 
-        with threads.pool("order-frames") as pool:
-            whole = volume_of(self.datasets, read, tilt=tilt, pool=pool)
+        whole = volume_of(self.datasets, read, tilt=tilt)
         return crop_volume(_of_frames(whole, self._chosen.frames), region)
 
     def _image(self, ds: Dataset, instance: Instance, number: int) -> Image:
