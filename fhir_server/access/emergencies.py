@@ -150,25 +150,21 @@ class Emergencies:
 
     def found(self, identifier: str) -> Emergency:
         """Return one. Raises NOT_FOUND."""
-        found = self._register.find(identifier)
-        if found is None:
-            raise AppError(Category.NOT_FOUND, "there is no emergency access of this id", where="alarm")
-        return found
+        return _known(self._register.find(identifier))
 
     def end(self, identifier: str) -> Emergency:
         """End an access at once, with every token of it. Raises NOT_FOUND."""
         self.found(identifier)
         self._end_family(identifier)
-        ended = self._register.end(identifier, now=self._clock())
-        assert ended is not None  # noqa: S101 -- it was found, and none is ever deleted
+        ended = _known(self._register.end(identifier, now=self._clock()))
         self._audit.record(_by_operator(ended), Access.EMERGENCY_ENDED, resources=[ended.patient])
         return ended
 
     def review_by(self, person: Person, identifier: str, verdict: Verdict, note: str) -> Emergency:
         """Say what a person thinks of an access that concerns the person's subscriber. Raises as `review`."""
-        found = self._register.find(identifier[:LONGEST_WORDS])
-        if found is None or person.organization not in (found.organization, found.owner):
-            raise AppError(Category.NOT_FOUND, "there is no emergency access of this id", where="alarm")
+        found = self.found(identifier[:LONGEST_WORDS])
+        if person.organization not in (found.organization, found.owner):
+            raise _unknown()
         return self._reviewed(found, verdict, person.login, note, by=_recorded(person))
 
     def review(self, identifier: str, verdict: Verdict, *, reviewer: str, note: str) -> Emergency:
@@ -251,6 +247,16 @@ def _query(wanted: Wanted) -> Query:
         raise AppError(Category.INVALID, message, where="patient")
     asked = [("family", escaped(wanted.family.strip())), ("birthdate", wanted.born.strip()), ("_count", "2")]
     return parse("Patient", asked)
+
+
+def _known(found: Emergency | None) -> Emergency:
+    if found is None:
+        raise _unknown()
+    return found
+
+
+def _unknown() -> AppError:
+    return AppError(Category.NOT_FOUND, "there is no emergency access of this id", where="alarm")
 
 
 def _not_one(what: str) -> AppError:

@@ -342,7 +342,8 @@ class Subscriptions:
 
 
 def _at(row: Mapping[str, Any]) -> datetime:
-    return row["unseen"]["at"]  # type: ignore[no-any-return]
+    at: datetime = row["unseen"]["at"]
+    return at
 
 
 def _state(row: Mapping[str, Any]) -> State:
