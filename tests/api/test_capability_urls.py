@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import uuid4
 
 import pytest
 
@@ -64,11 +63,9 @@ def filled(doors: Doors, rights=RIGHTS) -> Given:
 
 
 @pytest.fixture(scope="module")
-def scene(mongo) -> Iterator[Given]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database, access__capability_s=str(LIFE_S), smart__requests_per_minute="20") as doors:
+def scene(module_db) -> Iterator[Given]:
+    with opened(module_db, access__capability_s=str(LIFE_S), smart__requests_per_minute="20") as doors:
         yield filled(doors)
-    mongo.drop_database(database.name)
 
 
 def within(scene: Given, name: str) -> dict[str, str]:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -28,11 +27,9 @@ STORED = "1.2.840.10008.1.2.4.202"
 
 
 @pytest.fixture(scope="module")
-def doors(mongo) -> Iterator[Doors]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as made:
+def doors(module_db) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(database.name)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from uuid import uuid4
 
 import pytest
 
@@ -14,11 +13,9 @@ from tests.support.doors import Caller, Doors, opened
 
 
 @pytest.fixture(scope="module")
-def doors(mongo) -> Iterator[Doors]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as made:
+def doors(module_db) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(database.name)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pydicom.uid import generate_uid
@@ -22,11 +21,9 @@ PAGE = Path(__file__).parents[2] / "docs/howto/reconcile-patients.md"
 
 
 @pytest.fixture(scope="module")
-def doors(mongo) -> Iterator[Doors]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as made:
+def doors(module_db) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(database.name)
 
 
 @pytest.fixture(scope="module")
