@@ -5,7 +5,7 @@ pydicom's own reader checks every value, which takes twenty times as long. Sourc
 """
 
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -28,14 +28,38 @@ def dataset_from_json(text: bytes) -> Dataset:
     return dataset_of(orjson.loads(text))
 
 
+def datasets_from_json(texts: Iterable[bytes]) -> Iterator[Dataset]:
+    """Yield the datasets of the instances of a series, say, in less time: what is alike in them is read once.
+
+    Elements that are alike are the same objects, so that a change of one's value is a change of all; put another in its
+    place instead.
+    """
+    known: dict[str, tuple[Mapping[str, Any], BaseTag, DataElement]] = {}
+    for text in texts:
+        elements: dict[BaseTag, DataElement | RawDataElement] = {}
+        for name, given in orjson.loads(text).items():
+            before = known.get(name)
+            if before is not None and before[0] == given:
+                elements[before[1]] = before[2]
+            elif element := _element(name, given):
+                known[name] = given, element.tag, element
+                elements[element.tag] = element
+        yield Dataset(elements)
+
+
 def dataset_of(model: Mapping[str, Any]) -> Dataset:
     """Return the dataset of a DICOM JSON object that was read already; see `dataset_from_json`."""
-    elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    for name, given in model.items():
-        tag = BaseTag(int(name, 16))
-        if "BulkDataURI" not in given and tag not in PIXEL_KEYWORDS:
-            elements[tag] = DataElement(tag, given["vr"], _value(given), already_converted=True)
+    found = (_element(name, given) for name, given in model.items())
+    elements: dict[BaseTag, DataElement | RawDataElement] = {each.tag: each for each in found if each}
     return Dataset(elements)
+
+
+def _element(name: str, given: Mapping[str, Any]) -> DataElement | None:
+    """Return an element; None for pixels and bulk data."""
+    tag = BaseTag(int(name, 16))
+    if "BulkDataURI" in given or tag in PIXEL_KEYWORDS:
+        return None
+    return DataElement(tag, given["vr"], _value(given), already_converted=True)
 
 
 def _value(given: Mapping[str, Any]) -> Any:

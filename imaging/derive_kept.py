@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Final
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
@@ -67,11 +68,14 @@ def kept(sources: Sequence[Dataset]) -> Dataset:
     first, common = sources[0], Dataset()
     for element in first:
         tag = int(element.tag)
-        if not _is_dropped(tag) and (
-            tag in _OF_THE_FIRST or all(tag in ds and ds[tag] == element for ds in sources[1:])
-        ):
+        if not _is_dropped(tag) and (tag in _OF_THE_FIRST or all(_has(ds, element) for ds in sources[1:])):
             common[tag] = deepcopy(element)
     return common
+
+
+def _has(ds: Dataset, element: DataElement) -> bool:
+    """Say whether a dataset has an equal element; those of a series are often the same objects, which is quick."""
+    return ds.get_item(element.tag) is element or (element.tag in ds and ds[element.tag] == element)
 
 
 def class_of(sources: Sequence[Dataset], *, is_placed: bool, is_pet_unit: bool) -> str:

@@ -5,8 +5,9 @@ never resampled in silence. Source: PS3.3 C.7.6.2 (plane).
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
+from itertools import chain, starmap
 from typing import Any, Final
 
 import numpy as np
@@ -26,12 +27,15 @@ from imaging.geometry import (
     normal_of,
 )
 
-Read = Callable[[int, int], Pixels]  # (index of the instance, frame from 1) -> [row, column], container words
+Read = Callable[[Sequence[tuple[int, int]]], Iterable[Pixels]]
+"""From (index of the instance, frame from 1) of each to [row, column] of each, container words."""
 
 SPACING_TOLERANCE: Final = 0.02
 """Distances between slices may differ from their median by this part of it; scanners round positions to 0.01 mm."""
 DUPLICATE_MM: Final = 1e-3
 """Slices nearer than this to each other lie at one place."""
+TOGETHER: Final = 16
+"""Frames that are read at once."""
 MAX_VOXELS: Final = 1 << 31
 
 _TELLING_APART: Final = (
@@ -90,22 +94,22 @@ def volume_from(datasets: Sequence[Dataset], frames: Sequence[Pixels], *, tilt: 
             Category.INVALID, f"{len(datasets)} instances and {len(frames)} arrays of pixels do not make a volume"
         )
 
-    def read(index: int, number: int) -> Pixels:
+    def frame(index: int, number: int) -> Pixels:
         stack = frames[index] if frames[index].ndim == 3 else frames[index][None]
         if len(stack) != int(datasets[index].get("NumberOfFrames", 1) or 1):
             message = f"pixels {frames[index].shape} do not fit the frames of the instance"
             raise AppError(Category.INVALID, message, where=str(datasets[index].get("SOPInstanceUID", "")))
         return np.asarray(stack[number - 1])
 
-    return volume_of(datasets, read, tilt=tilt)
+    return volume_of(datasets, lambda places: starmap(frame, places), tilt=tilt)
 
 
 def volume_of(datasets: Sequence[Dataset], read: Read, *, tilt: Tilt = Tilt.REFUSE) -> Volume:
     """Return the volume that the instances of a series make, slices in the order of their normal.
 
     datasets  without pixel data, in any order; single-frame or enhanced multi-frame
-    read      from the index of an instance and the number of a frame, from 1, to [row, column] as decoded (container
-              words); called when all else is known to be right, by as many threads as there are processors
+    read      called for some frames at once when all else is known to be right, by as many threads as there are
+              processors
 
     The normal is row direction x column direction (PS3.3 C.7.6.2.1.1). A single slice is a volume as thick as its Slice
     Thickness. Takes 4 bytes for each voxel, and one more where padding is stated. Raises INVALID when slices are
@@ -138,11 +142,12 @@ def _filled(slices: Sequence[Slice], read: Read) -> tuple[Float32, NDArray[np.bo
     """Return values and padding [slice, row, column]."""
     array = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
 
-    def fill(place: int) -> Padding | None:
-        each = slices[place]
-        return each.write(read(each.index, each.number), array[place])
+    def fill(places: range) -> list[Padding | None]:
+        frames = read([(slices[place].index, slices[place].number) for place in places])
+        return [slices[place].write(frame, array[place]) for place, frame in zip(places, frames, strict=True)]
 
-    found = list(threads.each(fill, range(len(slices))))
+    some = [range(start, min(start + TOGETHER, len(slices))) for start in range(0, len(slices), TOGETHER)]
+    found = chain.from_iterable(threads.each(fill, some))
     padded = {place: each for place, each in enumerate(found) if each is not None}
     if not padded:
         return array, None

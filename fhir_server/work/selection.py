@@ -5,7 +5,7 @@ algorithms that compare two.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import Any
@@ -22,10 +22,10 @@ from fhir_server.work.orders import Named, Order, restriction
 from imaging import threads
 from imaging.algorithm import Takes
 from imaging.archive import Instance
-from imaging.dataset_from_json import dataset_from_json
+from imaging.dataset_from_json import datasets_from_json
 from imaging.errors import AppError, Category
 from imaging.geometry import Image, Volume
-from imaging.volume import Tilt, image_from, volume_of
+from imaging.volume import TOGETHER, Tilt, image_from, volume_of
 
 MOST_INSTANCES = 20_000  # in one order
 MOST_STUDIES = 500  # that a search of an order may find
@@ -163,10 +163,7 @@ class Loaded:
     def __init__(self, server: Backing, chosen: Chosen) -> None:
         self._archive = server.archive
         self._chosen = chosen
-        wanted = {each.sop_uid for each in chosen.instances}
-        found = server.archive.metadata(chosen.study_uid, chosen.series_uid)
-        by_uid = {uid: dataset_from_json(json) for (_, _, uid), json in found if uid in wanted}
-        self.datasets = [by_uid[each.sop_uid] for each in chosen.instances]
+        self.datasets = list(datasets_from_json(server.archive.documents([each.sop_uid for each in chosen.instances])))
         for ds, instance in zip(self.datasets, chosen.instances, strict=True):
             self._complete(ds, instance)
 
@@ -174,7 +171,10 @@ class Loaded:
         """Fetch the table of a modality LUT, without which pixels have no values, where it lies aside as bulk data."""
         for item in (ds.get("ModalityLUTSequence") or [])[:1]:
             if item.get("LUTDescriptor") and "LUTData" not in item:
+                # In a sequence of its own: other images may share this one, and have another table.
+                item = Dataset(dict(item.items()))
                 item.add_new("LUTData", "OW", bytes(self._archive.bulkdata(instance, _TABLE)))
+                ds.add_new("ModalityLUTSequence", "SQ", [item])
 
     def images(self, region: tuple[int, int, int, int] | None) -> list[Image]:
         """Return every chosen frame as an image, in reading order."""
@@ -183,20 +183,22 @@ class Loaded:
             for ds, instance in zip(self.datasets, self._chosen.instances, strict=True)
             for number in self._numbers(instance)
         ]
-        found = threads.each(lambda each: self._image(*each), places)
-        return [crop_image(each, region) for each in found]
+        some = [places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)]
+        return [crop_image(each, region) for found in threads.each(self._images, some) for each in found]
 
     def volume(self, region: tuple[int, int, int, int] | None, tilt: Tilt) -> Volume:
         """Return the volume that the chosen frames make."""
 
-        def read(index: int, number: int) -> Any:
-            return self._archive.pixels(self._chosen.instances[index], number).pixels
+        def read(places: Sequence[tuple[int, int]]) -> Iterator[Any]:
+            frames = [(self._chosen.instances[index], number) for index, number in places]
+            return (each.pixels for each in self._archive.pixels_of(frames))
 
         whole = volume_of(self.datasets, read, tilt=tilt)
         return crop_volume(_of_frames(whole, self._chosen.frames), region)
 
-    def _image(self, ds: Dataset, instance: Instance, number: int) -> Image:
-        return image_from(ds, self._archive.pixels(instance, number).pixels, frame=number)
+    def _images(self, places: Sequence[tuple[Dataset, Instance, int]]) -> list[Image]:
+        frames = self._archive.pixels_of([(instance, number) for _, instance, number in places])
+        return [image_from(ds, each.pixels, frame=n) for (ds, _, n), each in zip(places, frames, strict=True)]
 
     def _numbers(self, instance: Instance) -> Sequence[int]:
         beyond = [n for n in self._chosen.frames if n > instance.number_of_frames]

@@ -15,7 +15,7 @@ from pymongo.database import Database
 
 from imaging.archive.catalogue import INSTANCE_FIELDS, Document, Instance, instance_from_row
 from imaging.archive.corrections import Decisions, Known
-from imaging.blobs import BlobStore, Buffer
+from imaging.blobs import BlobStore, Buffer, Part
 from imaging.correction_file import corrected_file
 from imaging.envelope import FILE, SAME
 from imaging.errors import AppError, Category
@@ -118,7 +118,7 @@ class Files:
         return _checked(rebuilt, instance.sha256_received, problem)
 
     def _blob(self, key: str, size: int) -> Iterator[bytes]:
-        pieces = iter([self._blobs.read_range(key, 0, size)]) if size <= ONE_READ_BYTES else self._blobs.read(key)
+        pieces = iter(self._blobs.read_parts([Part(key, 0, size)])) if size <= ONE_READ_BYTES else self._blobs.read(key)
         return _checked(pieces, key, AppError(Category.FAULT, "stored bytes do not match their digest", where=key))
 
     def _whole(self, document: Document) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
@@ -16,6 +16,14 @@ class Blob:
     key: str
     parts: Sequence[Buffer]
     size: int
+
+
+class Part(NamedTuple):
+    """Some of the bytes of a blob."""
+
+    key: str
+    start: int
+    length: int
 
 
 class BlobStore(Protocol):
@@ -36,8 +44,8 @@ class BlobStore(Protocol):
     def read(self, key: str) -> Iterator[bytes]:
         """Yield the bytes of `key` in order. Raises NOT_FOUND when absent."""
 
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Return exactly `length` bytes from `start`. Raises NOT_FOUND when absent, INVALID when out of range."""
+    def read_parts(self, parts: Sequence[Part]) -> list[bytes]:
+        """Return exactly the bytes of each part, read together. Raises NOT_FOUND when absent, INVALID out of range."""
 
     def delete(self, key: str, *, put_before: datetime) -> bool:
         """Remove `key` unless it was put (again) at or after `put_before`; tell whether it is gone.

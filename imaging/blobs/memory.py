@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from imaging.blobs import Blob
+from imaging.blobs import Blob, Part
 from imaging.errors import AppError, Category
 
 
@@ -28,12 +28,9 @@ class MemoryBlobs:
         """Yield the one piece that there is."""
         yield self._data(key)
 
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Return a slice, checked against the size."""
-        data = self._data(key)
-        if start < 0 or length < 0 or start + length > len(data):
-            raise AppError(Category.INVALID, f"bytes {start}+{length} of {len(data)}", where=key)
-        return data[start : start + length]
+    def read_parts(self, parts: Sequence[Part]) -> list[bytes]:
+        """Return slices, checked against the size."""
+        return [self._part(part) for part in parts]
 
     def delete(self, key: str, *, put_before: datetime) -> bool:
         """Forget `key` unless it was put since."""
@@ -41,6 +38,12 @@ class MemoryBlobs:
             return False
         self._blobs.pop(key, None)
         return True
+
+    def _part(self, part: Part) -> bytes:
+        data, (key, start, length) = self._data(part.key), part
+        if start < 0 or length < 0 or start + length > len(data):
+            raise AppError(Category.INVALID, f"bytes {start}+{length} of {len(data)}", where=key)
+        return data[start : start + length]
 
     def _data(self, key: str) -> bytes:
         if key not in self._blobs:

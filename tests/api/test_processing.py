@@ -146,6 +146,22 @@ class TestResult:
         assert (projected.pixel_array * projected.RescaleSlope + projected.RescaleIntercept == 150).all()
         assert "ModalityLUTSequence" not in projected
 
+    def test_each_image_has_its_own_table(self, doors, orderer):
+        """Tables that lie aside look alike in what is told of the images; entry k of that of slice n is n k."""
+        files = [dcmread(BytesIO(each)) for each in ct_files(PixelRepresentation=0)]
+        for n, each in enumerate(files):
+            table = Dataset()
+            table.LUTDescriptor, table.ModalityLUTType = [2048, 0, 16], "US"
+            table.add_new("LUTData", "OW", (n * np.arange(2048, dtype="<u2")).tobytes())
+            each.ModalityLUTSequence = [table]
+            del each.RescaleSlope, each.RescaleIntercept
+        doors.ingest(*map(to_part10, files))
+
+        done = run(doors, placed(orderer, *mip()))
+
+        (projected,) = series_of(doors, outputs(done, "series")[0])
+        assert (projected.pixel_array * projected.RescaleSlope + projected.RescaleIntercept == 250).all()
+
     def test_a_part_is_instances_frames_and_a_region(self, doors, orderer):
         doors.ingest(*ct_files())
         part = [

@@ -111,7 +111,7 @@ def _bare(server: Server, algorithm: str, values: dict[str, Any]) -> tuple[float
     by_uid = {uid: dataset_from_json(text) for (_, _, uid), text in server.archive.metadata(found[0].study_uid)}
     datasets = [by_uid[each.sop_uid] for each in found]
     # Where everything lies in memory, before the clock starts.
-    stored = [server.archive._codestream(each, 1) for each in found]
+    stored = [(server.archive.frame(each, 1), each.layout) for each in found]
     ready = algorithms.get(algorithm).build(values)
     affine = volume_from(datasets[:2], [np.zeros((512, 512), np.int16)] * 2).affine
     started, cpu = time.perf_counter(), time.process_time()

@@ -12,6 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pymongo.database import Database
 
+import imaging.archive.frames
 from imaging.archive import RECEIVED, STORED, Archive, Refused, Stored
 from imaging.blobs.gridfs import GridFsBlobs
 from imaging.dataset import InstanceSummary
@@ -183,9 +184,43 @@ def test_frames_of_a_multi_frame_image_are_its_frames(archive: Archive) -> None:
     store(archive, data)
     instance = only(archive, data)
 
-    frames = [archive.pixels(instance, n).pixels for n in range(1, instance.number_of_frames + 1)]
+    numbers = range(1, instance.number_of_frames + 1)
+    frames = [archive.pixels(instance, n).pixels for n in numbers]
+    together = [each.pixels for each in archive.pixels_of([(instance, n) for n in numbers])]
 
     assert np.array_equal(np.stack(frames), dcmread(io.BytesIO(data)).pixel_array)
+    assert np.array_equal(np.stack(together), np.stack(frames))
+
+
+def test_frames_of_many_images_are_read_in_portions_and_in_order(archive: Archive, monkeypatch) -> None:
+    monkeypatch.setattr(imaging.archive.frames, "_READ_BYTES", 20_000)
+    data = [file_of("CT_small.dcm", SOPInstanceUID=f"1.2.3.{n}", InstanceNumber=n) for n in range(1, 6)]
+    data.append(as_it_is("emri_small.dcm"))
+    store(archive, *data)
+    *alone, multi = [only(archive, each) for each in data]
+    asked = [(multi, 3), *((each, 1) for each in alone[::-1]), (multi, 1), (multi, 2)]
+
+    found = [each.pixels for each in archive.pixels_of(asked)]
+
+    for (instance, number), pixels in zip(asked, found, strict=True):
+        assert np.array_equal(pixels, archive.pixels(instance, number).pixels)
+
+
+def test_a_damaged_frame_among_many_is_told(archive: Archive, db: Database[dict[str, Any]]) -> None:
+    data = [file_of("CT_small.dcm", SOPInstanceUID=f"1.2.3.{n}", InstanceNumber=n) for n in (1, 2)]
+    store(archive, *data)
+    first, second = (only(archive, each) for each in data)
+    chunk = db["blobs.chunks"].find_one({"files_id": second.sha256_stored})
+    assert chunk is not None
+    turned = bytes(255 - each for each in chunk["data"])
+    db["blobs.chunks"].update_one({"_id": chunk["_id"]}, {"$set": {"data": turned}})
+    found = archive.pixels_of([(first, 1), (second, 1)])
+
+    next(found)
+    with pytest.raises(AppError) as caught:
+        next(found)
+
+    assert (caught.value.category, caught.value.where) == (Category.FAULT, second.sop_uid)
 
 
 @pytest.mark.parametrize("number", [0, 2, 10**9])

@@ -10,7 +10,7 @@ from bson import ObjectId
 from gridfs import GridFSBucket
 from pymongo.database import Database
 
-from imaging.blobs import Blob, BlobStore, pieces
+from imaging.blobs import Blob, BlobStore, Part, pieces
 from imaging.blobs.gridfs import CHUNK_BYTES, GridFsBlobs
 from imaging.blobs.memory import MemoryBlobs
 from imaging.errors import AppError, Category
@@ -50,7 +50,27 @@ class BlobStoreContract:
         put = blob(data)
         blobs.put([put])
 
-        assert blobs.read_range(put.key, start, length) == data[start : start + length]
+        assert blobs.read_parts([Part(put.key, start, length)]) == [data[start : start + length]]
+
+    def test_parts_of_several_are_read_in_the_order_asked(self, blobs: BlobStore) -> None:
+        data = patterned(3 * CHUNK_BYTES)
+        long, short = blob(data), blob(b"short")
+        blobs.put([long, short])
+        asked = [(2 * CHUNK_BYTES - 1, 5), (0, 3), (2 * CHUNK_BYTES - 1, 5), (CHUNK_BYTES, 2 * CHUNK_BYTES)]
+
+        found = blobs.read_parts([Part(short.key, 1, 4), *(Part(long.key, *each) for each in asked)])
+
+        assert found == [b"hort", *(data[start : start + length] for start, length in asked)]
+        assert blobs.read_parts([]) == []
+
+    def test_a_part_that_is_not_there_is_not_made_up_of_others(self, blobs: BlobStore) -> None:
+        there = blob(patterned(2 * CHUNK_BYTES))
+        blobs.put([there])
+
+        with pytest.raises(AppError) as caught:
+            blobs.read_parts([Part(there.key, 0, 5), Part("absent", CHUNK_BYTES, 5)])
+
+        assert (caught.value.category, caught.value.where) == (Category.NOT_FOUND, "absent")
 
     @pytest.mark.parametrize(("start", "length"), [(0, 101), (100, 1), (-1, 5), (50, 10**9)])
     def test_a_range_beyond_the_end_is_invalid(self, blobs: BlobStore, start: int, length: int) -> None:
@@ -58,12 +78,12 @@ class BlobStoreContract:
         blobs.put([put])
 
         with pytest.raises(AppError) as caught:
-            blobs.read_range(put.key, start, length)
+            blobs.read_parts([Part(put.key, start, length)])
 
         assert caught.value.category is Category.INVALID
 
     def test_an_absent_key_is_not_found(self, blobs: BlobStore) -> None:
-        for action in (lambda: b"".join(blobs.read("absent")), lambda: blobs.read_range("absent", 0, 1)):
+        for action in (lambda: b"".join(blobs.read("absent")), lambda: blobs.read_parts([Part("absent", 0, 1)])):
             with pytest.raises(AppError) as caught:
                 action()
             assert caught.value.category is Category.NOT_FOUND
@@ -91,7 +111,7 @@ class BlobStoreContract:
         assert blobs.delete(put.key, put_before=datetime.now(UTC) + SOON)
         assert blobs.delete(put.key, put_before=datetime.now(UTC) + SOON)
         with pytest.raises(AppError):
-            blobs.read_range(put.key, 0, 1)
+            blobs.read_parts([Part(put.key, 0, 1)])
 
     def test_what_was_put_since_is_not_deleted(self, blobs: BlobStore) -> None:
         put = blob(b"young")
@@ -140,7 +160,10 @@ class TestGridFsBlobs(BlobStoreContract):
         blobs.put([put])
         db["blobs.chunks"].delete_one({"files_id": put.key, "n": 1})
 
-        for action in (lambda: b"".join(blobs.read(put.key)), lambda: blobs.read_range(put.key, 0, 3 * CHUNK_BYTES)):
+        for action in (
+            lambda: b"".join(blobs.read(put.key)),
+            lambda: blobs.read_parts([Part(put.key, 0, 3 * CHUNK_BYTES)]),
+        ):
             with pytest.raises(AppError) as caught:
                 action()
             assert caught.value.category is Category.FAULT

@@ -1,6 +1,7 @@
 """Series become volumes in patient coordinates, or are refused with the reason. Expected: PS3.3 C.7.6.2.1.1."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
 from imaging.errors import AppError, Category
-from imaging.volume import Tilt, image_from, volume_from, volume_of
+from imaging.volume import TOGETHER, Tilt, image_from, volume_from, volume_of
 from tests.support.volumes import axial_series, enhanced, frame, slice_dataset
 
 
@@ -333,17 +334,20 @@ def test_what_is_shown_white_at_low_values_is_padded_with_the_highest():
     assert image.array[0].tolist() == [4, 1, 2, 3, 4]
 
 
-def test_frames_are_read_one_by_one_when_all_else_is_right():
-    datasets, frames = axial_series([0, 2, 4])
-    asked: list[tuple[int, int]] = []
+def test_frames_are_read_some_at_a_time_when_all_else_is_right():
+    count = 2 * TOGETHER + 3
+    datasets, frames = axial_series([2 * n for n in range(count)])
+    asked: list[list[tuple[int, int]]] = []
 
-    def read(index: int, number: int) -> np.ndarray:
-        asked.append((index, number))
-        return frames[index]
+    def read(places: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        asked.append(list(places))
+        return [frames[index] for index, _ in places]
 
     volume = volume_of(datasets[::-1], read)
     with pytest.raises(AppError):
         volume_of([datasets[0], datasets[2], datasets[1], datasets[0]], read)
 
-    assert sorted(asked) == [(0, 1), (1, 1), (2, 1)]
-    assert volume.array.shape == (3, 4, 5)
+    assert sorted(place for places in asked for place in places) == [(index, 1) for index in range(count)]
+    assert sorted(map(len, asked)) == [3, TOGETHER, TOGETHER]
+    # The first slice is the last dataset, whose frame `read` was to find at the first place.
+    assert np.array_equal(volume.array, volume_from(datasets, frames[::-1]).array)
