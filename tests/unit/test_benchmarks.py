@@ -17,9 +17,24 @@ def test_the_stages_of_an_ingest_are_measured(capsys: pytest.CaptureFixture[str]
     assert {"parse and check (ours)", "encode, decode and compare, build the file"} <= {row[0] for row in rows}
 
 
-def test_the_parts_are_those_that_the_text_of_the_command_names() -> None:
-    assert command.__doc__
-    assert set(re.findall(r"-m tests\.benchmarks (\w+)", command.__doc__)) == command.PARTS.keys()
+def test_help_names_the_parts_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert set(re.findall(r"^    (\w+)\b", text, re.MULTILINE)) == command.PARTS.keys()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["--nothing"], ["stages", "many"], ["stages", "0"], ["checks", "5"]]
+)
+def test_what_is_no_part_or_no_number_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+
+    assert ended.value.code == 2
+    assert arguments[-1] in capsys.readouterr().err
 
 
 def test_writes_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
