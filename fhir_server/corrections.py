@@ -5,7 +5,6 @@ the study is as corrected, also images that come later, and received files stay.
 follow; who dies in between leaves the decision open, and the maintenance worker does the rest. See ADR 0024.
 """
 
-import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,9 +32,6 @@ from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
 
-log = logging.getLogger(__name__)
-
-OPEN_AT_A_TIME = 100
 REASONS = "urn:fhir-imaging:code:attribute-modification"
 _IDENTITY = frozenset({"00100020", "00100021", "00100024"})  # by which the Patient of a study is found
 _PERSON = frozenset({"00100010", "00100030", "00100040"})  # what a Patient that images made tells of a person
@@ -141,17 +137,7 @@ class AttributeCorrections:
 
     def finish(self) -> int:
         """Do what has still to follow from decisions; return from how many. Raises BUSY where somebody is deciding."""
-        if not self._archive.decisions.open(1):
-            return 0
-        done = 0
-        with self._reconciliation.alone(wait_s=0):
-            for each in self._archive.decisions.open(OPEN_AT_A_TIME):
-                try:
-                    self._follow(each)
-                    done += 1
-                except AppError:
-                    log.exception("what follows from a correction cannot be written; it is tried again later")
-        return done
+        return self._reconciliation.finish_open(self._archive.decisions, self._follow)
 
     # ---- who may, and what it does
 
@@ -188,7 +174,7 @@ class AttributeCorrections:
         self._archive.mark(uid)
         self._own.update(_provenance(history), create=True, if_changed=True, owner=history.last.by)
         self._follow_patient(history)
-        self._archive.decisions.done(history)
+        self._archive.decisions.done(uid, len(history.decisions))
         # What is marked is brought up to date by the maintenance worker, or by the first reader.
         self._studies.attempt(uid)
 

@@ -26,6 +26,7 @@ from fhir_server.store.repository import Repository
 from fhir_server.studies import Studies
 from fhir_server.study_elements import shows_images
 from imaging.archive import Archive
+from imaging.archive.decisions import DecisionLog, Holding
 from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
@@ -156,13 +157,17 @@ class Reconciliation:
 
     def finish(self) -> int:
         """Do what has still to follow from decisions; return from how many. Raises BUSY where somebody is deciding."""
-        if not self._kept.open(1):
+        return self.finish_open(self._kept, self._follow)
+
+    def finish_open(self, kept: DecisionLog[Holding], follow: Callable[[Holding], None]) -> int:
+        """Have done what has still to follow in a log; see `finish`."""
+        if not kept.open(1):
             return 0
         done = 0
         with self.alone(wait_s=0):
-            for each in self._kept.open(OPEN_AT_A_TIME):
+            for each in kept.open(OPEN_AT_A_TIME):
                 try:
-                    self._follow(each)
+                    follow(each)
                     done += 1
                 except AppError:
                     log.exception("what follows from a decision cannot be written; it is tried again later")
@@ -231,7 +236,7 @@ class Reconciliation:
         self._own.update(_provenance(reconciled), create=True, if_changed=True, owner=reconciled.last.by)
         # What is marked is brought up to date by the maintenance worker, or by the first reader.
         self._archive.mark(*studies)
-        self._kept.done(reconciled)
+        self._kept.done(reconciled.subject, len(reconciled.decisions))
         deadline = time.monotonic() + AT_ONCE_S
         for uid in studies:
             if time.monotonic() > deadline:

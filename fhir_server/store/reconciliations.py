@@ -1,22 +1,19 @@
 """What was decided about whose images are: Patients that are one person, and studies that are another's.
 
-* `reconciliations`  `_id` reference of the Patient or ImagingStudy; whose its images are now; all decisions, in order;
-                     whether what follows from the last one is still to be done
-
-A decision is one write. The Patients, the studies and the Provenance follow from it and can be written again.
+The subjects of the log `reconciliations` are references of Patients and ImagingStudies; beside the decisions stands
+whose the images are now. The Patients, the studies and the Provenance follow from a decision.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel
 from pymongo.database import Database
-from pymongo.write_concern import WriteConcern
 
 from fhir_server.store.failures import translated
+from imaging.archive.decisions import DecisionLog
 from imaging.errors import AppError, Category
 
 COLLECTION = "reconciliations"
@@ -66,22 +63,11 @@ class Reconciled:
         return self.decisions[-1]
 
 
-class Reconciliations:
+class Reconciliations(DecisionLog[Reconciled]):
     """The decisions of one database."""
 
     def __init__(self, database: Database[Any]) -> None:
-        self._rows = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
-
-    def ensure_indexes(self) -> None:
-        """Create the indexes; those that exist are left alone."""
-        only = {"open": True}
-        self._rows.create_indexes([IndexModel([("open", ASCENDING)], name="open", partialFilterExpression=only)])
-
-    def of(self, subject: str) -> Reconciled | None:
-        """Return what was decided about `Patient/...` or `ImagingStudy/...`, None where nothing was."""
-        with translated(subject):
-            row = self._rows.find_one({"_id": subject})
-        return _read(row) if row else None
+        super().__init__(database, COLLECTION, _read)
 
     def add(self, subject: str, decision: Decision, *, number: int) -> Reconciled:
         """Keep a decision, the `number`th about its subject, from 0, and return what holds now; from now on it does.
@@ -92,28 +78,7 @@ class Reconciliations:
             message = f"{MOST_DECISIONS} decisions about one resource are the most that can be kept"
             raise AppError(Category.TOO_LARGE, message, where=subject)
         to = "" if decision.kind is Kind.UNMERGE else decision.to
-        change = {"$push": {"decisions": _document(decision)}, "$set": {"to": to, "open": True}}
-        wanted = {"_id": subject, f"decisions.{number}": {"$exists": False}}
-        if number:
-            wanted[f"decisions.{number - 1}"] = {"$exists": True}
-        with translated(subject):
-            done = self._rows.update_one(wanted, change, upsert=not number)
-        if not (done.matched_count or done.upserted_id):
-            raise AppError(Category.CONFLICT, "another writer was first", where=subject)
-        found = self.of(subject)
-        assert found is not None  # noqa: S101 -- it was just written, and nothing takes it away
-        return found
-
-    def done(self, reconciled: Reconciled) -> None:
-        """Keep that everything was written that follows, unless somebody decided again."""
-        wanted = {"_id": reconciled.subject, f"decisions.{len(reconciled.decisions)}": {"$exists": False}}
-        with translated(reconciled.subject):
-            self._rows.update_one(wanted, {"$unset": {"open": ""}})
-
-    def open(self, limit: int) -> list[Reconciled]:
-        """Return those from which something has still to follow."""
-        with translated(COLLECTION):
-            return [_read(row) for row in self._rows.find({"open": True}).limit(limit)]
+        return self._append(subject, _document(decision), count=number, to=to)
 
     def whose(self, study: str, patient: str) -> str:
         """Return whose a study is that would be a patient's by its images; both are references."""
@@ -136,7 +101,7 @@ def _document(decision: Decision) -> dict[str, Any]:
     return {"kind": decision.kind.value, "before": [*decision.before], **told}
 
 
-def _read(row: dict[str, Any]) -> Reconciled:
+def _read(row: Mapping[str, Any]) -> Reconciled:
     return Reconciled(row["_id"], row["to"], tuple(_decisions(row["decisions"])), row.get("open", False))
 
 

@@ -1,10 +1,7 @@
 """What was decided about attributes of a study: corrections, and that one does not hold any more.
 
-* `corrections`  `_id` Study Instance UID; all decisions, in order; whether what follows from the last one is still to
-                 be done
-
-A decision is one write, and from then on it holds for all images of the study, those that come later too. They outlive
-the images: a study that was deleted and sent again is corrected as before.
+The subjects of the log `corrections` are Study Instance UIDs. A decision holds for all images of the study, those that
+come later too. Decisions outlive images: a study that was deleted and sent again is corrected as before.
 """
 
 from collections.abc import Mapping
@@ -13,11 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
-from pymongo import ASCENDING, IndexModel
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError
-from pymongo.write_concern import WriteConcern
 
+from imaging.archive.decisions import DecisionLog
 from imaging.correction import Correction, Corrections, in_force
 from imaging.errors import AppError, Category
 
@@ -62,21 +57,11 @@ class History:
         return in_force((each.correction, each.undoes) for each in self.decisions)
 
 
-class Decisions:
+class Decisions(DecisionLog[History]):
     """The decisions of one database."""
 
     def __init__(self, database: Database[Any]) -> None:
-        self._rows = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
-
-    def ensure_indexes(self) -> None:
-        """Create the index; one that exists is left alone."""
-        only = {"open": True}
-        self._rows.create_indexes([IndexModel([("open", ASCENDING)], name="open", partialFilterExpression=only)])
-
-    def of(self, study_uid: str) -> History | None:
-        """Return what was decided about a study, None where nothing was."""
-        row = self._rows.find_one({"_id": study_uid})
-        return _read(row) if row else None
+        super().__init__(database, COLLECTION, _read)
 
     def in_force(self, study_uid: str) -> Corrections:
         """Return the corrections that hold of a study, in order."""
@@ -99,28 +84,7 @@ class Decisions:
         if number > MOST_DECISIONS or size + len(row["changes"]) > MOST_BYTES:
             message = f"at most {MOST_DECISIONS} corrections of at most {MOST_BYTES} bytes are kept of a study"
             raise AppError(Category.TOO_LARGE, message, where=study_uid)
-        wanted: dict[str, Any] = {"_id": study_uid, f"decisions.{number - 1}": {"$exists": False}}
-        if number > 1:
-            wanted[f"decisions.{number - 2}"] = {"$exists": True}
-        change = {"$push": {"decisions": row}, "$set": {"open": True}}
-        try:
-            done = self._rows.update_one(wanted, change, upsert=number == 1)
-            is_first = bool(done.matched_count or done.upserted_id)
-        except DuplicateKeyError:
-            is_first = False
-        found = self.of(study_uid)
-        if found is None or not is_first:
-            raise AppError(Category.CONFLICT, "another correction was first; look at the study again", where=study_uid)
-        return found
-
-    def done(self, history: History) -> None:
-        """Keep that everything was written that follows, unless somebody decided again."""
-        wanted = {"_id": history.study_uid, f"decisions.{len(history.decisions)}": {"$exists": False}}
-        self._rows.update_one(wanted, {"$unset": {"open": ""}})
-
-    def open(self, limit: int) -> list[History]:
-        """Return those from which something has still to follow."""
-        return [_read(row) for row in self._rows.find({"open": True}).limit(limit)]
+        return self._append(study_uid, row, count=number - 1)
 
 
 class Known:

@@ -482,7 +482,7 @@ def test_who_decides_second_at_the_same_moment_hears_of_it(doors, both):
     decisions = doors.server.archive.decisions
     (first,) = decisions.of(uid).decisions
 
-    with pytest.raises(AppError, match="another correction was first"):
+    with pytest.raises(AppError, match="somebody else decided first"):
         decisions.add(uid, first)
     assert len(decisions.of(uid).decisions) == 1
 
