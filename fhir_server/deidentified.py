@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
+import orjson
 from pydicom.dataset import Dataset
 
 from fhir_server.access.policy import behind_pseudonyms
@@ -18,7 +19,7 @@ from fhir_server.cleaned import Cleaned, Rules, Sorted
 from fhir_server.store.filters import Act
 from fhir_server.store.pseudonyms import PseudonymRows
 from fhir_server.studies import Studies
-from imaging.archive import Archive
+from imaging.archive import Archive, Result
 from imaging.dataset_from_json import dataset_of
 from imaging.deidentify import Options, describe
 from imaging.dicomweb import Level, Match, Matching, MatchKind
@@ -51,7 +52,7 @@ RETURNED: Final[Mapping[Level, frozenset[str]]] = {
 class Found(NamedTuple):
     """What a search found; by which UIDs the audit record names the study of each, and the one that was searched."""
 
-    results: list[Attributes]
+    results: list[Result]
     studies: list[str]
     within: str | None
 
@@ -143,10 +144,10 @@ class View:
         matching = self._matching(asked)
         series = self.aliases.series(study, series_uid) if study and series_uid else None
         found = self._studies.query(matching.within(study, series), self.seeing) if matching else []
-        studies = [row[STUDY]["Value"][0] for row in found]
+        studies = [each.uids[0] for each in found]
         self._rows.note(self.seeing.subscriber, {self.aliases.replaced(uid): uid for uid in studies})
         patients = {uid: self._patient(uid) for uid in set(studies)}
-        rows = [self._row(row, asked.level, patients[uid]) for uid, row in zip(studies, found, strict=True)]
+        rows = [self._row(each, asked.level, patients[each.uids[0]]) for each in found]
         return Found(rows, studies, study)
 
     def _matching(self, asked: Matching) -> Matching | None:
@@ -176,13 +177,15 @@ class View:
             ds.IssuerOfPatientID = found.issuer_of_patient_id
         return ds
 
-    def _row(self, row: Attributes, level: Level, patient: Dataset) -> Attributes:
-        ds = dataset_of({tag: value for tag, value in row.items() if tag in RETURNED[level]})
+    def _row(self, found: Result, level: Level, patient: Dataset) -> Result:
+        ds = dataset_of({tag: value for tag, value in found.attributes().items() if tag in RETURNED[level]})
         ds.update(patient)
         describe(ds, self.aliases.key, self.rules.options)
         told = _json(ds)
         names = ("00100010", "00100020") if level is Level.STUDIES else ()
-        return {tag: told[tag] for tag in sorted({*RETURNED[level], *names}) if tag in told}
+        row = {tag: told[tag] for tag in sorted({*RETURNED[level], *names}) if tag in told}
+        uids = tuple(row[tag]["Value"][0] for tag in (STUDY, SERIES, SOP)[: len(found.uids)])
+        return Result(uids, orjson.dumps(row))
 
 
 def _json(ds: Dataset) -> Attributes:

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
 from fhir_server import projection
 from fhir_server.access.agreements import Agreements
@@ -29,7 +28,7 @@ from fhir_server.store.lease import Leases
 from fhir_server.store.reconciliations import Reconciliations
 from fhir_server.store.repository import Repository
 from fhir_server.study_elements import shows_images
-from imaging.archive import Archive, Incoming, Instance, Outcome, Remark, Stored
+from imaging.archive import Archive, Incoming, Instance, Outcome, Remark, Result, Stored
 from imaging.dataset import InstanceSummary, Patient
 from imaging.dicomweb import Matching
 from imaging.errors import AppError, Category
@@ -177,8 +176,8 @@ class Studies:
         self.project(study_uid)
         return True
 
-    def query(self, matching: Matching, principal: Principal) -> list[dict[str, Any]]:
-        """Return what a QIDO-RS query finds for a principal among the studies that it may search, as DICOM JSON.
+    def query(self, matching: Matching, principal: Principal) -> list[Result]:
+        """Return what a QIDO-RS query finds for a principal among the studies that it may search.
 
         Where those are few, only they are looked at; otherwise matches are judged together, in their order.
         """

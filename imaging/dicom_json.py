@@ -52,6 +52,35 @@ def attributes_of(received: Received, tags: Iterable[int]) -> dict[str, Any]:
     return {f"{tag:08X}": _element(received.values, elements[tag], BULKDATA) for tag in tags if tag in elements}
 
 
+def inserted(document: bytes, tag: str, attribute: bytes) -> bytes:
+    """Return a DICOM JSON data set, tags ascending, with one more attribute; one that has its tag gives way to it.
+
+    document   with an attribute at least, as orjson writes it; it is taken apart only where a sequence before the
+               place may hold later tags
+    """
+    name = f'"{tag}":'.encode()
+    found = _behind(tag).search(document)
+    end = found.start() if found else len(document) - 1
+    if name in document or document.find(b'"vr":"SQ"', 0, end) >= 0:
+        parsed = {**orjson.loads(document), tag: orjson.loads(attribute)}
+        return orjson.dumps(dict(sorted(parsed.items())))
+    return b"%b,%b%b%b" % (document[:end], name, attribute, document[end:])
+
+
+@lru_cache
+def _behind(tag: str) -> re.Pattern[bytes]:
+    """Return the pattern of how an attribute of a later tag begins; in a text each quotation mark is escaped."""
+    later = (
+        f"{tag[:n]}[{_DIGITS[_DIGITS.index(digit) + 1 :]}][{_DIGITS}]{{{7 - n}}}"
+        for n, digit in enumerate(tag)
+        if digit != "F"
+    )
+    return re.compile(f',"(?:{"|".join(later)})":{{"vr":"'.encode())
+
+
+_DIGITS: Final = "0123456789ABCDEF"
+
+
 def bulkdata(received: Received, path: str) -> tuple[Buffer, str]:
     """Return the bytes (little endian, a view where they can be) and the VR of a value that `dicom_json` pointed to.
 

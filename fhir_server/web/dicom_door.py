@@ -104,7 +104,7 @@ class _ByName:
         else:
             server.studies.catch_up()
         found = server.studies.query(asked.within(study_uid, series_uid), principal)
-        return Found(found, [each["0020000D"]["Value"][0] for each in found], study_uid)
+        return Found(found, [each.uids[0] for each in found], study_uid)
 
 
 class _BehindPseudonyms:

@@ -35,7 +35,7 @@ from imaging.errors import AppError, Category
 PATH = "/print-orders"
 BELIEVED_S = 5.0  # which images an order has
 MOST_REMEMBERED = 100  # orders
-_UIDS = {Level.SERIES: ("0020000D", "0020000E"), Level.INSTANCES: ("0020000D", "0020000E", "00080018")}
+_DEPTH = {Level.SERIES: 2, Level.INSTANCES: 3}  # how many UIDs say which it is
 
 Searching = Callable[[Level], Callable[..., Response]]
 
@@ -115,8 +115,7 @@ class _OfOrder:
         study_uid: str | None,
         series_uid: str | None,
     ) -> Found:
-        tags = _UIDS[asked.level]
-        mine = {uids[: len(tags)] for uids in self._uids}
+        mine = {uids[: _DEPTH[asked.level]] for uids in self._uids}
         studies = sorted({uids[0] for uids in self._uids})
         for each in studies:
             server.studies.refresh(each)
@@ -124,10 +123,10 @@ class _OfOrder:
         every = server.archive.query(
             replace(asked.within(study_uid, series_uid), limit=None, offset=0), studies=studies
         )
-        found = [row for row in every if tuple(row[tag]["Value"][0] for tag in tags) in mine]
+        found = [each for each in every if each.uids in mine]
         end = None if asked.limit is None else asked.offset + asked.limit
         page = found[asked.offset : end]
-        return Found(page, [row[tags[0]]["Value"][0] for row in page], study_uid)
+        return Found(page, [each.uids[0] for each in page], study_uid)
 
 
 def blueprint(server: Server, door: Door, prefix: str, searching: Searching) -> Blueprint:

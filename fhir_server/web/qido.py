@@ -12,7 +12,6 @@ import orjson
 from flask import Response, request
 
 from fhir_server.access.audit import Access, Metered
-from fhir_server.deidentified import Attributes
 from fhir_server.web.dicom_answers import (
     DICOM_XML,
     JSON_OFFERS,
@@ -25,13 +24,13 @@ from fhir_server.web.dicom_answers import (
 )
 from fhir_server.web.dicom_door import Door
 from fhir_server.web.http import principal_of
+from imaging.archive import Result
+from imaging.dicom_json import inserted
 from imaging.dicomweb import Level, Matching, Offer, parse_query
 from imaging.dicomweb.native_model import native_model
 
 OFFERS = (*JSON_OFFERS, Offer(DICOM_XML, multipart=True))
 RETRIEVE_URL = "00081190"
-UIDS = ("0020000D", "0020000E", "00080018")  # of study, series and instance
-DEPTH = {Level.STUDIES: 1, Level.SERIES: 2, Level.INSTANCES: 3}
 
 
 def search(door: Door, level: Level, study_uid: str | None = None, series_uid: str | None = None) -> Response:
@@ -51,13 +50,13 @@ def search(door: Door, level: Level, study_uid: str | None = None, series_uid: s
     )
     if not found:
         return Response(status=HTTPStatus.NO_CONTENT)
-    results = [_with_address(door, level, result) for result in found]
+    results = (_with_address(door, result) for result in found)
     if choice.multipart:
-        boundary = digest(request.full_path, *(result[RETRIEVE_URL]["Value"][0] for result in results))
-        parts: Iterator[Part] = ((choice.media_type, {}, (native_model(result),)) for result in results)
+        boundary = digest(request.full_path, *(door.address(*result.uids) for result in found))
+        parts: Iterator[Part] = ((choice.media_type, {}, (native_model(orjson.loads(json)),)) for json in results)
         response = text_answer(multipart(parts, boundary), choice.content_type(boundary))
     else:
-        response = text_answer(json_array(map(orjson.dumps, results)), choice.media_type)
+        response = text_answer(json_array(results), choice.media_type)
     if is_cut:
         response.headers["Warning"] = f'299 {door.base_url}: "There are additional results that can be requested"'
     return response
@@ -77,6 +76,5 @@ def _names(parameters: Iterable[str]) -> list[str]:
     return [name for name in parameters if len(name) <= 100]
 
 
-def _with_address(door: Door, level: Level, result: Attributes) -> Attributes:
-    uids = [result[tag]["Value"][0] for tag in UIDS[: DEPTH[level]]]
-    return dict(sorted({**result, RETRIEVE_URL: {"vr": "UR", "Value": [door.address(*uids)]}}.items()))
+def _with_address(door: Door, result: Result) -> bytes:
+    return inserted(result.json, RETRIEVE_URL, orjson.dumps({"vr": "UR", "Value": [door.address(*result.uids)]}))

@@ -4,6 +4,7 @@ Hides gunicorn's own configuration. The app is built in each worker after the fo
 cross one. gunicorn's access log is off: ours is structured and holds no query strings, which name patients.
 """
 
+import gc
 import logging
 import socket
 from collections.abc import Callable
@@ -58,7 +59,11 @@ class WebServer(BaseApplication):  # type: ignore[misc] # gunicorn is untyped
 
     def load(self) -> Any:
         """Build the app; called in each worker after the fork."""
-        return self._make_app(self._config)
+        app = self._make_app(self._config)
+        # What was built stays: the collector of garbage need not walk through all of it again and again.
+        gc.collect()
+        gc.freeze()
+        return app
 
 
 def gunicorn_settings(config: Config, bind: str) -> dict[str, Any]:

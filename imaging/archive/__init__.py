@@ -38,6 +38,7 @@ from imaging.archive.ingest import (
     mark_arrivals,
     mark_studies,
 )
+from imaging.archive.query import Result
 from imaging.archive.summaries import (
     METADATA_FIELDS,
     SeriesFacts,
@@ -59,8 +60,8 @@ from imaging.errors import AppError, Category
 
 __all__ = [
     "RECEIVED", "STORED", "Archive", "Arrival", "Brought", "Contents", "Deleted", "Finding", "Incoming", "Instance",
-    "Made", "Outcome", "Refused", "Remark", "SeriesFacts", "Stored", "StudyFacts", "Swept", "size_of_file",
-    "with_extra",
+    "Made", "Outcome", "Refused", "Remark", "Result", "SeriesFacts", "Stored", "StudyFacts", "Swept",
+    "size_of_file", "with_extra",
 ]  # fmt: skip
 
 _LOOKED_UP = 10_000  # UIDs in one question
@@ -229,8 +230,8 @@ class Archive:
 
     def query(
         self, matching: Matching, allowed: query.Allowed | None = None, studies: Sequence[str] | None = None
-    ) -> list[Document]:
-        """Return matching studies, series or instances as DICOM JSON, stably ordered; see `imaging.archive.query`."""
+    ) -> list[Result]:
+        """Return matching studies, series or instances, stably ordered; see `imaging.archive.query`."""
         return query.run(self._database, self._blobs, matching, self._tables, allowed, studies)
 
     # ---- out

@@ -7,7 +7,7 @@ instances in reading order, UIDs breaking ties. Sources: PS3.18 10.6, PS3.4 C.2.
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from pymongo import ASCENDING, DESCENDING
@@ -62,6 +62,7 @@ _COUNTED = {
 }
 _NEVER_MATCHED = {SPECIFIC_CHARACTER_SET, TIMEZONE_OFFSET_FROM_UTC}  # they say how others are meant
 _ABOVE = {Level.STUDIES: (), Level.SERIES: (Level.STUDIES,), Level.INSTANCES: (Level.STUDIES, Level.SERIES)}
+_PLACE_OF_UID = {Level.STUDIES: "study", Level.SERIES: "series"}  # in the documents of the levels below
 _ORDER = {
     Level.STUDIES: [("keys.00080020", DESCENDING), ("_id", ASCENDING)],
     Level.SERIES: [("study", ASCENDING), ("number", ASCENDING), ("_id", ASCENDING)],
@@ -74,6 +75,21 @@ _ORDER = {
     ],
 }
 _RETURNED = {"attributes": 1, "study": 1, "series": 1, "first": 1}
+
+
+class Result(NamedTuple):
+    """What matched: the UIDs of its study, series and instance, as far as its level goes, and its attributes as JSON.
+
+    The JSON is a DICOM JSON data set, tags ascending; where nothing had to be added it is as it lies in the database.
+    """
+
+    uids: tuple[str, ...]
+    json: bytes
+
+    def attributes(self) -> Attributes:
+        """Return the attributes."""
+        found: Attributes = orjson.loads(self.json)
+        return found
 
 
 def matched(level: Level, tables: Tables = STANDARD) -> frozenset[str]:
@@ -97,8 +113,8 @@ def run(
     tables: Tables,
     allowed: Allowed | None = None,
     studies: Sequence[str] | None = None,
-) -> list[Document]:
-    """Return what matches as DICOM JSON data sets, tags ascending.
+) -> list[Result]:
+    """Return what matches.
 
     allowed   tells which studies may be seen; None: all
     studies   the only ones that may be seen, where they are few
@@ -117,7 +133,13 @@ def run(
         seen = _seen(cursor, allowed)
         stop = None if matching.limit is None else matching.offset + matching.limit
         rows = list(islice(seen, matching.offset, stop))
-    return [_result(row) for row in _completed(database, blobs, matching, tables, rows)]
+    found = _completed(database, blobs, matching, tables, rows)
+    return [Result(_uids_of(matching.level, row), json) for row, json in zip(rows, found, strict=True)]
+
+
+def _uids_of(level: Level, row: Document) -> tuple[str, ...]:
+    above = (str(row[_PLACE_OF_UID[each]]) for each in _ABOVE[level])
+    return (*above, str(row["_id"]))
 
 
 def _seen(rows: Iterable[Document], allowed: Allowed) -> Iterator[Document]:
@@ -142,9 +164,8 @@ def _clauses(database: Database[Document], matching: Matching, tables: Tables) -
             rest = [match for match in rest if match not in above]
             # What narrows this level to a study narrows the level above, too.
             narrow = tuple(match for match in own if match.tag == STUDY_INSTANCE_UID and match not in above)
-            field = {Level.STUDIES: "study", Level.SERIES: "series"}[level]
             upper = replace(matching, level=level, matches=above + narrow)
-            found.append({field: {"$in": _uids(database, upper, tables)}})
+            found.append({_PLACE_OF_UID[level]: {"$in": _uids(database, upper, tables)}})
     if rest:
         message = f"{rest[0].tag} cannot be matched in a query for {matching.level}"
         raise AppError(Category.INVALID, message, where="query")
@@ -163,23 +184,25 @@ def _uids(database: Database[Document], matching: Matching, tables: Tables) -> l
 
 def _completed(
     database: Database[Document], blobs: BlobStore, matching: Matching, tables: Tables, rows: list[Document]
-) -> Iterator[list[Attributes]]:
-    """Yield for each row its attributes, those of the levels above where wanted, and the included extras."""
-    own = [orjson.loads(row["attributes"]) for row in rows]
+) -> Iterator[bytes]:
+    """Yield for each row its attributes, with those of the levels above where wanted, and the included extras."""
     named = any(match.tag == STUDY_INSTANCE_UID and match.kind is MatchKind.ONE_OF for match in matching.matches)
     above = [] if named and not matching.include else _parents(database, matching.level, rows)
     extras = _extras(database, blobs, matching, tables, rows)
-    for n, found in enumerate(own):
+    for n, row in enumerate(rows):
         parents = above[n] if above else []
         if named:
             wanted = matching.include
             parents = [{tag: it for tag, it in each.items() if wanted is ALL or tag in wanted} for each in parents]
-        yield [*extras[n : n + 1], *parents, found]
+        more = [*extras[n : n + 1], *parents]
+        own = row["attributes"]
+        yield orjson.dumps(attributes.merged(*more, orjson.loads(own))) if more else own
 
 
 def _parents(database: Database[Document], level: Level, rows: list[Document]) -> list[list[Attributes]]:
     found: list[list[Attributes]] = [[] for _ in rows]
-    for above, field in zip(_ABOVE[level], ("study", "series"), strict=False):
+    for above in _ABOVE[level]:
+        field = _PLACE_OF_UID[above]
         uids = list({row[field] for row in rows})
         documents = database[above].find({"_id": {"$in": uids}}, {"attributes": 1})
         told = {each["_id"]: orjson.loads(each["attributes"]) for each in documents if "attributes" in each}
@@ -219,7 +242,3 @@ def _pruned(attribute: dict[str, Any], paths: set[str]) -> dict[str, Any]:
     if "" in paths or attribute["vr"] != "SQ" or "Value" not in attribute:
         return attribute
     return {**attribute, "Value": [_chosen(item or {}, paths) for item in attribute["Value"]]}
-
-
-def _result(levels: list[Attributes]) -> Attributes:
-    return levels[0] if len(levels) == 1 else attributes.merged(*levels)

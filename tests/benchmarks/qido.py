@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
 from pymongo import MongoClient
 from pymongo.database import Database
 from rich.console import Console
@@ -67,4 +66,4 @@ def _filled(database: Database[Any], studies: int) -> Archive:
 def _search(archive: Archive, name: str) -> Callable[[], Any]:
     level, query = SEARCHES[name]
     asked = parse_query(level, [*query, ("limit", str(PAGE))])
-    return lambda: orjson.dumps(archive.query(asked))
+    return lambda: archive.query(asked)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -13,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from imaging.dataset import read
-from imaging.dicom_json import bulkdata, dicom_json
+from imaging.dicom_json import bulkdata, dicom_json, inserted
 from imaging.errors import AppError, Category
 from tests.support import dicom_builder
 from tests.support.corpus import corpus
@@ -212,3 +213,30 @@ def test_damage_in_a_long_sequence_is_told_where_it_is() -> None:
 
     with pytest.raises(AppError, match=f"byte {item}"):
         read(bytes(file))
+
+
+URL = {"vr": "UR", "Value": ["http://images.test/1"]}
+PLAIN = {
+    "00080005": {"vr": "CS", "Value": ["ISO_IR 192"]},
+    "00081030": {"vr": "LO", "Value": ['says ,"0020000D":{"vr":"UI"}']},
+    "0020000D": {"vr": "UI", "Value": ["1.2"]},
+}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        PLAIN,
+        {tag: PLAIN[tag] for tag in ("00080005", "00081030")},
+        {"00080005": PLAIN["00080005"], "00081032": {"vr": "SQ", "Value": [PLAIN]}, "0020000D": PLAIN["0020000D"]},
+        {"00081032": {"vr": "SQ", "Value": [PLAIN]}},
+        {**PLAIN, "00400275": {"vr": "SQ", "Value": [PLAIN, {}]}},
+        dict(sorted({**PLAIN, "00081190": {"vr": "UR", "Value": ["of the file"]}}.items())),
+        {"00080005": PLAIN["00080005"], "0008119A": {"vr": "LO"}},
+        {"00080005": PLAIN["00080005"], "0008118F": {"vr": "LO"}, "FFFEFFFE": {"vr": "LO"}},
+    ],
+)
+def test_an_attribute_is_inserted_in_its_place(document: dict[str, Any]) -> None:
+    found = inserted(orjson.dumps(document), "00081190", orjson.dumps(URL))
+
+    assert found == orjson.dumps(dict(sorted({**document, "00081190": URL}.items())))
