@@ -93,6 +93,8 @@ def received(incoming: Request, *, most_bytes: int, more_levels: int = 0) -> Any
     if incoming.mimetype in XML_TYPES:
         return from_xml(data, most_levels=MAX_DEPTH + more_levels)
     value = json.loads(data)
+    if not isinstance(value, dict | list):
+        raise AppError(Category.INVALID, "a resource is a JSON object, and a JSON Patch a list", where="body")
     json.check_depth(value, MAX_DEPTH + more_levels)
     return value
 
@@ -105,6 +107,11 @@ def body_of(incoming: Request, *, most_bytes: int) -> bytes:
     if not data.strip():
         raise AppError(Category.INVALID, "the request has no body", where="body")
     return data
+
+
+def is_empty(incoming: Request) -> bool:
+    """Say whether a request announces that it has no body: operations without parameters are invoked so."""
+    return not incoming.content_length and "Transfer-Encoding" not in incoming.headers
 
 
 def check_content_type(incoming: Request, accepted: tuple[str, ...]) -> None:

@@ -79,6 +79,12 @@ BODIES = {
         400,
     ),
     "300,000 names": ("/fhir/Patient", JSON, b"{" + b",".join(b'"k%d":1' % n for n in range(300_000)) + b"}", 400),
+    **{
+        f"{body} at {path}": (path, JSON, body.encode(), 400)
+        for body in ("null", "1", "true", '"x"', "[]", "[null]")
+        for path in ("/fhir", "/fhir/Patient", "/fhir/Patient/$validate", "/fhir/ValueSet/$expand", "/fhir/Binary")
+    },
+    "null as a patch": ("/fhir/Patient/1", PATCH, b"null", 400),
     "zeros": ("/fhir/Patient", JSON, b"\x00" * 1000, 400),
 }
 
