@@ -146,7 +146,8 @@ class _Door:
         tries(KINDS[route.interaction].access)
         acting = Interactions(self._server, principal_of(request))
         if row := RESOURCES.get(resource_type):
-            g.allow = methods(route.template, row)
+            allowed = methods(route.template, row)
+            g.allow = allowed | {"HEAD"} if "GET" in allowed else allowed
         acting.require(route.interaction, resource_type)
         if route.template == "[type]/[id]" and route.method == "PUT":
             g.allow = g.allow - {"PUT"}  # what an absent resource can be asked instead
@@ -174,6 +175,7 @@ def _answer(acting: Interactions, ask: Ask) -> Answer:
 
 def _response(answer: Answer) -> Response:
     response = shown(answer.body, answer.status) if answer.body else Response(status=answer.status)
+    response.vary.update(("Accept-Encoding", "Accept"))  # RFC 9110 15.4.5: 304 has those of 200
     if answer.location:
         response.headers["Location"] = answer.location
     if answer.version:

@@ -321,6 +321,8 @@ def _remember_route() -> None:
 
 
 def _finish(response: Response) -> Response:
+    if not response.is_streamed and not any(response.response):
+        response.headers.pop("Content-Type", None)  # Flask's default for nothing would be text/html
     response.headers[REQUEST_ID] = request.environ["fhir_imaging.request_id"]
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Cache-Control", "no-store")
