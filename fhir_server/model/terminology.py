@@ -34,6 +34,7 @@ class Concept(NamedTuple):
     display: str
     definition: str
     properties: tuple[tuple[str, Any], ...]  # of uploaded code systems, and which further children it has
+    designations: tuple[Json, ...] = ()  # other words, of uploaded code systems
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,8 @@ def _code_system(item: Json) -> CodeSystem:
         parent, each = waiting.pop()
         code = each["code"].lower() if folds_case else each["code"]
         properties = tuple((one["code"], _value(one)) for one in each.get("property", ()))
-        concepts[code] = Concept(each["code"], each.get("display", ""), each.get("definition", ""), properties)
+        words = each.get("display", ""), each.get("definition", "")
+        concepts[code] = Concept(each["code"], *words, properties, tuple(each.get("designation", ())))
         if parent:
             children.setdefault(parent, {})[code] = None
         for name, value in properties:

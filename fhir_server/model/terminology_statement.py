@@ -9,7 +9,10 @@ from typing import Any
 Json = dict[str, Any]
 
 # parameters of ValueSet/$expand
-EXPANSION = ("url", "valueSet", "filter", "offset", "count")
+EXPANSION = (
+    "url", "valueSet", "valueSetVersion", "filter", "offset", "count", "includeDesignations", "includeDefinition",
+    "activeOnly", "excludeNested", "excludeNotForUI", "excludePostCoordinated", "displayLanguage", "exclude-system",
+)  # fmt: skip
 
 
 def terminology_capabilities(statement: Mapping[str, Any], systems: Iterable[Mapping[str, Any]]) -> Json:

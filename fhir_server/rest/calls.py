@@ -44,6 +44,14 @@ class Call:
             raise AppError(Category.INVALID, f"{name} has to be a whole number", where=name)
         return int(text)
 
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return a boolean, which comes as text in an address. Raises INVALID."""
+        given = self.one(name, default)
+        text = str(given).lower() if isinstance(given, bool) else given
+        if text not in ("true", "false"):
+            raise AppError(Category.INVALID, f"{name} has to be true or false", where=name)
+        return bool(text == "true")
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:

@@ -23,6 +23,7 @@ Json = dict[str, Any]
 
 MOST_VERSIONS = 50  # of one definition that are looked through for the version that a canonical names
 WHERE = "meta.profile"  # of what the door calls 422
+_ABSTRACT = ("Resource", "DomainResource")
 
 
 class Held:
@@ -33,7 +34,7 @@ class Held:
 
     def profile(self, canonical: str) -> Mapping[str, Any] | None:
         """Return the StructureDefinition of a canonical, `url` or `url|version`; of several the latest written."""
-        return _shipped_profiles().get(canonical) or self._stored("StructureDefinition", canonical)
+        return _base(canonical) or _shipped_profiles().get(canonical) or self._stored("StructureDefinition", canonical)
 
     def terminology(self) -> Terminology:
         """Return code systems and value sets."""
@@ -72,6 +73,14 @@ class Held:
         query = Query(kind, (clause(kind, "url", _escaped(url)),), count=MOST_VERSIONS if version else 1)
         found = (each.json() for each in self._own.search(query).matches)
         return next((each for each in found if not version or each.get("version") == version), None)
+
+
+def _base(canonical: str) -> Json | None:
+    """Return what R4's own definition of a resource type demands beyond the base, which is nothing but the type."""
+    url, _, version = canonical.partition("|")
+    kind = url.removeprefix(profiles.CORE)
+    is_one = url.startswith(profiles.CORE) and (kind in definitions.resource_types() or kind in _ABSTRACT)
+    return {"url": url, "type": kind} if is_one and version in ("", "4.0", "4.0.1") else None
 
 
 @cache

@@ -26,7 +26,7 @@ from fhir_server.rest.held import Held
 from fhir_server.rest.interactions import Backing
 from fhir_server.rest.reconciling import OPERATIONS as RECONCILING
 from fhir_server.rest.subscription_operations import OPERATIONS as OF_SUBSCRIPTIONS
-from fhir_server.rest.terminology_operations import expand, lookup, validate_code
+from fhir_server.rest.terminology_operations import EXPAND, LOOKUP, VALIDATE_CODE, expand, lookup, validate_code
 from fhir_server.rest.usage_operation import OPERATIONS as OF_USAGE
 from fhir_server.store.filters import Act
 from fhir_server.store.repository import Repository
@@ -157,7 +157,6 @@ def _told(issues: list[Issue]) -> bytes:
     return json.dumps(outcome(issues))
 
 
-_CODE = frozenset({"code", "system", "version", "coding", "codeableConcept", "display"})
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "meta", f"{CORE}Resource-meta", _meta, frozenset(), on_system=True, on_type=True, on_instance=True,
@@ -183,14 +182,13 @@ OPERATIONS: tuple[Operation, ...] = (
         frozenset({"Patient"}), on_instance=True, access=Access.SEARCH,
     ),
     Operation(
-        "expand", f"{CORE}ValueSet-expand", expand, frozenset({"url", "valueSet", "filter", "offset", "count"}),
-        frozenset({"ValueSet"}), on_type=True, on_instance=True,
+        "expand", f"{CORE}ValueSet-expand", expand, EXPAND, frozenset({"ValueSet"}), on_type=True, on_instance=True,
     ),
     Operation(
-        "validate-code", f"{CORE}ValueSet-validate-code", validate_code, _CODE | {"url", "valueSet"},
+        "validate-code", f"{CORE}ValueSet-validate-code", validate_code, VALIDATE_CODE,
         frozenset({"ValueSet"}), on_type=True, on_instance=True,
     ),
-    Operation("lookup", f"{CORE}CodeSystem-lookup", lookup, _CODE, frozenset({"CodeSystem"}), on_type=True),
+    Operation("lookup", f"{CORE}CodeSystem-lookup", lookup, LOOKUP, frozenset({"CodeSystem"}), on_type=True),
     *RECONCILING,
     *CORRECTING,
     *OF_SUBSCRIPTIONS,
@@ -247,12 +245,24 @@ def invoked(method: str, segments: Sequence[str], query: tuple[tuple[str, str], 
     if len(segments) not in (1, 2, 3) or not segments[-1].startswith("$"):
         return None
     kind, identifier = (*segments[:-1], "", "")[:2]
+    operation = operation_at(segments)
+    if operation is None:
+        message = "there is no such operation at this address; those that there are stand in [base]/metadata"
+        raise AppError(Category.UNSUPPORTED, message, where="url")
+    if method not in operation.methods(has_id=bool(identifier)):
+        raise AppError(Category.UNSUPPORTED, f"${operation.name} is invoked by POST here", where="method")
+    return Invocation(operation, kind, identifier, query)
+
+
+def operation_at(segments: Sequence[str]) -> Operation | None:
+    """Return the operation that an address names, by whatever method it is invoked; None where there is none."""
+    kind, identifier = (*segments[:-1], "", "")[:2]
     for operation in OPERATIONS:
         is_named = f"${operation.name}" == segments[-1] and kind in (operation.types or (kind,))
         is_there = operation.on_instance if identifier else operation.on_type if kind else operation.on_system
-        if is_named and is_there and method in operation.methods(has_id=bool(identifier)):
-            return Invocation(operation, kind, identifier, query)
-    raise AppError(Category.UNSUPPORTED, "there is no such operation at this address", where="url")
+        if is_named and is_there:
+            return operation
+    return None
 
 
 def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation) -> dict[str, list[Any]]:

@@ -20,7 +20,7 @@ from fhir_server.rest.exporting import Asking, Level
 from fhir_server.rest.operations import values_given
 from fhir_server.rest.statuses import TooOften
 from fhir_server.web import later
-from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received
+from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, is_empty, received
 from fhir_server.web.http import principal_of, tries
 from imaging.errors import AppError, Category
 
@@ -89,7 +89,7 @@ def _view(server: Backing, level: Level) -> Callable[..., Response]:
 
 
 def _sent(server: Backing) -> object:
-    if request.method != "POST":
+    if request.method != "POST" or is_empty(request):
         return None
     check_content_type(request, RESOURCE_TYPES)
     found = received(request, most_bytes=server.most_resource_bytes)

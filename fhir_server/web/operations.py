@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from fhir_server.rest.calls import Operation
 from fhir_server.rest.interactions import Interactions
-from fhir_server.rest.operations import OPERATIONS, Invocation
+from fhir_server.rest.operations import OPERATIONS, Invocation, invoked, operation_at
 from fhir_server.web import fhir
-from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, shown
+from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, is_empty, received, shown
 from fhir_server.web.http import principal_of, tries
+from imaging.errors import AppError, Category
 
 
 def blueprint(server: fhir.Backing) -> Blueprint:
@@ -27,7 +28,19 @@ def blueprint(server: fhir.Backing) -> Blueprint:
                 methods = list(operation.methods(has_id=bool(place)))
                 rule = f"/{kind}{place}/${operation.name}"
                 routes.add_url_rule(rule, rule, view, methods=methods, provide_automatic_options=False)
+    for rule in ("/$<name>", "/<resource_type>/$<name>", "/<resource_type>/<resource_id>/$<name>"):
+        routes.add_url_rule(rule, rule, _unknown, methods=["GET", "POST"], provide_automatic_options=False)
     return routes
+
+
+def _unknown(name: str, resource_type: str = "", resource_id: str = "") -> Response:
+    """Say of an operation that is not at this address, or not by this method, what there is instead."""
+    principal_of(request)
+    segments = [each for each in (resource_type, resource_id, f"${name}") if each]
+    if operation := operation_at(segments):
+        g.allow = set(operation.methods(has_id=bool(resource_id)))
+    invoked(request.method, segments, ())
+    raise AppError(Category.UNSUPPORTED, "this operation is not invoked here", where="url")
 
 
 def _view(server: fhir.Backing, operation: Operation) -> Callable[..., Response]:
@@ -39,7 +52,7 @@ def _view(server: fhir.Backing, operation: Operation) -> Callable[..., Response]
         check_accept()
         acting = Interactions(server, principal)
         invocation.require(acting.repository)
-        if request.method == "POST":
+        if request.method == "POST" and not is_empty(request):
             check_content_type(request, RESOURCE_TYPES)
             sent = received(request, most_bytes=server.most_resource_bytes, more_levels=3)
             invocation = replace(invocation, sent=sent)

@@ -8,6 +8,8 @@ from fhir_server.access.contracts import Right
 from tests.support.doors import Caller, Doors, new_study
 
 Json = dict[str, Any]
+CORE = "http://hl7.org/fhir/StructureDefinition/"
+BASIC: Json = {"resourceType": "Basic", "code": {"text": "x"}}
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 GENDERS = "http://hl7.org/fhir/ValueSet/administrative-gender"
 
@@ -113,7 +115,7 @@ class TestMeta:
 
         assert reader.get(f"/fhir/{patient}/$meta").status_code == 200
         assert reader.post(f"/fhir/{patient}/$meta-add", label).status_code == 403
-        assert everybody.get(f"/fhir/{patient}/$meta-add").status_code == 404
+        assert everybody.get(f"/fhir/{patient}/$meta-add").status_code == 405
         assert everybody.post(f"/fhir/{patient}/$meta-add", _parameters()).status_code == 400
         wrong = _parameters(meta={"valueMeta": {"tag": [{"code": 1}]}})
         assert everybody.post(f"/fhir/{patient}/$meta-add", wrong).status_code == 400
@@ -172,6 +174,52 @@ class TestValidate:
 
         assert "error" not in {each for each, _ in found}
 
+    @pytest.mark.parametrize("name", ["Patient", "Patient|4.0.1", "DomainResource", "Resource"])
+    def test_the_definition_of_the_type_itself_is_a_profile(self, everybody: Caller, name: str) -> None:
+        url = f"http://hl7.org/fhir/StructureDefinition/{name}"
+
+        answer = everybody.post(f"/fhir/Patient/$validate?profile={url}", {"resourceType": "Patient"})
+        other = everybody.post(f"/fhir/Basic/$validate?profile={CORE}Patient", {**BASIC, "meta": {"profile": [url]}})
+
+        assert not [each for each in _severities(answer) if each[0] == "error"]
+        assert ("error", "Basic") in _severities(other)
+
+
+class TestInvocation:
+    """FHIR R4 operations 3.2.0.2: how operations are invoked."""
+
+    def test_a_body_may_be_left_out(self, everybody: Caller) -> None:
+        patient = _patient(everybody)
+
+        for name in ("$everything", "$validate", "$meta"):
+            assert everybody.post(f"/fhir/{patient}/{name}").status_code == 200, name
+        assert everybody.post("/fhir/Patient/$validate").status_code == 400
+        assert everybody.post(f"/fhir/ValueSet/$expand?url={GENDERS}").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("method", "address", "status", "allow"),
+        [
+            ("GET", "$convert", 405, "POST"),
+            ("GET", "Patient/1/$meta-add", 405, "POST"),
+            ("GET", "Patient/$validate", 405, "POST"),
+            ("GET", "$nonsense", 501, None),
+            ("POST", "$nonsense", 501, None),
+            ("GET", "Patient/$nonsense", 501, None),
+            ("POST", "Patient/$nonsense", 501, None),
+            ("POST", "Patient/1/$nonsense", 501, None),
+            ("GET", "ImagingStudy/1/$everything", 501, None),
+            ("GET", "Encounter/1/$everything", 501, None),
+            ("DELETE", "Patient/1/$everything", 405, "GET, HEAD, POST"),
+        ],
+    )
+    def test_what_cannot_be_invoked_is_told(
+        self, everybody: Caller, method: str, address: str, status: int, allow: str | None
+    ) -> None:
+        answer = everybody.call(method, f"/fhir/{address}")
+
+        assert (answer.status_code, answer.headers.get("Allow")) == (status, allow)
+        assert answer.json["issue"][0]["code"] == "not-supported"
+
 
 class TestTerminology:
     def test_expansion_with_filter_and_pages(self, everybody: Caller) -> None:
@@ -224,9 +272,59 @@ class TestTerminology:
         assert {each["part"][1]["valueCode"] for each in found if each["name"] == "property"} >= {"ACUTE", "NONAC"}
         assert {"name": "display", "valueString": "Computed Tomography"} in posted
 
+    def test_an_expansion_without_what_is_not_wanted(self, everybody: Caller) -> None:
+        value = {"resourceType": "CodeSystem", "url": "http://scans", "status": "active", "content": "complete"}
+        gone = {"code": "gone", "property": [{"code": "status", "valueCode": "retired"}]}
+        group = {"code": "group", "property": [{"code": "notSelectable", "valueBoolean": True}]}
+        words = {"code": "scan", "display": "Scan", "designation": [{"language": "de", "value": "Aufnahme"}]}
+        everybody.post("/fhir/CodeSystem", {**value, "concept": [words, gone, group]})
+        system = {"include": [{"system": "http://scans"}]}
+        everybody.post(
+            "/fhir/ValueSet", {"resourceType": "ValueSet", "url": "http://all", "status": "active", "compose": system}
+        )
+
+        def codes(query: str) -> list[str]:
+            answer = everybody.get(f"/fhir/ValueSet/$expand?url=http://all{query}")
+            assert answer.status_code == 200, answer.json
+            return [each["code"] for each in answer.json["expansion"].get("contains", ())]
+
+        assert codes("") == ["scan", "gone", "group"]
+        assert codes("&activeOnly=true") == ["scan", "group"]
+        assert codes("&excludeNotForUI=true") == ["scan", "gone"]
+        assert codes("&exclude-system=http://scans") == []
+        assert codes("&excludeNested=true&excludePostCoordinated=true&displayLanguage=de") == ["scan", "gone", "group"]
+
+    def test_an_expansion_with_what_is_wanted_beside_the_codes(self, everybody: Caller) -> None:
+        concept = {"code": "male", "designation": [{"language": "de", "value": "männlich"}]}
+        include = [{"system": "http://hl7.org/fhir/administrative-gender", "concept": [concept]}]
+        value_set = {"resourceType": "ValueSet", "status": "active", "compose": {"include": include}}
+
+        answer = everybody.post(
+            "/fhir/ValueSet/$expand?includeDesignations=true",
+            _parameters(valueSet={"resource": value_set}, includeDefinition={"valueBoolean": True}),
+        ).json
+
+        assert answer["expansion"]["contains"][0]["designation"] == concept["designation"]
+        assert answer["compose"] == value_set["compose"]
+        assert {"name": "includeDefinition", "valueBoolean": True} in answer["expansion"]["parameter"]
+
+    def test_a_lookup_of_what_is_wanted(self, everybody: Caller) -> None:
+        act = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+
+        names = everybody.get(f"/fhir/CodeSystem/$lookup?system={act}&code=IMP&property=display&displayLanguage=en")
+        parents = everybody.get(f"/fhir/CodeSystem/$lookup?system={act}&code=IMP&property=parent").json["parameter"]
+
+        assert "property" not in [each["name"] for each in names.json["parameter"]]
+        assert {each["part"][0]["valueCode"] for each in parents if each["name"] == "property"} == {"parent"}
+
     @pytest.mark.parametrize(
         ("address", "status"),
         [
+            (f"ValueSet/$expand?url={GENDERS}&activeOnly=perhaps", 400),
+            (f"ValueSet/$expand?url={GENDERS}&valueSetVersion=4.0.1", 200),
+            (f"ValueSet/$expand?url={GENDERS}&valueSetVersion=3", 404),
+            (f"ValueSet/$expand?url={GENDERS}&date=2020-01-01", 400),
+            (f"CodeSystem/$lookup?system={DCM}&code=CT&version=99", 404),
             ("ValueSet/$expand", 400),
             ("ValueSet/$expand?url=http://unknown", 404),
             ("ValueSet/$expand?url=http://loinc.org/vs", 404),
