@@ -1,6 +1,6 @@
 """What an algorithm is: declared parameters, one kind of input, one pure call, and a result that says its units."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -118,8 +118,8 @@ class Algorithm:
         check(cls, values)
 
     @classmethod
-    def presets(cls, ds: Dataset) -> dict[str, Any]:
-        """Return parameters that the images themselves state; what is ordered wins over them."""
+    def presets(cls, datasets: Sequence[Dataset]) -> dict[str, Any]:
+        """Return parameters that the images, at least one, state themselves; what is ordered wins over them."""
         return {}
 
     @classmethod

@@ -6,6 +6,7 @@ The same task, algorithm and input always make the same UIDs and the same bytes.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ SOURCE_IMAGES: Final = BaseTag(0x00082112)
 PIXEL_DATA: Final = BaseTag(0x7FE00010)
 _KINDS: Final = ("AXIAL", "LOCALIZER")  # of CT images.   Source: PS3.3 C.8.2.1.1.1
 _MOST_KNOWN: Final = 16
+_ZONE: Final = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 _EQUIPMENT: Final = (
     "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName", "InstitutionName",
 )  # fmt: skip
@@ -134,6 +136,8 @@ def derive_images(result: Result, sources: Sequence[Dataset], work: Work, *, ser
         series.Modality = next(iter(modalities)) if len(modalities) == 1 else group[0].modality
         _add_class(series, group, uid, sources[0])
         _add_series(series, work, number, series_number + number)
+        if uid == PET_IMAGE:
+            _add_times_of_decay(series, sources)
         _add_derivation(series, work, sources)
         templates, uid_of = _Templates(series, sources), work.uids()
         for index, (image, each) in enumerate(zip(group, stored, strict=True), start=1):
@@ -278,9 +282,23 @@ def _add_class(ds: Dataset, group: Sequence[Image], class_uid: str, first: Datas
 def _add_series(ds: Dataset, work: Work, series: int, series_number: int) -> None:
     ds.SeriesInstanceUID, ds.SeriesNumber = work.uid("series", series), series_number
     ds.SeriesDescription = work.title[:64]
-    date, time = work.done_at.strftime("%Y%m%d"), work.done_at.strftime("%H%M%S")
+    _add_times(ds, work)
+
+
+def _add_times(ds: Dataset, work: Work) -> None:
+    """Write when it was done, in the zone that the dataset says its times are of."""
+    zone = str(ds.get("TimezoneOffsetFromUTC") or "")
+    done_at = work.done_at.astimezone(datetime.strptime(zone, "%z").tzinfo) if _ZONE.fullmatch(zone) else work.done_at
+    date, time = done_at.strftime("%Y%m%d"), done_at.strftime("%H%M%S")
     ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = date
     ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = time
+
+
+def _add_times_of_decay(ds: Dataset, sources: Sequence[Dataset]) -> None:
+    """Keep the times that activities of PET are corrected to, and that a reader checks these by (PS3.3 C.8.9.1)."""
+    first = min(sources, key=lambda each: (str(each.get("AcquisitionDate")), str(each.get("AcquisitionTime"))))
+    ds.SeriesDate, ds.SeriesTime = sources[0].get("SeriesDate"), sources[0].get("SeriesTime")
+    ds.AcquisitionDate, ds.AcquisitionTime = first.get("AcquisitionDate"), first.get("AcquisitionTime")
 
 
 def _add_derivation(ds: Dataset, work: Work, sources: Sequence[Dataset]) -> None:
@@ -353,9 +371,7 @@ def coded(code: Code) -> Dataset:
 
 def add_work(ds: Dataset, work: Work) -> None:
     """Write what was done and when, in place of the time of this run, into an object that is no image."""
-    date, time = work.done_at.strftime("%Y%m%d"), work.done_at.strftime("%H%M%S")
-    ds.ContentDate = ds.InstanceCreationDate = ds.SeriesDate = date
-    ds.ContentTime = ds.InstanceCreationTime = ds.SeriesTime = time
+    _add_times(ds, work)
     ds.SeriesDescription = work.title[:64]
     processed = Dataset()
     processed.Manufacturer, processed.ManufacturerModelName = work.equipment.manufacturer, work.equipment.model_name

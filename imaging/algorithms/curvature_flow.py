@@ -1,5 +1,6 @@
 """Curvature flow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -39,9 +40,9 @@ class CurvatureFlow(Algorithm):
     derivation = Code("113087", "DCM", "Smoothing")
 
     @classmethod
-    def presets(cls, ds: Dataset) -> dict[str, Any]:
+    def presets(cls, datasets: Sequence[Dataset]) -> dict[str, Any]:
         """Return a shorter step for pixels that the default is too long for."""
-        spacing = ds.get("PixelSpacing")
+        spacing = datasets[0].get("PixelSpacing")
         shortest = min(float(each) for each in spacing) if spacing else 1.0
         return {"time_step": shortest**2 / 8} if shortest**2 / 8 < _DEFAULT else {}
 

@@ -1,8 +1,9 @@
 """Standardised uptake values of PET."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -14,6 +15,8 @@ from imaging.errors import AppError, Category
 from imaging.geometry import Volume
 from imaging.parameters import Says
 
+_SAME_DAY_S: Final = 3 * 3600.0  # a longer half-life lets a patient be scanned days after the administration
+
 
 @algorithms.register("suv")
 @dataclass(frozen=True)
@@ -22,8 +25,10 @@ class Suv(Algorithm):
 
     SUV = activity x weight in g / (dose x 2^(-elapsed / half-life)). The images state dose, half-life, weight and the
     elapsed time; they are taken from there unless given. With Decay Correction START the time from administration to
-    the start of the series counts, with ADMIN it is 0; without decay correction, or where the start of the series is
-    later than the acquisition (a sign of later processing), the time must be given. Refuses other units than Bq/ml.
+    the start of the series counts, with ADMIN it is 0. The time must be given without decay correction, where the
+    start of the series is later than that of an acquisition in it (a sign of later processing) or an acquisition is not
+    timed, and where no date of administration is stated for a half-life of more than 3 h. Refuses other units than
+    Bq/ml.
     """
 
     weight_kg: Annotated[float, Says("weight of the patient", unit="kg", low=0.2, high=700, is_stated=True)]
@@ -51,37 +56,43 @@ class Suv(Algorithm):
         return Result(volumes=(replace(volume, array=array, unit="g/ml"),))
 
     @classmethod
-    def presets(cls, ds: Dataset) -> dict[str, Any]:
-        """Return what the images state."""
-        tracer = (ds.get("RadiopharmaceuticalInformationSequence") or [Dataset()])[0]
+    def presets(cls, datasets: Sequence[Dataset]) -> dict[str, Any]:
+        """Return what the images state; of several tracers nobody knows which one is meant."""
+        tracers = datasets[0].get("RadiopharmaceuticalInformationSequence") or []
+        tracer = tracers[0] if len(tracers) == 1 else Dataset()
         stated = {
-            "weight_kg": ds.get("PatientWeight"),
+            "weight_kg": datasets[0].get("PatientWeight"),
             "dose_bq": tracer.get("RadionuclideTotalDose"),
             "half_life_s": tracer.get("RadionuclideHalfLife"),
-            "elapsed_s": _elapsed_s(ds, tracer),
+            "elapsed_s": _elapsed_s(datasets, tracer),
         }
         return {name: float(value) for name, value in stated.items() if value is not None and value != ""}
 
 
-def _elapsed_s(ds: Dataset, tracer: Dataset) -> float | None:
-    correction = ds.get("DecayCorrection")
-    if correction == "ADMIN":
+def _elapsed_s(datasets: Sequence[Dataset], tracer: Dataset) -> float | None:
+    corrections = {ds.get("DecayCorrection") for ds in datasets}
+    if corrections == {"ADMIN"}:
         return 0.0
-    series, acquired, administered = _moment(ds, "Series"), _moment(ds, "Acquisition"), _administered(tracer, ds)
-    if correction != "START" or series is None or administered is None or (acquired and series > acquired):
+    # Where the patient is moved through the scanner, the first image is not always the one that was acquired first.
+    acquired = [_moment(ds, "Acquisition") for ds in datasets]
+    moments = [_moment(datasets[0], "Series"), _administered(tracer, datasets[0]), *acquired]
+    stated = [each for each in moments if each is not None]
+    # A time with and a time without its zone cannot be compared.
+    if corrections != {"START"} or len(stated) < len(moments) or len({each.tzinfo is None for each in stated}) > 1:
         return None
-    if (administered.tzinfo is None) != (series.tzinfo is None):
-        return None  # a time with and a time without its zone cannot be compared
+    series, administered, *others = stated
     elapsed = (series - administered).total_seconds()
-    return elapsed if elapsed >= 0 else None
+    return elapsed if elapsed >= 0 and series <= min(others) else None
 
 
 def _administered(tracer: Dataset, ds: Dataset) -> datetime | None:
     stated = str(tracer.get("RadiopharmaceuticalStartDateTime") or "")
     if stated:
         return _parsed(stated)
-    time = tracer.get("RadiopharmaceuticalStartTime")
-    return _parsed(f"{ds.get('SeriesDate', '')}{time}{ds.get('TimezoneOffsetFromUTC') or ''}") if time else None
+    time, half_life_s = tracer.get("RadiopharmaceuticalStartTime"), tracer.get("RadionuclideHalfLife")
+    if not time or not half_life_s or float(half_life_s) > _SAME_DAY_S:
+        return None
+    return _parsed(f"{ds.get('SeriesDate', '')}{time}{ds.get('TimezoneOffsetFromUTC') or ''}")
 
 
 def _moment(ds: Dataset, of: str) -> datetime | None:

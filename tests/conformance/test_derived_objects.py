@@ -115,7 +115,7 @@ def test_what_is_made_conforms(judge: None, tmp_path: Path, kind: str, name: str
     datasets, frames = SOURCES[kind]
     values = VALUES.get(name, {}) | (CT_VALUES.get(name, {}) if "ct" in kind else {})
     algorithm = algorithms.get(name)
-    ready = algorithm.build({**algorithm.presets(datasets[0]), **values})
+    ready = algorithm.build({**algorithm.presets(datasets), **values})
     pair = [datasets] * (2 if algorithm.takes is Takes.PAIR else 1)
 
     files = list(_files(result_of(ready, datasets, frames), pair, work(name, ready)))

@@ -410,7 +410,7 @@ def suv_dataset(**attributes: Any) -> Dataset:
 
 
 def test_suv_is_one_where_the_dose_is_spread_evenly():
-    values = algorithms.get("suv").presets(suv_dataset())
+    values = algorithms.get("suv").presets([suv_dataset()])
     evenly = 3.5e8 / 2 / 70_000  # after one half-life, in Bq/g
 
     (volume,) = run("suv", volume_of(np.full((2, 2, 2), evenly), unit="Bq/ml"), **values).volumes
@@ -427,10 +427,11 @@ def test_suv_is_one_where_the_dose_is_spread_evenly():
         ({"DecayCorrection": "NONE"}, None),
         ({"SeriesTime": "113000"}, None),  # later than the acquisition: processed since
         ({"SeriesTime": "093000"}, None),  # before the administration
+        ({"AcquisitionTime": ""}, None),  # whether it was processed since, nobody knows
     ],
 )
 def test_the_elapsed_time_is_taken_only_where_the_images_state_it(attributes: dict[str, str], elapsed: float | None):
-    assert algorithms.get("suv").presets(suv_dataset(**attributes)).get("elapsed_s") == elapsed
+    assert algorithms.get("suv").presets([suv_dataset(**attributes)]).get("elapsed_s") == elapsed
 
 
 @pytest.mark.parametrize(
@@ -448,7 +449,30 @@ def test_the_date_and_zone_of_the_administration_count(administered: str, zone: 
     if zone:
         ds.TimezoneOffsetFromUTC = zone
 
-    assert algorithms.get("suv").presets(ds).get("elapsed_s") == elapsed
+    assert algorithms.get("suv").presets([ds]).get("elapsed_s") == elapsed
+
+
+def test_the_image_that_was_acquired_first_tells_whether_the_series_was_begun_later():
+    datasets = [suv_dataset(AcquisitionTime=time) for time in ("110600", "110300", "110000")]
+    later = [*datasets[:2], suv_dataset(AcquisitionTime="105900")]
+
+    assert algorithms.get("suv").presets(datasets)["elapsed_s"] == 3600
+    assert "elapsed_s" not in algorithms.get("suv").presets(later)
+
+
+@pytest.mark.parametrize(("half_life_s", "elapsed"), [(6586.2, 3600.0), (282_276.0, None)])
+def test_a_time_without_date_is_one_of_the_same_day_for_short_half_lives_only(half_life_s: float, elapsed: Any):
+    ds = suv_dataset()
+    ds.RadiopharmaceuticalInformationSequence[0].RadionuclideHalfLife = half_life_s  # of F-18, of Zr-89
+
+    assert algorithms.get("suv").presets([ds]).get("elapsed_s") == elapsed
+
+
+def test_of_two_tracers_none_is_taken():
+    ds = suv_dataset()
+    ds.RadiopharmaceuticalInformationSequence = [ds.RadiopharmaceuticalInformationSequence[0], Dataset()]
+
+    assert algorithms.get("suv").presets([ds]) == {"weight_kg": 70}
 
 
 def test_suv_refuses_counts():
@@ -565,7 +589,7 @@ def test_the_step_of_the_flow_is_shorter_for_small_pixels_unless_it_is_ordered()
     ds = Dataset()
     ds.PixelSpacing = [0.4, 0.4]
 
-    assert algorithms.get("curvature-flow").presets(ds) == {"time_step": pytest.approx(0.02)}
+    assert algorithms.get("curvature-flow").presets([ds]) == {"time_step": pytest.approx(0.02)}
 
 
 def test_a_slab_and_a_reformatted_slice_name_the_slices_that_they_come_from():

@@ -138,6 +138,29 @@ def test_uptake_values_stay_pet_images_in_their_new_unit():
     assert float(written[1].RescaleSlope) * written[1].pixel_array[0, 0] == pytest.approx(7.25, rel=1e-4)
 
 
+def test_derived_images_of_pet_keep_the_time_that_their_activity_is_corrected_to():
+    sources, _ = axial_series([0, 2])
+    for ds, acquired in zip(sources, ("101500", "101200"), strict=True):
+        ds.SOPClassUID, ds.Modality, ds.DecayCorrection = "1.2.840.10008.5.1.4.1.1.128", "PT", "START"
+        ds.SeriesDate, ds.SeriesTime, ds.AcquisitionDate, ds.AcquisitionTime = "20240506", "1010", "20240506", acquired
+    result = Result(volumes=(volume_of(np.ones((2, 1, 1)), unit="Bq/ml", modality="PT"),))
+
+    written = [parsed(file) for file in files(result, sources)]
+
+    assert {(ds.SeriesDate, ds.SeriesTime) for ds in written} == {("20240506", "1010")}
+    assert {(ds.AcquisitionDate, ds.AcquisitionTime) for ds in written} == {("20240506", "101200")}
+    assert {(ds.ContentDate, ds.ContentTime) for ds in written} == {("20240506", "070809")}
+
+
+def test_times_of_a_result_are_of_the_zone_that_it_names():
+    sources, _ = axial_series([0])
+    sources[0].TimezoneOffsetFromUTC = "-0730"
+
+    (ds,) = (parsed(file) for file in files(Result(images=(image_of(np.ones((1, 1))),)), sources))
+
+    assert (ds.SeriesDate, ds.SeriesTime, ds.TimezoneOffsetFromUTC) == ("20240505", "233809", "-0730")
+
+
 def test_whole_numbers_are_kept_exactly():
     values = np.array([[-1024, 3071]], dtype=np.float32)
 

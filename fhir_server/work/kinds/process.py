@@ -162,7 +162,7 @@ def _process(
     loaded = [Loaded(server, each) for each in group]
     if skips_results and is_made_here(loaded[0].datasets):
         return
-    ready = algorithm.build({**algorithm.presets(loaded[0].datasets[0]), **order.parameters})
+    ready = algorithm.build({**algorithm.presets(loaded[0].datasets), **order.parameters})
     work = _work(task, order, ready, group)
     is_of_files = algorithm.takes is Takes.FILES
     files: Iterable[Buffer] = (
