@@ -61,7 +61,13 @@ def restriction(named: Named, resource_type: str) -> frozenset[str]:
 
 
 def recipients_of(task: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return whom alone an order is for: "Patient/...", "Organization/..."."""
+    """Return whom alone an order is for: "Patient/...", "Organization/..."; of patients the one in `for`, if any."""
+    told, about = _recipients(task), _relative(task.get("for", {}))
+    is_about_one = about.startswith("Patient/")
+    return (about, *(each for each in told if not each.startswith("Patient/"))) if is_about_one else told
+
+
+def _recipients(task: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(_relative(each) for each in task.get("restriction", {}).get("recipient", []))
 
 
@@ -212,6 +218,9 @@ def check_restriction(task: Mapping[str, Any], named: Named) -> None:
     if task.get("restriction", {}).get("repetitions", 1) != 1:
         raise AppError(Category.INVALID, "an order is done once; place another one", where=f"{where}.repetitions")
     understood = restriction(named, "Patient") | restriction(named, "Organization")
+    patients = {each for each in _recipients(task) if each.startswith("Patient/")}
+    if patients and not patients >= restriction(named, "Patient"):
+        raise AppError(Category.INVALID, "the order is for another Patient than it is restricted to", where="Task.for")
     if not understood.issuperset(named.restricted_to):
         message = (
             "an order can be restricted to a Patient, whose images it is for, or to an Organization that gets them"

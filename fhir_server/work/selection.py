@@ -104,7 +104,7 @@ def _of_patients(server: Backing, named: Named, found: list[Instance]) -> list[I
     subjects = {uid: server.own.read("ImagingStudy", imaging_study_id(uid)).json()["subject"] for uid in studies}
     others = sorted(uid for uid, subject in subjects.items() if subject.get("reference") not in patients)
     if others and not named.search:
-        message = "the order is restricted to other patients than this study's"
+        message = "the order is for, or restricted to, other patients than this study's"
         raise AppError(Category.INVALID, message, where=others[0])
     return [each for each in found if each.study_uid not in others]
 
@@ -119,6 +119,10 @@ def _named(server: Backing, named: Named) -> list[Instance]:
         outside = [each.sop_uid for each in found if each.study_uid not in named.studies]
         if outside:
             raise AppError(Category.INVALID, "an instance is of another study than the order names", where=outside[0])
+        idle = sorted(set(named.studies) - {each.study_uid for each in found})
+        if idle:
+            message = "of this study the order names no series or instance; leave it out, or name a part of it"
+            raise AppError(Category.INVALID, message, where=idle[0])
     return found
 
 

@@ -237,7 +237,7 @@ class TestOrdering:
         code, words = refusal(orderer.post("/fhir/Task", order(endpoint, named, **only)))
         ended = done(doors, placed(orderer, order(endpoint, search, **only)))
 
-        assert (code, "restricted to other patients" in words) == (400, True)
+        assert (code, "other patients than this study's" in words) == (400, True)
         assert outputs(ended, "delivered") == [6]
 
     def test_a_restriction_that_would_not_be_kept_is_refused(self, doors, orderer, receiver):

@@ -317,7 +317,35 @@ class TestRestriction:
         response = orderer.post("/fhir/Task", order(*mip(), restriction=restriction))
 
         assert response.status_code == 400
-        assert "restricted to other patients" in refusal(response)
+        assert "other patients than this study's" in refusal(response)
+
+    def test_an_order_for_a_patient_gets_no_images_of_another(self, doors, orderer, patients):
+        about = [{"for": {"reference": each}} for each in (patients[1], f"https://here.example/fhir/{patients[0]}")]
+        search = mip(value("search", "valueString", "ImagingStudy?modality=CT"), study=False)
+
+        wrong, right = (orderer.post("/fhir/Task", order(*mip(), **each)) for each in about)
+        found = run(doors, placed(orderer, *search, **about[0]))
+
+        assert (wrong.status_code, right.status_code) == (400, 201)
+        assert "other patients than this study's" in refusal(wrong)
+        assert outputs(found, "imaging-study") == [{"reference": f"ImagingStudy/{self.OTHER}"}]
+
+    def test_an_order_is_not_for_another_patient_than_it_is_restricted_to(self, orderer, patients):
+        restriction = {"recipient": [{"reference": patients[1]}]}
+        about = {"reference": patients[0]}
+
+        response = orderer.post("/fhir/Task", order(*mip(), restriction=restriction, **{"for": about}))
+
+        assert response.status_code == 400
+        assert "another Patient than it is restricted to" in refusal(response)
+
+    def test_a_study_of_which_nothing_is_named_is_not_left_out_in_silence(self, orderer, patients):
+        other = value("imaging-study", "valueReference", {"reference": f"ImagingStudy/{self.OTHER}"})
+
+        response = orderer.post("/fhir/Task", order(*mip(other, value("series", "valueId", SERIES))))
+
+        assert response.status_code == 400
+        assert f"names no series or instance; leave it out, or name a part of it ({self.OTHER})" in refusal(response)
 
     def test_a_result_goes_to_no_other_organisation_than_those_of_the_restriction(self, doors, patients):
         owner = doors.caller(*Right, name="owner")

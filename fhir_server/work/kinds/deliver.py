@@ -80,7 +80,8 @@ def wanted_of(task: Mapping[str, Any]) -> Wanted:
         instances=tuple(given.get("instance", [])),
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
         recipient="/".join(given["endpoint"][0].split("/")[-2:]),
-        restricted_to=orders.recipients_of(task),
+        # What follows from an order is about its patient; copies that name nobody may be among the results.
+        restricted_to=orders.recipients_of({**task, "for": {}} if "partOf" in task else task),
     )
 
 
