@@ -90,6 +90,10 @@ class Cleaned:
         """Return one instance. Raises NOT_FOUND; FORBIDDEN, with the reason, for what a program cannot clean."""
         return self._found(study_uid, series_uid, sop_uid)[0]
 
+    def with_file(self, study_uid: str, series_uid: str, sop_uid: str) -> Instance:
+        """Return the same: what a cleaned file is made of is read when it is made."""
+        return self.instance(study_uid, series_uid, sop_uid)
+
     def described(self, study_uid: str, series_uid: str, sop_uid: str) -> tuple[Instance, bytes]:
         """Return one instance and its DICOM JSON."""
         instance, document = self._found(study_uid, series_uid, sop_uid)

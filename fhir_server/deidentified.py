@@ -128,7 +128,7 @@ class View:
     def images(self, uid: str) -> tuple[Cleaned, str]:
         """Return the images of a study, and its original UID: for the record. Raises as `study`."""
         study = self.study(uid)
-        return Cleaned(self._archive, self.aliases, self.rules, study, uid, self._sorted), study
+        return Cleaned(self._archive.for_one_answer(), self.aliases, self.rules, study, uid, self._sorted), study
 
     def search(self, asked: Matching, study_uid: str | None, series_uid: str | None) -> Found:
         """Return what matches in all studies, or in one, cleaned.

@@ -47,6 +47,7 @@ class Images(Protocol):
     """Images that can be retrieved: those of the archive by name, or cleaned ones. See `imaging.archive.Archive`."""
 
     def instance(self, study_uid: str, series_uid: str, sop_uid: str) -> Instance: ...  # noqa: D102
+    def with_file(self, study_uid: str, series_uid: str, sop_uid: str) -> Instance: ...  # noqa: D102
     def described(self, study_uid: str, series_uid: str, sop_uid: str) -> tuple[Instance, bytes]: ...  # noqa: D102
     def contents(self, study_uid: str, series_uid: str | None = None) -> Contents: ...  # noqa: D102
     def each(self, sop_uids: Sequence[str]) -> Iterator[Instance]: ...  # noqa: D102
@@ -92,7 +93,7 @@ class _ByName:
 
     def study(self, server: Server, principal: Principal, study_uid: str) -> Seen:
         server.studies.authorise(study_uid, principal)
-        return Seen(server.archive, study_uid, lambda: 0)
+        return Seen(server.archive.for_one_answer(), study_uid, lambda: 0)
 
     def search(
         self, server: Server, principal: Principal, asked: Matching, study_uid: str | None, series_uid: str | None

@@ -105,7 +105,7 @@ class _OfOrder:
     def study(self, server: dicom_door.Server, principal: Principal, study_uid: str) -> Seen:
         if study_uid not in {uids[0] for uids in self._uids}:
             raise AppError(Category.NOT_FOUND, "no such study", where=study_uid)
-        return Seen(server.archive, study_uid, lambda: 0)
+        return Seen(server.archive.for_one_answer(), study_uid, lambda: 0)
 
     def search(
         self,

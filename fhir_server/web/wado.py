@@ -79,7 +79,7 @@ def retrieve(door: Door, study_uid: str, series_uid: str | None = None, sop_uid:
     with visit.retrieving(len(found.uids), downloads=int(is_download)), decoding():
         if not choice.multipart and choice.media_type == DICOM:
             return file_by_itself(visit, first, forms(first), tag)
-        chosen = ((instance, forms(instance)) for instance in images.each(found.uids))
+        chosen = ((instance, forms(instance)) for instance in (found.samples if sop_uid else images.each(found.uids)))
         if is_download:
             entries = file_set(images, chosen, images.documents(found.uids), tag)
             response = streamed(packed(zipped(entries)), ZIP)
@@ -103,7 +103,7 @@ class Held(NamedTuple):
 def held(visit: Visit, study_uid: str, series_uid: str | None, sop_uid: str | None) -> Held:
     """Return what a study, a series or an instance is. Raises NOT_FOUND."""
     if series_uid and sop_uid:
-        instance = visit.images.instance(study_uid, series_uid, sop_uid)
+        instance = visit.images.with_file(study_uid, series_uid, sop_uid)
         return Held([instance], [sop_uid], f"{instance.sha256_received} {visit.images.decided(study_uid)}")
     found = visit.images.contents(study_uid, series_uid)
     return Held(found.samples, found.sop_uids, found.version)
@@ -142,7 +142,7 @@ def file_by_itself(visit: Visit, instance: Instance, form: str, tag: str) -> Res
 def retrieve_received(door: Door, study_uid: str, series_uid: str, sop_uid: str) -> Response:
     """GET the file as it was received, byte for byte, with its SHA-256 in Repr-Digest (RFC 9530)."""
     visit = door.admit(study_uid)
-    instance = visit.images.instance(study_uid, series_uid, sop_uid)
+    instance = visit.images.with_file(study_uid, series_uid, sop_uid)
     if unchanged := not_modified(instance.sha256_received, IMMUTABLE):
         return unchanged
     visit.retrieved()

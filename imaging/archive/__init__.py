@@ -4,6 +4,7 @@ One class hides parsing, lossless encoding and its proof, blobs, rows, summaries
 facts; series and study summaries follow from them. Who may see a study is the caller's business.
 """
 
+import copy
 import hashlib
 import os
 from collections import deque
@@ -21,7 +22,15 @@ from pymongo.database import Database
 
 from imaging.archive import catalogue, contents, query, trash, upkeep
 from imaging.archive.attributes import STANDARD, Tables, with_extra
-from imaging.archive.catalogue import INSTANCE_FIELDS, Arrival, Brought, Document, Instance, instance_from_row
+from imaging.archive.catalogue import (
+    FILE_FIELDS,
+    INSTANCE_FIELDS,
+    Arrival,
+    Brought,
+    Document,
+    Instance,
+    instance_from_row,
+)
 from imaging.archive.contents import Contents
 from imaging.archive.corrections import Decisions, Known
 from imaging.archive.files import RECEIVED, STORED, Files, size_of_file
@@ -97,7 +106,8 @@ class Archive:
         self._pool = ThreadPoolExecutor(threads, "archive-file")
         # Its own pool: a file's thread waits for its frames, and must not wait for itself.
         self._frame_pool = ThreadPoolExecutor(threads, "archive-frame")
-        self._files = Files(database, blobs, pool=self._pool, frame_pool=self._frame_pool)
+        self._told: Decisions | Known = self.decisions
+        self._files = Files(database, blobs, self._told, pool=self._pool, frame_pool=self._frame_pool)
         self._frames = Frames(blobs)
         self._ingest = Ingest(
             database,
@@ -117,6 +127,13 @@ class Archive:
         catalogue.ensure_indexes(self._database)
         self.decisions.ensure_indexes()
         self._blobs.prepare()
+
+    def for_one_answer(self) -> "Archive":
+        """Return the same archive, which looks up once what is decided about each study: so that holds throughout."""
+        other = copy.copy(self)
+        known = other._told = Known(self.decisions)
+        other._files = self._files.knowing(known)
+        return other
 
     def close(self) -> None:
         """Wait for running codec work and end its threads."""
@@ -152,7 +169,11 @@ class Archive:
     def described(self, study_uid: str, series_uid: str, sop_uid: str) -> tuple[Instance, bytes]:
         """Return one instance and its DICOM JSON; see `instance` and `metadata`."""
         row = self._row(study_uid, series_uid, sop_uid, {**INSTANCE_FIELDS, **METADATA_FIELDS})
-        return instance_from_row(row), metadata_from_row(row, self._blobs, Known(self.decisions))
+        return instance_from_row(row), metadata_from_row(row, self._blobs, Known(self._told))
+
+    def with_file(self, study_uid: str, series_uid: str, sop_uid: str) -> Instance:
+        """Return one instance with what its file is made of, which is going to be given; see `instance`."""
+        return instance_from_row(self._row(study_uid, series_uid, sop_uid, FILE_FIELDS))
 
     def instances(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> list[Instance]:
         """Return the instances of a study, series or just one, in reading order. Raises NOT_FOUND for none."""
@@ -189,8 +210,8 @@ class Archive:
 
     def corrector(self) -> Callable[[InstanceSummary], InstanceSummary]:
         """Return what lays the corrections of its study over the summary of an instance; each study is asked once."""
-        known = Known(self.decisions)
-        return lambda summary: corrected_summary(summary, known.of(summary.study_uid))
+        known = Known(self._told)
+        return lambda summary: corrected_summary(summary, known.in_force(summary.study_uid))
 
     def present(self, sop_uids: Iterable[str]) -> set[str]:
         """Return those of the SOP Instance UIDs whose instances are here."""
@@ -209,16 +230,15 @@ class Archive:
         Bulk data are URIs that begin with "@/", to be replaced by the instance's address.
         """
         if series_uid and sop_uid:
-            self.instance(study_uid, series_uid, sop_uid)
-            uids = {sop_uid: series_uid}
+            rows = iter([self._row(study_uid, series_uid, sop_uid, METADATA_FIELDS)])
         else:
-            uids = {uid: series for series, uid in contents.members(self._database, study_uid, series_uid)}
-        found = metadata(self._database, self._blobs, uids)
-        return (((study_uid, uids[uid], uid), json) for uid, json in found)
+            rows = contents.rows(self._database, study_uid, series_uid, METADATA_FIELDS)
+        known = Known(self._told)
+        return (((study_uid, row["series"], row["_id"]), metadata_from_row(row, self._blobs, known)) for row in rows)
 
     def contents(self, study_uid: str, series_uid: str | None = None) -> Contents:
         """Return which instances a study or a series holds, in reading order. Raises NOT_FOUND for none."""
-        return contents.contents(self._database, study_uid, series_uid)
+        return contents.contents(self._database, self._told, study_uid, series_uid)
 
     def each(self, sop_uids: Sequence[str]) -> Iterator[Instance]:
         """Yield instances in the order asked, read as they are taken. Raises NOT_FOUND for one that is gone."""
@@ -226,13 +246,13 @@ class Archive:
 
     def documents(self, sop_uids: Sequence[str]) -> Iterator[bytes]:
         """Yield the DICOM JSON of instances in the order asked, read as it is taken; see `metadata`."""
-        return (json for _, json in metadata(self._database, self._blobs, sop_uids))
+        return (json for _, json in metadata(self._database, self._blobs, sop_uids, Known(self._told)))
 
     def query(
         self, matching: Matching, allowed: query.Allowed | None = None, studies: Sequence[str] | None = None
     ) -> list[Result]:
         """Return matching studies, series or instances, stably ordered; see `imaging.archive.query`."""
-        return query.run(self._database, self._blobs, matching, self._tables, allowed, studies)
+        return query.run(self._database, self._blobs, matching, self._tables, Known(self._told), allowed, studies)
 
     # ---- out
 
@@ -256,13 +276,13 @@ class Archive:
 
     def decided(self, study_uid: str) -> str:
         """Return what changes with every decision about attributes of a study, "" where there was none."""
-        return self.decisions.version(study_uid)
+        return Known(self._told).version(study_uid)
 
     def length(self, instance: Instance, form: str) -> int | None:
         """Return the bytes of a file in `form`; None when it has to be made to be known."""
         if form == RECEIVED:
             return instance.size_received
-        if self.decisions.in_force(instance.study_uid):
+        if self._told.in_force(instance.study_uid):
             return None
         if form == instance.received_transfer_syntax_uid:
             return instance.size_received
@@ -344,7 +364,7 @@ class Archive:
             syntaxes = {row["_id"]: [row["stored_syntax"], row["received"]["syntax"]] for row in some}
             changes = [
                 UpdateOne({"_id": uid}, {"$set": self._index_of(json, syntaxes[uid])})
-                for uid, json in metadata(self._database, self._blobs, syntaxes)
+                for uid, json in metadata(self._database, self._blobs, syntaxes, Known(self.decisions))
             ]
             self._database.instances.bulk_write(changes, ordered=False)
             done += len(changes)

@@ -16,7 +16,7 @@ import hashlib
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate
 from typing import Any
@@ -112,6 +112,8 @@ class Instance:
     sha256_pixels: str | None
     registered_by: str
     checksums: bytes
+    envelope: Document | None = field(default=None, repr=False, compare=False)
+    """What the received file is made of besides the stored one; None where it was not read along."""
 
     def checksum(self, number: int) -> int:
         """Return the CRC-32 of the stored bytes of frame `number`, from 1."""
@@ -155,6 +157,10 @@ INSTANCE_FIELDS = {
 }  # fmt: skip
 
 
+FILE_FIELDS = {**INSTANCE_FIELDS, "envelope": 1}
+"""Of an instance whose file is going to be given."""
+
+
 def instance_from_row(row: Mapping[str, Any]) -> Instance:
     """Read back what `instance_row` wrote (the fields of `INSTANCE_FIELDS` are enough)."""
     return Instance(
@@ -174,6 +180,7 @@ def instance_from_row(row: Mapping[str, Any]) -> Instance:
         sha256_pixels=row["pixels_sha256"],
         registered_by=row["registered_by"],
         checksums=row["checksums"],
+        envelope=row.get("envelope"),
     )
 
 

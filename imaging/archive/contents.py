@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymongo.database import Database
+from pymongo.errors import AutoReconnect, CursorNotFound
 
-from imaging.archive.catalogue import INSTANCE_FIELDS, READING_ORDER, Document, Instance, instance_from_row
-from imaging.archive.corrections import Decisions
+from imaging.archive.catalogue import (
+    FILE_FIELDS,
+    INSTANCE_FIELDS,
+    READING_ORDER,
+    Document,
+    Instance,
+    instance_from_row,
+)
+from imaging.archive.corrections import Decisions, Known
 from imaging.errors import AppError, Category
 
 KIND_FIELDS: Document = {
@@ -19,6 +27,8 @@ KIND_FIELDS: Document = {
     "has_frames": {"$ne": ["$frames", None]},
 }  # fmt: skip
 _FIRST, _MOST = 8, 200  # rows in one question: few at first, so that nothing waits for many
+_MOST_FILES = 50  # rows that hold what files are made of, up to 256 kB each
+_TOGETHER = 1000  # rows in one answer of the database, of up to 16 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +50,13 @@ class Contents:
         return [uid for _, uid in self.members]
 
 
-def contents(database: Database[Any], study_uid: str, series_uid: str | None = None) -> Contents:
+def contents(
+    database: Database[Any], decisions: Decisions | Known, study_uid: str, series_uid: str | None = None
+) -> Contents:
     """Return what is there. Raises NOT_FOUND for nothing."""
     # Before the rows: what is newer than its version is only looked at again.
     study = database.studies.find_one({"_id": study_uid}, {"generation": 1, "marked_at": 1, "sampled": 1}) or {}
-    decided = Decisions(database).version(study_uid)
+    decided = Known(decisions).version(study_uid)
     found = members(database, study_uid, series_uid)
     wanted = {"study": study_uid, **({"_id": series_uid} if series_uid else {})}
     uids: set[str] = set()
@@ -54,7 +66,8 @@ def contents(database: Database[Any], study_uid: str, series_uid: str | None = N
         uids = set(_samples_of_rows(database, study_uid, series_uid))
     version = f"{study_uid} {study.get('generation', 0)} {study.get('marked_at', '')} {decided}"
     here = [uid for _, uid in found if uid in uids]
-    return Contents(version, tuple(found), tuple(instances(database, here)))
+    samples = (instance_from_row(row) for row in rows_of(database, here, INSTANCE_FIELDS))
+    return Contents(version, tuple(found), tuple(samples))
 
 
 def members(database: Database[Any], study_uid: str, series_uid: str | None = None) -> list[tuple[str, str]]:
@@ -68,21 +81,49 @@ def members(database: Database[Any], study_uid: str, series_uid: str | None = No
 
 
 def instances(database: Database[Any], sop_uids: Sequence[str]) -> Iterator[Instance]:
-    """Yield the instances in the order asked, read as they are taken. Raises NOT_FOUND for one that is gone."""
-    return (instance_from_row(row) for row in rows_of(database, sop_uids, INSTANCE_FIELDS))
+    """Yield the instances with what their files are made of, in the order asked, read as they are taken.
+
+    Raises NOT_FOUND for one that is gone.
+    """
+    return (instance_from_row(row) for row in rows_of(database, sop_uids, FILE_FIELDS, most=_MOST_FILES))
 
 
-def rows_of(database: Database[Any], sop_uids: Sequence[str], fields: Document) -> Iterator[Document]:
+def rows(database: Database[Any], study_uid: str, series_uid: str | None, fields: Document) -> Iterator[Document]:
+    """Yield the rows of a study or series in reading order, read as they are taken. Raises NOT_FOUND for none."""
+    wanted = {"study": study_uid, **({"series": series_uid} if series_uid else {})}
+    found = database.instances.find(wanted, fields, sort=READING_ORDER, hint="reading_order", batch_size=_TOGETHER)
+    first = next(found, None)
+    if first is None:
+        raise AppError(Category.NOT_FOUND, "no instances", where=series_uid or study_uid)
+
+    def all_rows() -> Iterator[Document]:
+        given = {first["_id"]}
+        yield first
+        try:
+            for row in found:
+                given.add(row["_id"])
+                yield row
+        except (CursorNotFound, AutoReconnect):  # whoever takes the rows was slow, or there is another primary
+            rest = [uid for _, uid in members(database, study_uid, series_uid) if uid not in given]
+            yield from rows_of(database, rest, fields)
+
+    return all_rows()
+
+
+def rows_of(
+    database: Database[Any], sop_uids: Sequence[str], fields: Document, *, most: int = _MOST
+) -> Iterator[Document]:
     """Yield rows in the order asked, a growing number at a time. Raises NOT_FOUND for one that is gone."""
     start, size = 0, _FIRST
     while start < len(sop_uids):
         some = sop_uids[start : start + size]
-        found = {row["_id"]: row for row in database.instances.find({"_id": {"$in": list(some)}}, fields)}
+        asked = database.instances.find({"_id": {"$in": list(some)}}, fields, batch_size=len(some) + 1)
+        found = {row["_id"]: row for row in asked}
         for uid in some:
             if uid not in found:
                 raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=uid)
             yield found[uid]
-        start, size = start + size, min(2 * size, _MOST)
+        start, size = start + size, min(2 * size, most)
 
 
 def samples(rows: Iterable[Mapping[str, Any]]) -> list[str]:

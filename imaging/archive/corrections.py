@@ -68,11 +68,6 @@ class Decisions(DecisionLog[History]):
         found = self.of(study_uid)
         return found.in_force if found else ()
 
-    def version(self, study_uid: str) -> str:
-        """Return what changes with every decision about a study, "" where there was none."""
-        row = self._rows.find_one({"_id": study_uid}, {"version": {"$size": "$decisions"}})
-        return str(row["version"]) if row else ""
-
     def add(self, study_uid: str, decided: Decided) -> History:
         """Keep a decision, whose number is the next; from now on it holds.
 
@@ -88,17 +83,27 @@ class Decisions(DecisionLog[History]):
 
 
 class Known:
-    """The corrections of the studies that one request touches, each study looked up once."""
+    """What is decided about the studies that one answer touches: each is looked up once, and holds throughout."""
 
-    def __init__(self, decisions: Decisions) -> None:
+    def __init__(self, decisions: "Decisions | Known") -> None:
         self._decisions = decisions
-        self._found: dict[str, Corrections] = {}
+        self._found: dict[str, History | None] = {}
 
-    def of(self, study_uid: str) -> Corrections:
-        """Return the corrections that hold of a study."""
+    def of(self, study_uid: str) -> History | None:
+        """Return what was decided about a study, None where nothing was."""
         if study_uid not in self._found:
-            self._found[study_uid] = self._decisions.in_force(study_uid)
+            self._found[study_uid] = self._decisions.of(study_uid)
         return self._found[study_uid]
+
+    def in_force(self, study_uid: str) -> Corrections:
+        """Return the corrections that hold of a study, in order."""
+        found = self.of(study_uid)
+        return found.in_force if found else ()
+
+    def version(self, study_uid: str) -> str:
+        """Return what changes with every decision about a study, "" where there was none."""
+        found = self.of(study_uid)
+        return str(len(found.decisions)) if found else ""
 
 
 def _document(decided: Decided) -> dict[str, Any]:

@@ -5,6 +5,7 @@ is given while it is made, frame by frame; its last piece is held back until its
 takes a damaged file for a whole one. Every form but the received file has the study's corrections laid over it.
 """
 
+import copy
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from pymongo.database import Database
 
-from imaging.archive.catalogue import INSTANCE_FIELDS, Document, Instance, instance_from_row
+from imaging.archive.catalogue import FILE_FIELDS, Document, Instance, instance_from_row
 from imaging.archive.corrections import Decisions, Known
 from imaging.blobs import BlobStore, Buffer, Part
 from imaging.correction_file import corrected_file
@@ -34,12 +35,26 @@ AHEAD_BYTES = 64 << 20
 class Files:
     """Files of stored instances. `pool` makes whole ones, `frame_pool` frames; none of its threads may wait here."""
 
-    def __init__(self, database: Database[Document], blobs: BlobStore, *, pool: Executor, frame_pool: Executor) -> None:
+    def __init__(
+        self,
+        database: Database[Document],
+        blobs: BlobStore,
+        decisions: Decisions | Known,
+        *,
+        pool: Executor,
+        frame_pool: Executor,
+    ) -> None:
         self._database = database
         self._blobs = blobs
-        self._decisions = Decisions(database)
+        self._decisions = decisions
         self._pool = pool
         self._frame_pool = frame_pool
+
+    def knowing(self, known: Known) -> "Files":
+        """Return the same for one answer, which knows what is decided about its studies."""
+        other = copy.copy(self)
+        other._decisions = known
+        return other
 
     def all(self, instances: Iterable[Instance], form: str) -> Iterator[tuple[Instance, Iterable[bytes]]]:
         """Yield each instance with its file; a large one is to be taken before the next is asked for."""
@@ -71,7 +86,7 @@ class Files:
 
     def received(self, sop_uid: str) -> Buffer:
         """Return the received file of an instance as one buffer. Raises NOT_FOUND."""
-        row = self._database.instances.find_one({"_id": sop_uid}, INSTANCE_FIELDS)
+        row = self._database.instances.find_one({"_id": sop_uid}, FILE_FIELDS)
         if row is None:
             raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=sop_uid)
         return self.buffer(instance_from_row(row), RECEIVED)
@@ -86,7 +101,7 @@ class Files:
         return list(self._pieces(instance, form, known))
 
     def _pieces(self, instance: Instance, form: str, known: Known) -> Iterator[bytes]:
-        corrections = () if form == RECEIVED else known.of(instance.study_uid)
+        corrections = () if form == RECEIVED else known.in_force(instance.study_uid)
         if not any(each.is_of(instance.series_uid, instance.sop_uid) for each in corrections):
             return self._uncorrected(instance, form)
         syntax = instance.stored_transfer_syntax_uid if form == STORED else form
@@ -103,10 +118,7 @@ class Files:
         return convert(stored, instance.layout, instance.frames, form, trusted=instance.is_ours)
 
     def _received(self, instance: Instance) -> Iterator[bytes]:
-        row = self._database.instances.find_one({"_id": instance.sop_uid}, {"envelope": 1})
-        if row is None:
-            raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=instance.sop_uid)
-        envelope = Envelope.from_document(self._whole(row["envelope"]))
+        envelope = Envelope.from_document(self._whole(instance.envelope or self._envelope_of(instance.sop_uid)))
         if envelope.kind == FILE:
             return self._blob(instance.sha256_received, instance.size_received)
         stored = self._blob(instance.sha256_stored, instance.size_stored)
@@ -116,6 +128,13 @@ class Files:
             rebuilt = rebuild(envelope, _spooled(stored), instance.layout, instance.frames, self._frame_pool)
         problem = AppError(Category.FAULT, "the rebuilt file is not the received one", where=instance.sop_uid)
         return _checked(rebuilt, instance.sha256_received, problem)
+
+    def _envelope_of(self, sop_uid: str) -> Document:
+        row = self._database.instances.find_one({"_id": sop_uid}, {"envelope": 1})
+        if row is None:
+            raise AppError(Category.NOT_FOUND, "the instance is not here any more", where=sop_uid)
+        envelope: Document = row["envelope"]
+        return envelope
 
     def _blob(self, key: str, size: int) -> Iterator[bytes]:
         pieces = iter(self._blobs.read_parts([Part(key, 0, size)])) if size <= ONE_READ_BYTES else self._blobs.read(key)

@@ -313,7 +313,7 @@ def _read(part: Incoming, admit: Admit, limits: Limits, clock: Callable[[], date
 
 def _told(item: _Admitted | Refused, known: Known) -> _Admitted | Refused:
     """Return an instance with a remark on what corrections of its study will have it be given with."""
-    if isinstance(item, Refused) or not (corrections := known.of(item.received.summary.study_uid)):
+    if isinstance(item, Refused) or not (corrections := known.in_force(item.received.summary.study_uid)):
         return item
     summary = item.received.summary
     model = orjson.loads(dicom_json(item.received))

@@ -26,6 +26,7 @@ from imaging.archive.attributes import (
 )
 from imaging.archive.catalogue import Document
 from imaging.archive.clauses import clauses
+from imaging.archive.corrections import Known
 from imaging.archive.summaries import metadata
 from imaging.blobs import BlobStore
 from imaging.dicomweb import Level, Matching, MatchKind
@@ -37,6 +38,7 @@ BULK_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}
 
 Allowed = Callable[[Sequence[str]], Collection[str]]  # of studies, those that may be seen
 _TOGETHER = 200  # rows whose studies are asked about together
+_AT_ONCE = 1000  # rows in one answer of the database
 
 # Attributes that are fields of their own; all others are matched in `keys`. None: the collection's `_id`.
 _FIELDS = {
@@ -111,6 +113,7 @@ def run(
     blobs: BlobStore,
     matching: Matching,
     tables: Tables,
+    known: Known,
     allowed: Allowed | None = None,
     studies: Sequence[str] | None = None,
 ) -> list[Result]:
@@ -128,12 +131,13 @@ def run(
         wanted.append({_FIELDS[matching.level][STUDY_INSTANCE_UID]: {"$in": list(studies)}})
     cursor = database[matching.level].find({"$and": wanted}, _RETURNED).sort(_ORDER[matching.level])
     if allowed is None:
-        rows = list(cursor.skip(matching.offset).limit(matching.limit or 0)) if matching.limit != 0 else []
+        page = cursor.skip(matching.offset).limit(matching.limit or 0).batch_size(_AT_ONCE)
+        rows = list(page) if matching.limit != 0 else []
     else:
         seen = _seen(cursor, allowed)
         stop = None if matching.limit is None else matching.offset + matching.limit
         rows = list(islice(seen, matching.offset, stop))
-    found = _completed(database, blobs, matching, tables, rows)
+    found = _completed(database, blobs, matching, tables, rows, known)
     return [Result(_uids_of(matching.level, row), json) for row, json in zip(rows, found, strict=True)]
 
 
@@ -183,12 +187,17 @@ def _uids(database: Database[Document], matching: Matching, tables: Tables) -> l
 
 
 def _completed(
-    database: Database[Document], blobs: BlobStore, matching: Matching, tables: Tables, rows: list[Document]
+    database: Database[Document],
+    blobs: BlobStore,
+    matching: Matching,
+    tables: Tables,
+    rows: list[Document],
+    known: Known,
 ) -> Iterator[bytes]:
     """Yield for each row its attributes, with those of the levels above where wanted, and the included extras."""
     named = any(match.tag == STUDY_INSTANCE_UID and match.kind is MatchKind.ONE_OF for match in matching.matches)
     above = [] if named and not matching.include else _parents(database, matching.level, rows)
-    extras = _extras(database, blobs, matching, tables, rows)
+    extras = _extras(database, blobs, matching, tables, rows, known)
     for n, row in enumerate(rows):
         parents = above[n] if above else []
         if named:
@@ -212,16 +221,21 @@ def _parents(database: Database[Document], level: Level, rows: list[Document]) -
 
 
 def _extras(
-    database: Database[Document], blobs: BlobStore, matching: Matching, tables: Tables, rows: list[Document]
+    database: Database[Document],
+    blobs: BlobStore,
+    matching: Matching,
+    tables: Tables,
+    rows: list[Document],
+    known: Known,
 ) -> list[Attributes]:
     """Return what `includefield` asks beyond the tables, from the metadata of each (first) instance."""
     levels = (*_ABOVE[matching.level], matching.level)
-    known = {tag for level in levels for tag in (*tables[level], *_COUNTED[level])}
-    asked = {path for path in matching.include if path.split(".")[0] not in known}
+    listed = {tag for level in levels for tag in (*tables[level], *_COUNTED[level])}
+    asked = {path for path in matching.include if path.split(".")[0] not in listed}
     if matching.include is not ALL and not asked:
         return []
     firsts = [str(row.get("first", row["_id"])) for row in rows]
-    told = [orjson.loads(json) for _, json in metadata(database, blobs, firsts)]
+    told = [orjson.loads(json) for _, json in metadata(database, blobs, firsts, known)]
     if matching.include is ALL:
         return [{tag: each[tag] for tag in each if each[tag]["vr"] not in BULK_VRS} for each in told]
     return [_chosen(each, asked) for each in told]

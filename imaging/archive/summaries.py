@@ -82,9 +82,9 @@ class Summaries:
         """Refresh the study's summaries and return its facts; None (and no summaries) when no instance is left."""
         study = self._database.studies.find_one({"_id": study_uid}, {"generation": 1})
         generation = study["generation"] if study else 0
-        decisions = Decisions(self._database)
-        version, known = decisions.version(study_uid), Known(decisions)
-        rows = self._rows(study_uid, known.of(study_uid))
+        known = Known(Decisions(self._database))
+        version = known.version(study_uid)
+        rows = self._rows(study_uid, known.in_force(study_uid))
         if not rows:
             self._database.series.delete_many({"study": study_uid})
             self._database.studies.update_one(
@@ -176,10 +176,9 @@ class Summaries:
 
 
 def metadata(
-    database: Database[Any], blobs: BlobStore, sop_uids: Iterable[str], known: Known | None = None
+    database: Database[Any], blobs: BlobStore, sop_uids: Iterable[str], known: Known
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (SOP Instance UID, DICOM JSON) of each as corrected, in the order asked. Raises NOT_FOUND for one gone."""
-    known = known or Known(Decisions(database))
     for row in rows_of(database, list(sop_uids), METADATA_FIELDS):
         yield row["_id"], metadata_from_row(row, blobs, known)
 
@@ -188,7 +187,7 @@ def metadata_from_row(row: Mapping[str, Any], blobs: BlobStore, known: Known) ->
     """Return the DICOM JSON that a row holds, or refers to where it is large, as corrected."""
     value = row["metadata"]
     told = zlib.decompress(b"".join(blobs.read(value["blob"])) if isinstance(value, dict) else value)
-    if not (corrections := known.of(row["study"])):
+    if not (corrections := known.in_force(row["study"])):
         return told
     return orjson.dumps(corrected(orjson.loads(told), corrections, row["series"], row["_id"]))
 

@@ -12,12 +12,14 @@ from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pymongo.database import Database
 
+import imaging.archive.contents
 import imaging.archive.frames
 from imaging.archive import RECEIVED, STORED, Archive, Refused, Stored
 from imaging.blobs.gridfs import GridFsBlobs
 from imaging.dataset import InstanceSummary
 from imaging.dicomweb import Level, parse_query
 from imaging.errors import AppError, Category
+from tests.support.doors import new_study
 
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -463,6 +465,26 @@ def test_the_key_of_a_stored_file_is_its_digest(archive: Archive) -> None:
 
     assert hashlib.sha256(stored).hexdigest() == instance.sha256_stored
     assert len(stored) == instance.size_stored
+
+
+def test_metadata_go_on_where_the_database_has_given_the_reader_up(
+    archive: Archive, db: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_uid, files = new_study(instances=7, series=2)
+    store(archive, *files)
+    expected = list(archive.metadata(study_uid))
+    monkeypatch.setattr(imaging.archive.contents, "_TOGETHER", 2)
+
+    found = archive.metadata(study_uid)
+    taken = [next(found) for _ in range(3)]
+    mine = {"$match": {"ns": f"{db.name}.instances", "type": "idleCursor"}}
+    open_cursors = list(db.client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, mine]))
+    db.command({"killCursors": "instances", "cursors": [each["cursor"]["cursorId"] for each in open_cursors]})
+    taken += found
+
+    assert len(open_cursors) == 1
+    assert taken == expected
+    assert [uids[2] for uids, _ in taken] == [each.sop_uid for each in archive.instances(study_uid)]
 
 
 def test_metadata_are_those_of_the_received_data_set(archive: Archive) -> None:
