@@ -154,7 +154,7 @@ class Principals:
 
     def is_active(self, organization: str) -> bool:
         """Say whether a subscriber, "Organization/...", is registered and not suspended."""
-        return self._is_active(organization)
+        return _is_active(self._with_contracts(organization)[0])
 
     def identified(self, system: str, value: str) -> str:
         """Return the one Patient of the issuer's subscriber that has an identifier, "" for none or several.
@@ -176,13 +176,14 @@ class Principals:
         """Return who shows a token of another authorization server, and until when that may be believed."""
         assert self._foreign is not None  # noqa: S101 -- asked before
         organization = self.named(self._foreign.issuer.subscriber)
-        if not self._is_active(organization):
+        found, contracts = self._with_contracts(organization)
+        if not _is_active(found):
             raise _unauthenticated("the subscriber is suspended")
         grant = self._foreign.grant_of(token, now)
-        sources, change = sources_in_force(self._contracts(organization), organization, now)
+        sources, change = sources_in_force(contracts, organization, now)
         until = min(grant.expires, change, now + timedelta(seconds=self._cache_s))
-        found = self._principal(organization, grant.client_id, self._foreign.issuer.subscriber, sources, grant)
-        return replace(found, token=token, expires=grant.expires), until
+        principal = self._principal(organization, grant.client_id, self._foreign.issuer.subscriber, sources, grant)
+        return replace(principal, token=token, expires=grant.expires), until
 
     def acting_for(self, organization: str, granted: Mapping[str, Any] | None = None) -> Principal:
         """Return the principal as which this server works for a subscriber, "Organization/...", with its rights now.
@@ -194,10 +195,11 @@ class Principals:
         """
         if granted is not None and granted.get("emergency"):
             raise _reading_at_once()
-        if not self._is_active(organization):
+        found, contracts = self._with_contracts(organization)
+        if found is None or not _is_active(found):
             raise AppError(Category.FORBIDDEN, "the subscriber is suspended", where=organization)
-        sources, _ = sources_in_force(self._contracts(organization), organization, self._clock())
-        name = self._own.read(*organization.split("/", 1)).json().get("name", "")
+        sources, _ = sources_in_force(contracts, organization, self._clock())
+        name = found.get("name", "")
         grant = None
         if granted is not None:
             grant = grant_from_document(granted, client_id=granted.get("client", ""), expires=LATEST)
@@ -369,14 +371,16 @@ class Principals:
         client = credential.client
         grant = _grant(credential)
         subscriber = (grant.subscriber if grant else "") or client.organization
-        if client.suspended or not all(map(self._is_active, {client.organization, subscriber})):
+        found, contracts = self._with_contracts(subscriber)
+        is_active = _is_active(found) and (subscriber == client.organization or self.is_active(client.organization))
+        if client.suspended or not is_active:
             raise _unauthenticated("the subscriber is suspended")
-        sources, change = sources_in_force(self._contracts(subscriber), subscriber, now)
+        sources, change = sources_in_force(contracts, subscriber, now)
         if grant is not None and grant.emergency:
             sources = self._in_emergency(subscriber, sources)
         until = min(credential.expires, change, now + timedelta(seconds=self._cache_s))
-        found = self._principal(subscriber, client.client_id, client.name, sources, grant)
-        return replace(found, token=token, expires=credential.expires), until
+        principal = self._principal(subscriber, client.client_id, client.name, sources, grant)
+        return replace(principal, token=token, expires=credential.expires), until
 
     def _principal(
         self, subscriber: str, client_id: str, name: str, sources: tuple[Source, ...], grant: Grant | None
@@ -401,23 +405,20 @@ class Principals:
     def _own_clients(self, organization: str) -> list[Client]:
         return [client for client in self._credentials.clients(organization) if not client.is_app]
 
-    def _is_active(self, reference: str) -> bool:
-        try:
-            organization = self._own.read("Organization", reference.removeprefix("Organization/"))
-        except AppError as error:
-            if error.category in (Category.NOT_FOUND, Category.GONE):
-                return False
-            raise
-        return bool(organization.json().get("active", True))
-
     def _terminate(self, contracts: Iterable[dict[str, Any]]) -> None:
         for each in contracts:
             if each["status"] == "executed":
                 self._own.update({**each, "status": "terminated"}, if_match=None)
 
+    def _with_contracts(self, reference: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """Return the Organization of a subscriber, None where there is none, and its Contracts: read together."""
+        found, contracts = self._own.with_referrers(
+            "Organization", reference.removeprefix("Organization/"), _about(reference), "Contract"
+        )
+        return found.json() if found else None, [each.json() for each in contracts]
+
     def _contracts(self, reference: str) -> list[dict[str, Any]]:
-        found = self._all("Contract", Clause("subject", "reference", "", (Reference((reference,)),)))
-        return [each.json() for each in found]
+        return [each.json() for each in self._all("Contract", _about(reference))]
 
     def _find(self, name: str) -> Resource | None:
         found = self._all("Organization", Clause("identifier", "token", "", (Token(SUBSCRIBER_SYSTEM, name),)))
@@ -489,6 +490,14 @@ def _slug(name: str) -> str:
 
 def _is_replaced(patient: Mapping[str, Any]) -> bool:
     return any(each.get("type") == "replaced-by" for each in patient.get("link", []))
+
+
+def _about(organization: str) -> Clause:
+    return Clause("subject", "reference", "", (Reference((organization,)),))
+
+
+def _is_active(organization: Mapping[str, Any] | None) -> bool:
+    return organization is not None and bool(organization.get("active", True))
 
 
 def _reading_at_once() -> AppError:

@@ -121,11 +121,11 @@ class Credentials:
 
     def find(self, token_sha256: str) -> Credential | None:
         """Return what the token of this digest says, None when there is none. Time and suspension are not judged."""
-        token = self._tokens.find_one({"_id": token_sha256})
-        document = self._clients.find_one({"_id": token["client"]}) if token else None
-        if token is None or document is None:
-            return None
-        return Credential(_client(document), token["expires"], token.get("grant"), token.get("family", ""))
+        whose = {"from": "clients", "localField": "client", "foreignField": "_id", "as": "clients"}
+        for token in self._tokens.aggregate([{"$match": {"_id": token_sha256}}, {"$lookup": whose}]):
+            for document in token["clients"]:
+                return Credential(_client(document), token["expires"], token.get("grant"), token.get("family", ""))
+        return None
 
     def revoke(self, token_sha256: str) -> None:
         """Withdraw a token; an unknown one is withdrawn already."""

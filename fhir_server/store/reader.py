@@ -11,7 +11,7 @@ from bson.codec_options import CodecOptions
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
-from fhir_server.model.criteria import Table, check_id, clause
+from fhir_server.model.criteria import Clause, Table, check_id, clause
 from fhir_server.model.definitions import parameters
 from fhir_server.model.query import Query
 from fhir_server.model.resources import RESOURCES
@@ -105,6 +105,18 @@ class Reader:
         """Return the current version. Raises NOT_FOUND, and GONE for one that was deleted."""
         key, mandatory = self._opened(type, id, Act.READ)
         return self._visible(key, mandatory)
+
+    def with_referrers(self, type: str, id: str, by: Clause, of: str) -> tuple[Resource | None, list[Resource]]:
+        """Return a resource, None where there is none, and all of type `of` that the clause finds, read together.
+
+        Raises FORBIDDEN where one of the types may not be read.
+        """
+        key, mandatory = self._opened(type, id, Act.READ)
+        found = self._past.demand(of, (*self._restriction.require(of, Act.SEARCH), by))
+        wanted = {"$or": [{"$and": [{"_id": key}, self._past.demand(type, mandatory)]}, found]}
+        with self._translated(key):
+            every = [resource_of(each["_id"], each) for each in self._resources.find(wanted, BODY_FIELDS)]
+        return next((each for each in every if each.key == key), None), [each for each in every if each.key != key]
 
     def vread(self, type: str, id: str, version: int) -> Resource:
         """Return one version. Raises NOT_FOUND, and GONE where the version is the deletion."""
