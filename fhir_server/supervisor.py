@@ -230,6 +230,7 @@ def ready_message(config: Config) -> str:
     option = "" if config.source("data.dir") == "default" else f" --data-dir {config['data.dir']}"
     return (
         f"The FHIR imaging server is ready.\n"
+        f"  Pages     {base}/\n"
         f"  FHIR      {base}/fhir\n"
         f"  DICOMweb  {base}/dicom-web\n"
         f"  Health    {base}/health/ready\n"

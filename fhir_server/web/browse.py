@@ -21,11 +21,17 @@ Json = dict[str, Any]
 MOST_SHOWN = 1 << 20  # bytes of indented JSON on a page; the whole is behind a link
 MOST_ENTRIES = 1000
 STYLE = """
-body { font: 16px/1.5 sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
-a { color: #0645ad } nav a { margin-right: 1rem } h1 { overflow-wrap: anywhere }
-table { border-collapse: collapse } td, th { border: 1px solid #bbb; padding: .2rem .6rem; text-align: left }
-pre { background: #f4f4f4; padding: 1rem; overflow: auto; font-size: 14px }
-section { border-left: 4px solid #bbb; padding-left: 1rem }
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --soft: #f4f4f4; --rule: #bbb; --link: #0645ad }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ed; --paper: #14171b; --soft: #20252b; --rule: #59626c; --link: #8cc2f5 }
+}
+body { font: 16px/1.5 sans-serif; color: var(--ink); background: var(--paper) }
+body { max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
+a { color: var(--link) } nav a { margin-right: 1rem } h1, td { overflow-wrap: anywhere }
+table { border-collapse: collapse; margin: 1rem 0 }
+td, th { border: 1px solid var(--rule); padding: .2rem .6rem; text-align: left }
+pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: 14px }
+section { border-left: 4px solid var(--rule); padding-left: 1rem }
 """
 _DIGEST = b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY = (
@@ -45,6 +51,7 @@ def page(body: bytes, *, base_url: str, path: str, query: Sequence[tuple[str, st
     title = escape(_title(resource))
     parts = [
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title><style>{STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
         _navigation(resource, base_url, path, query),
@@ -67,7 +74,9 @@ def _title(resource: Json) -> str:
 
 def _navigation(resource: Json, base_url: str, path: str, query: Sequence[tuple[str, str]]) -> str:
     links = [("FHIR", f"{base_url}/metadata")]
-    if _is_reference(str(resource.get("resourceType")), str(resource.get("id", ""))) and resource.get("meta"):
+    # A Bundle that is an answer has an id as well, but no version, and is not kept.
+    is_kept = "versionId" in resource.get("meta", {})
+    if _is_reference(str(resource.get("resourceType")), str(resource.get("id", ""))) and is_kept:
         key = f"{base_url}/{resource['resourceType']}/{resource['id']}"
         links += [("current version", key), ("history", f"{key}/_history")]
     links += [

@@ -1,4 +1,4 @@
-"""The doors of the authorization server, installed in an application."""
+"""The doors of the authorization server and the first page, installed in an application."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -67,7 +67,7 @@ def install(app: Flask, server: Backing) -> None:
     is_open = server.config["smart.registration"] == "subscribers"
     _turn_away(app, found.people)
     _limit(app, server.rates)
-    app.register_blueprint(_pages())
+    app.register_blueprint(_pages(server.config["web.base_url"]))
     for each in people.blueprints(found, seen, server.audit):
         app.register_blueprint(each)
     finds = authorize.Finds(seen, in_need, contexts)
@@ -106,8 +106,11 @@ def _limit(app: Flask, rates: Rates) -> None:
     app.before_request(check)
 
 
-def _pages() -> Blueprint:
+def _pages(base_url: str) -> Blueprint:
     routes = Blueprint("pages", __name__)
+
+    def welcome() -> Response:
+        return signing_in.page("welcome.html", base_url=base_url)
 
     def style() -> Response:
         return send_file(_STATIC / "pages.css", mimetype="text/css", max_age=3600)
@@ -115,6 +118,7 @@ def _pages() -> Blueprint:
     def script() -> Response:
         return send_file(_STATIC / "keys.js", mimetype="text/javascript", max_age=3600)
 
+    routes.add_url_rule("/", "welcome", welcome, provide_automatic_options=False)
     routes.add_url_rule("/auth/pages.css", "style", style)
     routes.add_url_rule("/auth/keys.js", "script", script)
     return routes

@@ -13,7 +13,7 @@ from pymongo import MongoClient
 
 from fhir_server.access.contracts import Right
 from fhir_server.web import browse
-from tests.support.doors import FHIR, Caller, Doors, opened
+from tests.support.doors import BASE_URL, FHIR, Caller, Doors, opened
 
 # What Firefox and Chrome send.
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -29,11 +29,13 @@ class Page(HTMLParser):
         self.elements: list[str] = []
         self.attributes: set[str] = set()
         self.links: list[str] = []
+        self.metas: list[tuple[str | None, str | None]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append(tag)
         self.attributes |= {name for name, _ in attrs}
+        self.metas += [(dict(attrs).get("name"), dict(attrs).get("content"))] if tag == "meta" else []
         self.links += [value or "" for name, value in attrs if name in ("href", "src")]
 
 
@@ -81,6 +83,7 @@ def test_a_search_is_a_table_with_links_that_lead_on(both):
     assert "/fhir/Patient?_count=2&_format=json" in page.links
     assert {f"{FHIR}{address}" for address in addresses} & set(page.links)
     assert "table" in page.elements
+    assert {both.get(link.removeprefix(BASE_URL)).status_code for link in page.links} == {200}
 
 
 def test_an_error_is_a_page_too(doors: Doors, both):
@@ -93,6 +96,20 @@ def test_an_error_is_a_page_too(doors: Doors, both):
 
 def test_the_statement_may_be_looked_at_without_a_token(doors: Doors):
     assert f"{FHIR}/metadata" in opened_page(doors.stranger, "/fhir/metadata").links
+
+
+def test_the_first_page_needs_no_token_and_links_to_what_is_open_to_all(doors):
+    page = opened_page(doors.stranger, "/")
+
+    open_to_all = ["/fhir/metadata", "/fhir/.well-known/smart-configuration", "/health/ready"]
+    assert {"/auth/sign-in", *(f"{BASE_URL}{path}" for path in open_to_all)} <= set(page.links)
+    assert [doors.stranger.get(path).status_code for path in open_to_all] == [200] * 3
+
+
+def test_pages_fit_a_phone(both):
+    page = opened_page(both, made(both))
+
+    assert ("viewport", "width=device-width, initial-scale=1") in page.metas
 
 
 def test_a_page_has_no_script_and_may_load_nothing(both):
@@ -125,7 +142,8 @@ def test_nothing_of_a_resource_becomes_markup_or_leads_elsewhere(both):
     for path in (address, "/fhir/Patient", f"{address}/_history"):
         page = opened_page(both, path)
         assert "script" not in page.elements
-        assert page.attributes <= {"href", "lang", "charset"}
+        assert page.attributes <= {"href", "lang", "charset", "name", "content"}
+        assert len([meta for meta in page.metas if meta != (None, None)]) == 1  # the viewport, by which those come
         assert [link for link in page.links if not link.startswith(("/fhir/", FHIR))] == []
 
 

@@ -74,11 +74,15 @@ def pages(folder: Path) -> Iterator[str]:
 
 
 def violations(browser: webdriver.Chrome) -> list[Any]:
-    """Return what axe finds against WCAG 2.2 AA on the page that is shown."""
+    """Return what axe finds against WCAG 2.2 AA on the page that is shown, in light and in dark colours."""
     WebDriverWait(browser, 30).until(lambda shown: shown.find_elements(By.CSS_SELECTOR, "main h1"))
     browser.execute_script(script(AXE).read_text())
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-    found = browser.execute_async_script(
-        "const done = arguments[1]; axe.run({runOnly: arguments[0]}).then(found => done(found.violations))", tags
-    )
+    found: list[Any] = []
+    for scheme in ("dark", "light"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        found += browser.execute_async_script(
+            "const done = arguments[1]; axe.run({runOnly: arguments[0]}).then(found => done(found.violations))", tags
+        )
     return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]

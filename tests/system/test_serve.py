@@ -55,6 +55,8 @@ def store_request(host: str, token: str) -> tuple[bytes, bytes]:
 def test_the_ready_message_names_addresses_that_answer(server):
     assert f"{server.base_url}/fhir" in server.message
     assert f"{server.base_url}/dicom-web" in server.message
+    assert f" {server.base_url}/\n" in server.message
+    assert answer(f"{server.base_url}/") == 200
     assert answer(f"{server.base_url}/health/live") == 200
     assert answer(f"{server.base_url}/health/ready") == 200
 

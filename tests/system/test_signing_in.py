@@ -74,6 +74,15 @@ def people(scene: Scene) -> None:
         scene.run("person", "add", login, "radiology", "--role", role, "--password", scene.data / "password")
 
 
+def test_the_first_page_leads_people_in_and_tells_programs_where_to_go(scene: Scene) -> None:
+    scene.open("/")
+    scene.shows("FHIR imaging server")
+    told = scene.browser.find_element(By.ID, "main").text
+    assert {f"{scene.server}/fhir", f"{scene.server}/dicom-web"} <= set(told.split())
+    scene.browser.find_element(By.LINK_TEXT, "Sign in").click()
+    scene.shows("Sign in")
+
+
 def plug_in(browser: Chrome) -> None:
     """Give the browser a key. Source: W3C Web Authentication Level 2, 11 (extension of WebDriver)."""
     options = VirtualAuthenticatorOptions(
