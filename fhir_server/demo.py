@@ -55,6 +55,7 @@ class Sent:
     files: dict[str, Path] = field(default_factory=dict)  # by SOP Instance UID, of those that are stored
     bytes: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    again: int = 0  # files whose instance was stored already, with the same content
     seconds: float = 0.0
 
 
@@ -64,7 +65,8 @@ def run(config: Config, *, images: Path | None, exit_after: bool) -> None:
     # The samples hold deliberate mistakes; the server judges them, not the library that reads them for this report.
     warnings.filterwarnings("ignore", module="pydicom")
     with contextlib.ExitStack() as stack:
-        if config.source("data.dir") == "default":
+        is_kept = config.source("data.dir") != "default"
+        if not is_kept:
             place = stack.enter_context(tempfile.TemporaryDirectory(prefix="fhir-imaging-demo-"))
             config = config.with_values({"data.dir": Path(place)})
         config = config.with_port(_port(config))
@@ -81,12 +83,13 @@ def run(config: Config, *, images: Path | None, exit_after: bool) -> None:
         shown = _retrieve(console, clinic, sent, studies)
         _process(console, clinic, sent, studies)
         _show_sheet(console, clinic, studies)
-        _show_commands(console, base, tokens[CLINIC], shown)
+        if is_kept or not exit_after:
+            _show_commands(console, base, tokens[CLINIC], shown)
         if not exit_after:
             console.print("\nThe server stays up. [bold]Ctrl-C[/] ends it.")
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
-        console.print("Stopping.")
+        console.print("Stopping." if is_kept else "Stopping; all data is thrown away.")
 
 
 def _port(config: Config) -> int:
@@ -158,8 +161,10 @@ def _send(console: Console, hospital: Client, files: Sequence[Path]) -> Sent:
     rate = sent.bytes / 1e6 / sent.seconds
     console.print(
         f"   {len(sent.files)} instances are stored, verified and durable: {sent.bytes / 1e6:.1f} MB "
-        f"in {sent.seconds:.1f} s ({rate:.0f} MB/s)"
+        f"in {sent.seconds:.1f} s ({rate:.1f} MB/s)"
     )
+    if sent.again:
+        console.print(f"   {sent.again} more files hold the same content in other forms; nothing is stored twice")
     return sent
 
 
@@ -181,12 +186,14 @@ def _note(sent: Sent, reply: Reply, batch: Sequence[Path]) -> None:
     answer = orjson.loads(reply.body)
     if reply.status not in (200, 202, 409):
         raise AppError(Category.FAULT, f"STOW-RS answered {reply.status}", where="demo")
-    stored = {item["00081155"]["Value"][0] for item in answer.get("00081199", {}).get("Value", [])}
+    told = [item["00081155"]["Value"][0] for item in answer.get("00081199", {}).get("Value", [])]
+    stored, known = set(told), len(sent.files)
     for path in batch:
         uid = str(pydicom.dcmread(path, force=True, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID", ""))
         if uid in stored and uid not in sent.files:
             sent.files[uid] = path
             sent.bytes += path.stat().st_size
+    sent.again += len(told) - (len(sent.files) - known)
     for tag in ("00081198", "0008119A"):  # Failed SOP Sequence, Other Failures Sequence
         for item in answer.get(tag, {}).get("Value", []):
             sent.refused[item["00000902"]["Value"][0]] += 1  # Error Comment
@@ -365,7 +372,7 @@ def _show_sheet(console: Console, clinic: Client, studies: list[dict[str, Any]])
 
 
 def _show_commands(console: Console, base: str, token: str, address: str) -> None:
-    console.print("[bold]7. Try it yourself[/], as the receiving subscriber:\n")
+    console.print(f"[bold]7. Try it yourself[/]: open {base}/ in a browser, or ask as the receiving subscriber:\n")
     for line in (
         f"export TOKEN={token}",
         f'curl -H "Authorization: Bearer $TOKEN" "{base}/fhir/ImagingStudy?modality=CT&_count=3&_pretty=true"',

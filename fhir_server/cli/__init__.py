@@ -548,14 +548,13 @@ def reindex(config: Config) -> None:
 @click.option("--exit", "exit_after", is_flag=True, help="Stop when the demo is over instead of serving on.")
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
               help="Also send the DICOM files of this folder.")  # fmt: skip
-@configured()
+@configured(data_dir="a temporary one, which is thrown away at the end")
 def demo(config: Config, exit_after: bool, images: Path | None) -> None:
     """Show it all on real images: send, find, get back.
 
     A server is started, two subscribers are let in, studies are sent, found and retrieved in four forms, one image is
-    processed, and pictures are written to demo-output/. Then the server stays up until Ctrl-C, for the curl lines that
-    are printed.
-    Without --data-dir the data is thrown away at the end.
+    processed, and pictures are written to demo-output/. Then the server stays up until Ctrl-C, for a browser and for
+    the curl lines that are printed.
 
     \b
     Examples:

@@ -11,21 +11,22 @@ from fhir_server import config as settings
 
 _ANY_PATH = click.Path(path_type=Path)
 _CONFIG_HELP = "Settings file  [default: fhir-imaging.toml in the data directory]"
-_DATA_DIR_HELP = "Directory of the server and its data  [default: ~/.local/share/fhir-imaging]"
+_DATA_DIR_HELP = "Directory of the server and its data"
 _SET_HELP = "Any setting that `fhir-imaging config` lists; may be repeated."
 
 Command = Callable[..., Any]
 
 
-def configured(**named: str) -> Callable[[Command], Command]:
+def configured(*, data_dir: str = "~/.local/share/fhir-imaging", **named: str) -> Callable[[Command], Command]:
     """Give a command the settings options, and hand it the Config as first argument.
 
+    `data_dir` says which data directory it takes when none is named, where that is another one than of other commands.
     `named` maps further options of the command to the settings that they set: `port="web.port"`.
     """
 
     def decorate(command: Command) -> Command:
         @click.option("--config", "file", type=_ANY_PATH, metavar="FILE", help=_CONFIG_HELP)
-        @click.option("--data-dir", type=_ANY_PATH, metavar="DIR", help=_DATA_DIR_HELP)
+        @click.option("--data-dir", type=_ANY_PATH, metavar="DIR", help=f"{_DATA_DIR_HELP}  [default: {data_dir}]")
         @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help=_SET_HELP)
         @functools.wraps(command)
         def run(file: Path | None, data_dir: Path | None, pairs: tuple[str, ...], **options: Any) -> Any:

@@ -4,6 +4,7 @@ Hides the body forms, the response module in JSON and XML, and which failure rea
 Sources: PS3.18 10.5 and annex I, PS3.7 annex C (status codes).
 """
 
+import textwrap
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -91,7 +92,7 @@ def _warning(remarks: tuple[Remark, ...]) -> dict[str, Any]:
         return {}
     changed = [dict(remark.original) for remark in remarks if remark.original]
     return {
-        "00000902": _element(_LO, "; ".join(remark.text for remark in remarks)[:REASON_CHARS].strip()),
+        "00000902": _element(_LO, _comment("; ".join(remark.text for remark in remarks))),
         "00081196": _element(_US, remarks[0].reason),
         # Original Attributes Sequence, with the Modified Attributes Sequence in it
         **({"04000561": _element(_SQ, {"04000550": _element(_SQ, *changed)})} if changed else {}),
@@ -108,10 +109,15 @@ def _failure(outcome: Refused, study_uid: str | None) -> dict[str, Any]:
     named = {"00081150": outcome.sop_class_uid, "00081155": outcome.sop_instance_uid}
     return {
         # Error Comment: codes say little, people read this. Our messages hold no patient data.
-        "00000902": _element(_LO, error.message[:REASON_CHARS].strip()),
+        "00000902": _element(_LO, _comment(error.message)),
         **{tag: _element(_UI, uid) for tag, uid in named.items() if uid},
         "00081197": _element(_US, reason),
     }
+
+
+def _comment(text: str) -> str:
+    """Return the text as far as an Error Comment holds it, with dots where it goes on."""
+    return textwrap.shorten(text, REASON_CHARS, placeholder=" ...")
 
 
 def _element(vr: str, *values: Any) -> dict[str, Any]:
