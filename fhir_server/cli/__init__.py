@@ -39,7 +39,7 @@ from fhir_server.cli import (
     subscriptions,
     usage,
 )
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
 
@@ -70,7 +70,19 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_SECTIONS = {
+    "See it work": ("demo",),
+    "Run it": ("serve", "web", "worker", "dimse", "print-agent", "ready", "config"),
+    "Say who may do what": ("subscriber", "token", "app", "person", "modality", "alarm"),
+    "Say where images come from and go to": ("endpoint", "collect", "sources", "printer", "subscriptions"),
+    "Have images processed": ("algorithms", "order", "tasks"),
+    "Look after what is stored": ("verify", "sweep", "reindex", "images", "usage", "audit"),
+}
+
+
+@click.group(
+    cls=Group, sections=_SECTIONS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -256,7 +268,7 @@ def show_config(config: Config, reference: bool) -> None:
     _warn_of_unknown_variables()
 
 
-@cli.group()
+@cli.group(cls=Group)
 def subscriber() -> None:
     """Let subscribers in, list them, shut them out.
 

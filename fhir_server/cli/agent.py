@@ -40,10 +40,10 @@ _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"
 @click.option("--logo", type=_FILE, metavar="FILE", help="Image file with the institution's sign.")
 @click.option("--ahead", type=click.IntRange(1, 100), metavar="N", help="Orders fetched ahead  [default: 3]")
 @click.option(
-    "--poll", type=click.FloatRange(0.05, 3_600), metavar="S", help="Pause between two looks for orders  [default: 5]"
+    "--poll", type=click.FloatRange(0.05, 3_600), metavar="S", help="Pause between two looks for orders  [default: 5 s]"
 )
 @click.option("--beat", type=click.FloatRange(0.1, 86_400), metavar="S",
-              help="Pause between two signs of life for an order  [default: 120]")  # fmt: skip
+              help="Pause between two signs of life for an order  [default: 120 s]")  # fmt: skip
 @click.option("--test-page", is_flag=True, help="Print a test page and stop; no server is asked.")
 @configured()
 def print_agent(config: Config, name: str, kind: str, address: str, **options: Any) -> None:

@@ -2,14 +2,14 @@
 
 import click
 
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
 
 _VERDICTS = ("justified", "unjustified", "unclear")
 _MOST = 1_000
 
 
-@click.group()
+@click.group(cls=Group)
 def alarm() -> None:
     """See and review emergency accesses: who opened whose records, and why.
 

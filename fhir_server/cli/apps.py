@@ -8,14 +8,14 @@ from typing import TextIO
 
 import click
 
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
 
 _METHODS = {"public": "none", "secret": "client_secret_basic", "keys": "private_key_jwt"}
 _MOST_KEY_BYTES = 1 << 18
 
 
-@click.group()
+@click.group(cls=Group)
 def app() -> None:
     """Register apps: programs that people start, and programs that work by themselves.
 

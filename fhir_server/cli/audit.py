@@ -2,11 +2,11 @@
 
 import click
 
-from fhir_server.cli.options import configured
+from fhir_server.cli.options import Group, configured
 from fhir_server.config import Config
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """See how the audit record is forwarded to an Audit Record Repository.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fhir_server import logs
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError
 
@@ -77,7 +77,7 @@ def _identity(config: Config) -> "Identity | None":
     return Identity(certificate, key, clients) if certificate else None
 
 
-@click.group()
+@click.group(cls=Group)
 def modality() -> None:
     """Register modalities that print through this server.
 

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import click
 
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
 from fhir_server.model.peer import SOURCES, Form, Peer, Schedule, Way
 
@@ -32,7 +32,7 @@ _FITS = {  # option -> ways that it goes with
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def endpoint() -> None:
     """Register where images go to and come from.
 
@@ -58,9 +58,11 @@ def endpoint() -> None:
 @click.option("--form", type=click.Choice([str(each) for each in Form]), help="stow: form of images  [default: native]")
 @click.option("--new-secret", is_flag=True, help="webhook: replace the secret of one that is registered already.")
 @click.option("--old-secret-hours", type=click.FloatRange(0, 8_784), metavar="H",
-              help="webhook: with --new-secret, how long the one before signs as well  [default: 24]")  # fmt: skip
+              help="webhook: with --new-secret, how long the one before signs as well  [default: 24 h]")  # fmt: skip
 @click.option("--wado-address", metavar="URL", help="dicomweb: base of WADO-RS where it is another one.")
-@click.option("--every", type=click.FloatRange(1, 604_800), metavar="S", help="Pause between two looks  [default: 300]")
+@click.option(
+    "--every", type=click.FloatRange(1, 604_800), metavar="S", help="Pause between two looks  [default: 300 s]"
+)
 @click.option(
     "--filter", "filters", multiple=True, metavar="KEYWORD=VALUE", help="dicomweb: collect only this; may be repeated."
 )
@@ -68,7 +70,7 @@ def endpoint() -> None:
 @click.option("--overlap-days", type=click.IntRange(0, 3_650), metavar="N",
               help="dicomweb: days before the latest study date seen at which a look begins  [default: 3]")  # fmt: skip
 @click.option("--quiet", type=click.FloatRange(0, 86_400), metavar="S",
-              help="folder: how long a file must not have changed  [default: 10]")  # fmt: skip
+              help="folder: how long a file must not have changed  [default: 10 s]")  # fmt: skip
 @click.option("--keep-files", is_flag=True, help="folder: leave files there instead of moving them aside.")
 @click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of its use (UTC)  [default: now]")
 @click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of its use (UTC)  [default: no end]")

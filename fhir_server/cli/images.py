@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
 
 
-@click.group()
+@click.group(cls=Group)
 def images() -> None:
     """List images that were deleted, and take them back.
 

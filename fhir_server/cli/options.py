@@ -1,7 +1,7 @@
 """The options that every command takes, how they become its Config, and the tables that commands print."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,30 @@ import click
 
 from fhir_server import config as settings
 
+_WHOLE = 1_000  # characters: a first sentence is never cut
 _ANY_PATH = click.Path(path_type=Path)
 _CONFIG_HELP = "Settings file  [default: fhir-imaging.toml in the data directory]"
 _DATA_DIR_HELP = "Directory of the server and its data"
 _SET_HELP = "Any setting that `fhir-imaging config` lists; may be repeated."
 
 Command = Callable[..., Any]
+
+
+class Group(click.Group):
+    """A group of commands whose help tells the first sentence of each in full, in sections where it has any.
+
+    sections   title -> names of commands; every command is in one of them
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.sections = sections
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        for title, names in (self.sections or {"Commands": sorted(self.commands)}).items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(_WHOLE)) for name in names])
 
 
 def configured(*, data_dir: str = "~/.local/share/fhir-imaging", **named: str) -> Callable[[Command], Command]:

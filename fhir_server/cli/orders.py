@@ -78,8 +78,14 @@ def _console(*, stderr: bool = False) -> Console:
 @click.option("--region", metavar="L,T,W,H", help="Part of each frame: left, top, width, height in pixels.")
 @click.option("-p", "--parameter", "given", multiple=True, metavar="NAME=VALUE", help="Parameter of the algorithm.")
 @click.option("--keep", type=click.Choice(["before", "after", "both"]), help="What stays stored  [default: both]")
-@click.option("--deliver-to", multiple=True, metavar="REF", help="Endpoint/ID or Organization/ID that gets the result.")
-@click.option("--priority", type=click.Choice(["routine", "urgent", "asap", "stat"]), default="routine")
+@click.option(
+    "--deliver-to",
+    multiple=True,
+    metavar="REF",
+    help="Endpoint/ID or Organization/ID that gets the result; may be repeated.",
+)
+@click.option("--priority", type=click.Choice(["routine", "urgent", "asap", "stat"]), default="routine",
+              help="How soon a worker takes it  [default: routine]")  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait for the end, showing progress; exit code 1 unless it is completed.")
 @configured()
 def order(config: Config, algorithm: str, requester: str, given: tuple[str, ...], **chosen: Any) -> None:
@@ -148,7 +154,7 @@ def _watched(server: Any, identifier: str) -> bool:
 
 
 @click.command()
-@click.argument("identifier", metavar="ID", required=False)
+@click.argument("identifier", metavar="[ID]", required=False)
 @click.option("--status", help="Only orders with this status, such as in-progress or failed.")
 @click.option(
     "--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="At most so many, latest first."

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _ROLES = ("patient", "practitioner", "technologist", "operator", "auditor")
 
 
-@click.group()
+@click.group(cls=Group)
 def person() -> None:
     """Register people who sign in to apps and pages of this server.
 

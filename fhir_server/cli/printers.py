@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
 
@@ -16,7 +16,7 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 _MOST_SECRET_BYTES = 1 << 16
 
 
-@click.group()
+@click.group(cls=Group)
 def printer() -> None:
     """Register printers and see what they print.
 
@@ -163,7 +163,7 @@ def remove_printer(config: Config, name: str) -> None:
 @printer.command("test-page")
 @click.argument("name")
 @click.option("--wait", "wait_s", type=click.FloatRange(0, 86_400), default=120.0, metavar="S",
-              help="Longest wait for the page to come out  [default: 120]")  # fmt: skip
+              help="Longest wait for the page to come out  [default: 120 s]")  # fmt: skip
 @click.option("--pattern", default="", metavar="NAME",
               help="A test pattern in place of the page: smpte, tg18-qc, tg18-ln1 ... tg18-ln18")  # fmt: skip
 @configured()

@@ -146,6 +146,27 @@ def commands_named() -> Iterator[tuple[str, str]]:
                 yield name(page), found.strip()
 
 
+def groups(group: click.Group, name: str = "fhir-imaging") -> Iterator[tuple[str, click.Group]]:
+    yield name, group
+    for each, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from groups(command, f"{name} {each}")
+
+
+def test_every_command_stands_in_one_section_of_the_help() -> None:
+    assert sorted(each for names in (cli.sections or {}).values() for each in names) == sorted(cli.commands)
+
+
+@pytest.mark.parametrize(("title", "group"), sorted(groups(cli), key=str))
+def test_help_tells_what_each_command_is_for_and_cuts_nothing(title: str, group: click.Group) -> None:
+    formatter = click.HelpFormatter(width=80)
+    group.format_commands(click.Context(group, info_name=title), formatter)
+
+    told = formatter.getvalue()
+    assert [each for each in group.commands if f"\n  {each}  " not in told] == []
+    assert "..." not in told
+
+
 @pytest.mark.parametrize(("page", "text"), sorted(set(commands_named())))
 def test_every_command_and_option_that_is_named_exists(page: str, text: str) -> None:
     command, rest = walk(shell_words(text))
