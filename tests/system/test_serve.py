@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -205,3 +206,24 @@ def cpu_s(pid: int) -> float:
     """CPU time of a process and of all those that it started.   Source: proc(5), utime and stime."""
     used = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
     return used / os.sysconf("SC_CLK_TCK") + sum(cpu_s(child) for child in children(pid))
+
+
+def test_a_copy_of_a_stopped_data_directory_is_a_whole_server(store):
+    with serving(store) as served:
+        fhir_imaging("subscriber", "add", "r", "--register-images", "--receive-images", "--data-dir", store)
+        token = fhir_imaging("token", "r", "--data-dir", store).stdout.strip()
+        where = urlsplit(served.base_url)
+        with socket.create_connection((where.hostname, where.port)) as connection:
+            connection.sendall(b"".join(store_request(where.netloc, token)))
+            assert b" 200 " in connection.recv(100)
+    copy = store.with_name("copy")
+    shutil.copytree(store, copy)
+    shutil.rmtree(store)
+
+    verified = fhir_imaging("verify", "--data-dir", copy)
+
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "0 findings\n")
+    study = pydicom.dcmread(get_testdata_file("CT_small.dcm")).StudyInstanceUID
+    with serving(copy) as served:
+        assert answer(f"{served.base_url}/dicom-web/studies/{study}", token) == 200
+        assert answer(f"{served.base_url}/fhir/ImagingStudy/{study}", token) == 200
