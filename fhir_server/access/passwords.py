@@ -60,11 +60,11 @@ class Passwords:
         return False
 
     def hash(self, password: str) -> str:
-        """Return what is kept of a password. Raises INVALID, BUSY."""
+        """Return what is kept of a password that an operator's command sets; it waits for nobody. Raises INVALID."""
         plain = _plain(password)
         if not SHORTEST <= len(plain) <= LONGEST:
             raise AppError(Category.INVALID, f"a password has {SHORTEST} to {LONGEST} characters", where="password")
-        return self._in_turn(lambda: self._hasher.hash(plain))
+        return self._hasher.hash(plain)
 
     def matches(self, known: str, password: str) -> bool:
         """Say whether a password is the one of which `known` was kept; "" is kept of nobody's. Raises BUSY."""

@@ -61,6 +61,19 @@ def test_one_is_hashed_others_wait_and_the_rest_is_turned_away_at_once(slow: Slo
     assert slow.most_at_work == 1
 
 
+def test_an_operator_sets_a_password_however_many_sign_in(slow: Slow) -> None:
+    passwords = Passwords(places=1, hasher=slow)
+
+    with ThreadPoolExecutor(1) as caller:
+        caller.submit(passwords.matches, "hash of x", "x")
+        assert slow.begun.acquire(timeout=10)
+        assert passwords.is_full()
+        kept = passwords.hash(PASSWORD)
+        slow.may_go.set()
+
+    assert kept == f"hash of {PASSWORD}"
+
+
 @pytest.mark.skipif(os.uname().sysname != "Linux", reason="priorities of threads are Linux's")
 def test_who_hashes_steps_back_and_nobody_else(slow: Slow) -> None:
     slow.may_go.set()
