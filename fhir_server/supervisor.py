@@ -16,12 +16,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import FrameType
 from typing import Protocol
 
 from fhir_server.config import Config
 from fhir_server.engine import Engine, LocalEngine, find_engine
 from fhir_server.mongod import tied_to_parent
+from fhir_server.signals import stop_on_signals
 from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ def serve(config: Config, listener: socket.socket, announce: Callable[[str], Non
             ChildPart("worker", config, []),
         ]
     )
-    _stop_on_signals(supervisor.stopping)
+    stop_on_signals(supervisor.stopping)
     supervisor.start()
     try:
         if _wait_until_ready(supervisor, config, listener):
@@ -285,11 +285,3 @@ def _unverified() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _stop_on_signals(stopping: threading.Event) -> None:
-    def stop(number: int, _: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)

@@ -2,19 +2,18 @@
 
 import ipaddress
 import logging
-import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from fhir_server import logs
 from fhir_server.cli.options import configured
-from fhir_server.cli.printers import options_of
+from fhir_server.cli.printers import options_of, with_options
 from fhir_server.config import Config
+from fhir_server.signals import stop_on_signals
 from imaging.errors import AppError, Category
 
 log = logging.getLogger(__name__)
@@ -33,10 +32,7 @@ _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"
 )
 @click.option("--state", "state_dir", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Directory of its own for orders, images and what is printed.")  # fmt: skip
-@click.option(
-    "-o", "--option", "given", multiple=True, metavar="NAME=VALUE", help="Option of the kind; may be repeated."
-)
-@click.option("--secret", "secrets", multiple=True, metavar="NAME=FILE", help="Secret option, from a file.")
+@with_options
 @click.option("--logo", type=_FILE, metavar="FILE", help="Image file with the institution's sign.")
 @click.option("--ahead", type=click.IntRange(1, 100), metavar="N", help="Orders fetched ahead  [default: 3]")
 @click.option(
@@ -70,12 +66,7 @@ def print_agent(config: Config, name: str, kind: str, address: str, **options: A
         _print_test_page(name, printer)
         return
     stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stop_on_signals(stopping)
     server = ImagingServer(
         address, f"Device/{device_id(name)}", lambda: _token(options["token_file"]), _rules(config, address),
         most_file_bytes=config["limits.instance_bytes"],

@@ -1,9 +1,7 @@
 """The commands `fhir-imaging dimse` and `fhir-imaging modality ...`: old modalities that print through this server."""
 
 import logging
-import signal
 import threading
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +9,7 @@ import click
 from fhir_server import logs
 from fhir_server.cli.options import Group, configured, table
 from fhir_server.config import Config
+from fhir_server.signals import stop_on_signals
 from imaging.errors import AppError
 
 if TYPE_CHECKING:
@@ -41,12 +40,7 @@ def dimse(config: Config) -> None:
 
     logs.configure(process="dimse", level=config["log.level"], form=config["log.form"])
     stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stop_on_signals(stopping)
     with open_server(config) as server:
         desk = FilmDesk(server)
         scp = PrintScp(

@@ -4,16 +4,15 @@ Credentials are read from files or standard input and never printed; the secret 
 """
 
 import base64
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TextIO
 
 import click
 
-from fhir_server.cli.options import Group, configured, table
+from fhir_server.cli.options import Group, configured, day, table
 from fhir_server.config import Config
 from fhir_server.model.peer import SOURCES, Form, Peer, Schedule, Way
 
-_DAY = click.DateTime(["%Y-%m-%d"])
 _MOST_CREDENTIAL_BYTES = 1 << 16
 _OF_SOURCES = ("every", "filters", "since", "overlap_days", "quiet", "keep_files")
 _FITS = {  # option -> ways that it goes with
@@ -66,14 +65,14 @@ def endpoint() -> None:
 @click.option(
     "--filter", "filters", multiple=True, metavar="KEYWORD=VALUE", help="dicomweb: collect only this; may be repeated."
 )
-@click.option("--since", type=_DAY, metavar="DATE", help="dicomweb: first study date of interest.")
+@click.option("--since", type=day, metavar="DATE", help="dicomweb: first study date of interest.")
 @click.option("--overlap-days", type=click.IntRange(0, 3_650), metavar="N",
               help="dicomweb: days before the latest study date seen at which a look begins  [default: 3]")  # fmt: skip
 @click.option("--quiet", type=click.FloatRange(0, 86_400), metavar="S",
               help="folder: how long a file must not have changed  [default: 10 s]")  # fmt: skip
 @click.option("--keep-files", is_flag=True, help="folder: leave files there instead of moving them aside.")
-@click.option("--from", "start", type=_DAY, metavar="DATE", help="First day of its use (UTC)  [default: now]")
-@click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day of its use (UTC)  [default: no end]")
+@click.option("--from", "start", type=day, metavar="DATE", help="First day of its use (UTC)  [default: now]")
+@click.option("--until", "end", type=day, metavar="DATE", help="Last day of its use (UTC)  [default: no end]")
 @configured()
 def add_endpoint(config: Config, name: str, subscriber: str, address: str, way: str, **given: Any) -> None:
     """Register the endpoint NAME of SUBSCRIBER at ADDRESS.
@@ -103,9 +102,9 @@ def add_endpoint(config: Config, name: str, subscriber: str, address: str, way: 
         authorization=_authorization(given["bearer"], given["basic"]),
         form=Form(given["form"] or Form.NATIVE),
         schedule=_schedule(given),
-        start=given["start"].replace(tzinfo=UTC) if given["start"] else None,
+        start=given["start"],
         # The last day is part of the time.
-        end=given["end"].replace(tzinfo=UTC) + timedelta(days=1) if given["end"] else None,
+        end=given["end"] + timedelta(days=1) if given["end"] else None,
     )
     hours = given["old_secret_hours"]
     if hours is not None and not given["new_secret"]:

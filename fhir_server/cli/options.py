@@ -1,7 +1,8 @@
-"""The options that every command takes, how they become its Config, and the tables that commands print."""
+"""The options that every command takes, kinds of values that some do, and the tables that commands print."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ class Group(click.Group):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(_WHOLE)) for name in names])
 
 
+def day(text: str) -> datetime:
+    """Return a day as its first moment in UTC: the `type` of an option. Raises click.BadParameter."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no day such as 2027-01-31") from None
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE: the `type` of an option. Raises click.BadParameter."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value
+
+
 def configured(*, data_dir: str = "~/.local/share/fhir-imaging", **named: str) -> Callable[[Command], Command]:
     """Give a command the settings options, and hand it the Config as first argument.
 
@@ -45,10 +62,10 @@ def configured(*, data_dir: str = "~/.local/share/fhir-imaging", **named: str) -
     def decorate(command: Command) -> Command:
         @click.option("--config", "file", type=_ANY_PATH, metavar="FILE", help=_CONFIG_HELP)
         @click.option("--data-dir", type=_ANY_PATH, metavar="DIR", help=f"{_DATA_DIR_HELP}  [default: {data_dir}]")
-        @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help=_SET_HELP)
+        @click.option("--set", "pairs", type=pair, multiple=True, metavar="NAME=VALUE", help=_SET_HELP)
         @functools.wraps(command)
-        def run(file: Path | None, data_dir: Path | None, pairs: tuple[str, ...], **options: Any) -> Any:
-            given = dict(_pair(pair) for pair in pairs)
+        def run(file: Path | None, data_dir: Path | None, pairs: tuple[tuple[str, str], ...], **options: Any) -> Any:
+            given = dict(pairs)
             if data_dir is not None:
                 given["data.dir"] = str(data_dir)
             for option, setting in named.items():
@@ -68,10 +85,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
-    return name.strip(), value

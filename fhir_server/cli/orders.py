@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fhir_server.cli.options import configured
+from fhir_server.cli.options import configured, pair
 from fhir_server.config import Config
 from fhir_server.order_table import order_table, plain_table, text_of_entry
 from imaging.errors import AppError, Category
@@ -76,7 +76,9 @@ def _console(*, stderr: bool = False) -> Console:
 @click.option("--search", metavar="QUERY", help="Process what a search finds: 'ImagingStudy?modality=CT'.")
 @click.option("--frames", metavar="LIST", help="Frames of each instance, such as 1,3-5  [default: all]")
 @click.option("--region", metavar="L,T,W,H", help="Part of each frame: left, top, width, height in pixels.")
-@click.option("-p", "--parameter", "given", multiple=True, metavar="NAME=VALUE", help="Parameter of the algorithm.")
+@click.option(
+    "-p", "--parameter", "given", type=pair, multiple=True, metavar="NAME=VALUE", help="Parameter of the algorithm."
+)
 @click.option("--keep", type=click.Choice(["before", "after", "both"]), help="What stays stored  [default: both]")
 @click.option(
     "--deliver-to",
@@ -88,7 +90,7 @@ def _console(*, stderr: bool = False) -> Console:
               help="How soon a worker takes it  [default: routine]")  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait for the end, showing progress; exit code 1 unless it is completed.")
 @configured()
-def order(config: Config, algorithm: str, requester: str, given: tuple[str, ...], **chosen: Any) -> None:
+def order(config: Config, algorithm: str, requester: str, given: tuple[tuple[str, str], ...], **chosen: Any) -> None:
     """Order ALGORITHM for stored images, as a subscriber; print the id of the Task. A running server does it.
 
     \b
@@ -101,7 +103,8 @@ def order(config: Config, algorithm: str, requester: str, given: tuple[str, ...]
     from fhir_server.app import open_server
     from fhir_server.work.orders import task_of
 
-    task = task_of(algorithm, dict(map(_pair, given)), list(_inputs(chosen)), priority=chosen["priority"])
+    parameters = {name: text.strip() for name, text in given}
+    task = task_of(algorithm, parameters, list(_inputs(chosen)), priority=chosen["priority"])
     with open_server(config) as server:
         principal = server.principals.acting_for(server.principals.named(requester))
         made = server.repository_for(principal).create(task)
@@ -109,13 +112,6 @@ def order(config: Config, algorithm: str, requester: str, given: tuple[str, ...]
         click.echo(made.id)
         if chosen["wait"] and not _watched(server, made.id):
             raise SystemExit(_FAILED)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--parameter")
-    return name.strip(), value.strip()
 
 
 def _inputs(chosen: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

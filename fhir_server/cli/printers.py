@@ -3,17 +3,28 @@
 Secrets among a printer's options are read from files or standard input and never printed.
 """
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
-from fhir_server.cli.options import Group, configured, table
+from fhir_server.cli.options import Group, configured, day, pair, table
 from fhir_server.config import Config
 from imaging.errors import AppError, Category
 
-_DAY = click.DateTime(["%Y-%m-%d"])
 _MOST_SECRET_BYTES = 1 << 16
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of which `options_of` makes the parameters of a kind of printers."""
+    from_file = "Secret option, from a file; - is standard input."
+    given = click.option("-o", "--option", "given", type=pair, multiple=True, metavar="NAME=VALUE",
+                         help="Option of the kind; may be repeated.")  # fmt: skip
+    secrets = click.option("--secret", "secrets", type=pair, multiple=True, metavar="NAME=FILE", help=from_file)
+    return given(secrets(command))
 
 
 @click.group(cls=Group)
@@ -34,20 +45,13 @@ def printer() -> None:
 @printer.command("add")
 @click.argument("name")
 @click.argument("kind")
-@click.option(
-    "-o", "--option", "given", multiple=True, metavar="NAME=VALUE", help="Option of the kind; may be repeated."
-)
-@click.option(
-    "--secret", "secrets", multiple=True, metavar="NAME=FILE", help="Secret option, from a file; - is standard input."
-)
+@with_options
 @click.option("--title", default="", metavar="TEXT", help="What people call it, such as where it stands.")
 @click.option("--agent", default="", metavar="SUBSCRIBER", help="agent: subscriber whose agent serves it.")
 @click.option("--for", "subscribers", multiple=True, metavar="SUBSCRIBER",
               help="Who may order on it; may be repeated  [default: all who may order hard copies]")  # fmt: skip
 @configured()
-def add_printer(
-    config: Config, name: str, kind: str, given: tuple[str, ...], secrets: tuple[str, ...], **more: Any
-) -> None:
+def add_printer(config: Config, name: str, kind: str, given: Pairs, secrets: Pairs, **more: Any) -> None:
     """Register the printer NAME of a KIND and ask it what it can do.
 
     Kinds and their options are on the page Printers of the reference; the kind `agent` has none: the printer is
@@ -69,18 +73,18 @@ def add_printer(
     click.echo(f"{name} is Device/{device.id if device else ''}")
 
 
-def options_of(kind: str, given: tuple[str, ...], secrets: tuple[str, ...]) -> dict[str, Any]:
+def options_of(kind: str, given: Pairs, secrets: Pairs) -> dict[str, Any]:
     """Return the parameters of a kind from NAME=VALUE and NAME=FILE. Raises INVALID, UNSUPPORTED for the kind."""
     from imaging.parameters import value_from_text
     from imaging.printers import printers
 
     known = {each.name: each for each in printers.get(kind).parameters()}
     found: dict[str, Any] = {}
-    for name, text in (*map(_pair, given), *((name, _read(path)) for name, path in map(_pair, secrets))):
+    for name, text in (*given, *((name, _read(path)) for name, path in secrets)):
         if name not in known:
             raise AppError(Category.INVALID, f"{kind} has the options {', '.join(known)}", where=name)
         found[name] = value_from_text(text, known[name])
-    shown = [name for name, _ in map(_pair, given) if known[name].is_secret]
+    shown = [name for name, _ in given if known[name].is_secret]
     if shown:
         raise click.UsageError(f"{shown[0]} is a secret: give it with --secret {shown[0]}=FILE")
     return found
@@ -188,8 +192,8 @@ def test_page(config: Config, name: str, wait_s: float, pattern: str) -> None:
 
 
 @printer.command("pages")
-@click.option("--from", "start", type=_DAY, metavar="DATE", help="First day (UTC)  [default: the first of this month]")
-@click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day (UTC)  [default: today]")
+@click.option("--from", "start", type=day, metavar="DATE", help="First day (UTC)  [default: the first of this month]")
+@click.option("--until", "end", type=day, metavar="DATE", help="Last day (UTC)  [default: today]")
 @configured()
 def count_pages(config: Config, start: datetime | None, end: datetime | None) -> None:
     """Print how many sheets came out, by subscriber, printer, medium and size.
@@ -204,8 +208,8 @@ def count_pages(config: Config, start: datetime | None, end: datetime | None) ->
 
     with open_server(config) as server:
         now = server.clock()
-        first = start.replace(tzinfo=UTC) if start else now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        last = (end.replace(tzinfo=UTC) if end else now) + timedelta(days=1)
+        first = start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        last = (end or now) + timedelta(days=1)
         found = server.printers.jobs.metered(first, last)
         names = {each.organization: each.name for each in server.principals.subscribers()}
     rows = [
@@ -216,13 +220,6 @@ def count_pages(config: Config, start: datetime | None, end: datetime | None) ->
         for each in found
     ]  # fmt: skip
     click.echo(table(("subscriber", "printer", "medium", "size", "orders", "pages", "sheets"), rows), nl=False)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, content = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--option")
-    return name.strip(), content
 
 
 def _read(path: str) -> str:

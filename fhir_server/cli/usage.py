@@ -4,15 +4,13 @@ from datetime import UTC, datetime
 
 import click
 
-from fhir_server.cli.options import configured, table
+from fhir_server.cli.options import configured, day, table
 from fhir_server.config import Config
-
-_DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command()
-@click.option("--from", "start", type=_DAY, metavar="DATE", help="First day (UTC)  [default: the first of this month]")
-@click.option("--until", "end", type=_DAY, metavar="DATE", help="Last day (UTC)  [default: today]")
+@click.option("--from", "start", type=day, metavar="DATE", help="First day (UTC)  [default: the first of this month]")
+@click.option("--until", "end", type=day, metavar="DATE", help="Last day (UTC)  [default: today]")
 @click.option("--form", type=click.Choice(["table", "csv", "fhir"]), default="table",
               help="A table for people, CSV, or FHIR MeasureReports  [default: table]")  # fmt: skip
 @click.option("--by", type=click.Choice(["subscriber", "contract"]), default="subscriber",
