@@ -1,19 +1,18 @@
-"""Composition root: from a configuration to a server, and from a server to its Flask application.
+"""Composition root: from a configuration to a server.
 
-The only place that knows how the parts fit. Nothing here is made at import; a MongoClient is made per process, after
-any fork, by whoever calls `open_database`.
+The only place that knows how the parts fit; `doors` and `background` run on what it makes. Nothing here is made at
+import; a MongoClient is made per process, after any fork, by whoever calls `build`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import metadata
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask import Flask
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
@@ -34,10 +33,9 @@ from fhir_server.endpoints import Endpoints
 from fhir_server.model.capability import TOPIC_SERVER, capability_statement, with_parameters
 from fhir_server.model.criteria import Limits as SearchLimits
 from fhir_server.model.resources import RESOURCES
-from fhir_server.model.task import code_of
 from fhir_server.model.task_writing import Actor
 from fhir_server.outbound.remote import Rules
-from fhir_server.ownership import HOOKS, Overseer, hooks_of, hooks_of_parameters
+from fhir_server.ownership import HOOKS, hooks_of, hooks_of_parameters
 from fhir_server.printers import Printers
 from fhir_server.reconciliation import Reconciliation
 from fhir_server.rest import subscriptions as subscribing
@@ -67,22 +65,12 @@ from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
 from fhir_server.store.secrets import secret
 from fhir_server.store.subscriptions import Subscriptions
-from fhir_server.store.task_queue import TaskQueue
-from fhir_server.store.trail import Trail
 from fhir_server.store.usage import Usage
 from fhir_server.store.watchers import Watchers
 from fhir_server.studies import Place, Studies
-from fhir_server.work import outside, parties, triggers
-from fhir_server.work.collection.collector import Collector
-from fhir_server.work.crew import Crew
-from fhir_server.work.events import Dispatcher
-from fhir_server.work.forwarding import Forwarding
-from fhir_server.work.forwarding import collector as collector_of_record
-from fhir_server.work.handlers import Limits as TaskLimits
+from fhir_server.work import parties
 from fhir_server.work.kinds import handlers
-from fhir_server.work.notifying import Notifications, Notifier
-from fhir_server.work.tasks import Surroundings, Worker
-from fhir_server.work.upkeep import Upkeep
+from fhir_server.work.overseeing import overseer
 from imaging.archive import Archive, with_extra
 from imaging.blobs.gridfs import GridFsBlobs
 from imaging.dataset import Limits
@@ -219,21 +207,13 @@ def assemble(
     config: Config, database: Database[dict[str, Any]], *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Server:
     """Return the server on a database."""
-    archive = Archive(
-        database,
-        GridFsBlobs(database),
-        clock=clock,
-        codec=config["archive.codec"],
-        encode_threads=config["archive.encode_threads"],
-        limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
-        tables=with_extra({level: config[f"search.{level}_attributes"] for level in Level}),
-    )
+    archive = _archive(config, database, clock)
     masks = masks_from_file(config["archive.masks"])
     given_out = GivenOut(database)
     credentials, peers, printer_store = Credentials(database), Peers(database), PrinterStore(database, clock)
     collected, exports = Collected(database), Exports(database, clock)
     subscriptions = Subscriptions(database, clock, kept_s=config["subscriptions.kept_hours"] * 3_600)
-    watchers = Watchers(database)
+    usage, watchers = Usage(database, clock), Watchers(database)
     reconciliations = Reconciliations(database)
     parts = (
         archive,
@@ -246,12 +226,11 @@ def assemble(
         exports,
         subscriptions,
         watchers,
+        usage,
         *stores(database),
-        Usage(database, clock),
     )
     ensure_schema(database, others=[partial(_ensure_indexes, each) for each in parts], clock=clock)
     base_url = f"{config['web.base_url']}/fhir"
-    client_ids = config["fhir.ids"] == "clients"
     search_parameters = SearchParameters(database, base_url=base_url)
     own = Repository(
         database,
@@ -260,52 +239,27 @@ def assemble(
         hooks=HOOKS,
         base_url=base_url,
         internal=True,
-        client_ids=client_ids,
+        client_ids=_takes_ids(config),
         table=search_parameters.indexed,
     )
 
     def repository_for(principal: Principal) -> Repository:
         actor = parties.actor_of(principal, own)
-
-        def admit(task: dict[str, Any]) -> dict[str, Any]:
-            code = code_of(task)
-            look = handlers.get(code).admit if code in handlers else outside.admit
-            admitted = look(server, principal, task) or task
-            parties.check(admitted, actor, own)
-            return admitted
-
-        def reported(task: dict[str, Any]) -> None:
-            code = code_of(task)
-            if code in handlers:
-                handlers.get(code).reported(server, principal, task)
-
-        def admit_plan(plan: dict[str, Any], is_new: bool) -> None:
-            triggers.admit(server, principal, plan, is_new=is_new)
-
-        hooks = hooks_of(actor, kinds, Overseer(admit, reported, admit_plan), clock)
-        checked = {
-            **hooks,
+        hooks = {
+            **hooks_of(actor, kinds, overseer(server, principal, actor), clock),
             "SearchParameter": hooks_of_parameters(search_parameters.check),
             "Subscription": subscribing.hooks_of(server, principal),
         }
         stamp = Stamp(principal.subscriber, principal.granted(), writes_about(principal))
-        return own.opened_for(restriction(principal), hooks=checked, stamp=stamp)
+        return own.opened_for(restriction(principal), hooks=hooks, stamp=stamp)
 
     seal = chain.Chain(database, _audit_key(config, database))
     seal.ensure_indexes()
-    usage = Usage(database, clock)
     audit = Audit(own, clock, seal, usage)
-    zone = config["archive.time_zone"]
-    place = Place(
-        dicomweb_url=f"{config['web.base_url']}/dicom-web",
-        zone=ZoneInfo(zone) if zone else None,
-        patient_system=config["archive.patient_system"],
-        patient_key=secret(database, "patient-ids"),
-    )
     keep_for, undelete_for = timedelta(days=config["archive.keep_days"]), timedelta(hours=config["archive.undelete_h"])
     rules = Agreements(own, clock, cache_s=config["access.cache_s"]), Deletion(keep_for, undelete_for, clock)
     leases = Leases(database, clock)
-    studies = Studies(archive, own, repository_for, leases, audit, place, *rules, reconciliations)
+    studies = Studies(archive, own, repository_for, leases, audit, _place(config, database), *rules, reconciliations)
     principals = Principals(
         credentials,
         own,
@@ -317,7 +271,6 @@ def assemble(
     capability_urls = CapabilityUrls(
         given_out, principals.authenticate, life_s=config["access.capability_s"], clock=clock
     )
-    version = metadata.version("fhir-imaging-server")
     kinds = {code: handlers.get(code).kind for code in handlers}
     reconciliation = Reconciliation(archive, own, studies, reconciliations, leases, clock)
     server = Server(
@@ -345,20 +298,50 @@ def assemble(
         subscriptions=subscriptions,
         watchers=watchers,
         search_parameters=search_parameters,
-        base_statement=capability_statement(
-            RESOURCES.values(),
-            base_url=base_url,
-            version=version,
-            date=clock(),
-            security={**SECURITY, **security(config["web.base_url"]), "cors": True},
-            client_ids=client_ids,
-            operations=[(each.name, each.definition, each.types) for each in OPERATIONS],
-            socket_url=socket_url(base_url),
-            exports=EXPORTS,
-            instantiates=[BULK_DATA, TOPIC_SERVER],
-        ),
+        base_statement=_statement(config, base_url, clock()),
     )
     return server
+
+
+def _archive(config: Config, database: Database[Any], clock: Callable[[], datetime]) -> Archive:
+    return Archive(
+        database,
+        GridFsBlobs(database),
+        clock=clock,
+        codec=config["archive.codec"],
+        encode_threads=config["archive.encode_threads"],
+        limits=Limits(max_file_bytes=config["limits.instance_bytes"]),
+        tables=with_extra({level: config[f"search.{level}_attributes"] for level in Level}),
+    )
+
+
+def _place(config: Config, database: Database[Any]) -> Place:
+    zone = config["archive.time_zone"]
+    return Place(
+        dicomweb_url=f"{config['web.base_url']}/dicom-web",
+        zone=ZoneInfo(zone) if zone else None,
+        patient_system=config["archive.patient_system"],
+        patient_key=secret(database, "patient-ids"),
+    )
+
+
+def _takes_ids(config: Config) -> bool:
+    return bool(config["fhir.ids"] == "clients")
+
+
+def _statement(config: Config, base_url: str, now: datetime) -> dict[str, Any]:
+    return capability_statement(
+        RESOURCES.values(),
+        base_url=base_url,
+        version=metadata.version("fhir-imaging-server"),
+        date=now,
+        security={**SECURITY, **security(config["web.base_url"]), "cors": True},
+        client_ids=_takes_ids(config),
+        operations=[(each.name, each.definition, each.types) for each in OPERATIONS],
+        socket_url=socket_url(base_url),
+        exports=EXPORTS,
+        instantiates=[BULK_DATA, TOPIC_SERVER],
+    )
 
 
 def _audit_key(config: Config, database: Database[Any]) -> bytes:
@@ -422,111 +405,6 @@ def open_in_child(config: Config) -> Server:
     """Return the server to a process that does orders, on the engine that runs."""
     logs.configure(process="order", level=config["log.level"], form=config["log.form"])
     return build(config, engine.attach(config))
-
-
-def task_crew(server: Server) -> Crew:
-    """Return the workers of Tasks of one process, as many as set; each does one order at a time in a child process."""
-    parties.announce(server.own, name="FHIR ImagingStudy server", version=metadata.version("fhir-imaging-server"))
-    orders, transfers = server.config["work.task_workers"], server.config["work.transfer_workers"]
-    workers = [_worker(server, is_transfer=False) for _ in range(orders)]
-    return _crew(server, workers + [_worker(server, is_transfer=True) for _ in range(transfers)])
-
-
-def transfer_crew(server: Server) -> Crew:
-    """Return one worker of those Tasks that wait for other machines more than they work, for a command."""
-    return _crew(server, [_worker(server, is_transfer=True)])
-
-
-def _crew(server: Server, workers: Sequence[Worker]) -> Crew:
-    config, queue = server.config, TaskQueue(server.database, server.clock)
-    claims = {"claim_s": config["work.claim_s"], "most_claims": config["work.order_attempts"]}
-    return Crew(workers, Upkeep(server.own, queue, server.clock, **claims), queue)
-
-
-def _worker(server: Server, *, is_transfer: bool) -> Worker:
-    config = server.config
-    limits = TaskLimits(
-        cpu_s=config["work.order_cpu_s"],
-        wall_s=config["work.order_wall_s"],
-        memory_bytes=config["work.order_memory_mb"] << 20,
-        attempts=config["work.order_attempts"],
-    )
-    every = {code: replace(handlers.get(code), limits=limits) for code in handlers}
-    known = {code: handler for code, handler in every.items() if handler.is_transfer is is_transfer}
-    leases, queue = Leases(server.database, server.clock), TaskQueue(server.database, server.clock)
-    return Worker(Surroundings(server.own, leases, queue, server.clock), known, partial(open_in_child, config))
-
-
-def collector(server: Server) -> Collector:
-    """Return what looks at the sources that images are collected from."""
-    return Collector(server, Leases(server.database, server.clock))
-
-
-def notifications(server: Server) -> Notifications:
-    """Return what makes events of changes and delivers them to the endpoints of Subscriptions."""
-    leases = Leases(server.database, server.clock)
-    threads = server.config["work.notifications"]
-    return Notifications(Dispatcher(server, leases), Notifier(server, leases), server, threads=threads)
-
-
-def forwarding(config: Config, database: Database[Any], clock: Callable[[], datetime]) -> Forwarding | None:
-    """Return what forwards the audit record, None where no repository is set. Raises INVALID for its files."""
-    found = collector_of_record(config)
-    return Forwarding(Trail(database, clock), Leases(database, clock), found, config) if found else None
-
-
-def create_app_from_config(config: Config) -> Flask:
-    """Return the Flask application of a web worker process, on the engine that runs."""
-    return create_app(build(config, engine.attach(config)))
-
-
-def create_app(server: Server) -> Flask:
-    """Return the Flask application with all doors of `server`."""
-    from fhir_server.web import (
-        cors,
-        dicomweb,
-        export,
-        fhir,
-        health,
-        http,
-        later,
-        operations,
-        preview,
-        sign_on,
-        subscription_socket,
-    )
-    from fhir_server.web.event_channel import Channels
-    from fhir_server.web.sockets import Sockets
-
-    app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
-
-    most_bytes = server.config["limits.request_bytes"]
-    proxies = server.config["web.trusted_proxies"]
-    http.install(
-        app,
-        server.principals.authenticate,
-        server.audit.refused,
-        used=server.usage.add,
-        most_bytes=most_bytes,
-        trusted_proxies=proxies,
-    )
-    app.config["FHIR_URL"] = server.fhir_url
-    cors.install(app, server.config["web.cors_origins"], server.sign_on.apps.is_origin)
-    sign_on.install(app, server)
-    app.register_blueprint(fhir.blueprint(server))
-    app.register_blueprint(operations.blueprint(server))
-    app.register_blueprint(export.blueprint(server))
-    app.register_blueprint(later.blueprint(server))
-    app.register_blueprint(preview.blueprint(server))
-    events = subscription_socket.Events(server)
-    sockets = app.extensions["sockets"] = Sockets(server.config["web.sockets"], started=events.start)
-    events.serve(sockets)
-    app.extensions["channels"] = Channels(server, sockets)
-    app.register_blueprint(subscription_socket.blueprint(server, sockets))
-    for each in dicomweb.blueprints(server):
-        app.register_blueprint(each)
-    app.register_blueprint(health.blueprint(server.check))
-    return app
 
 
 def reindex(server: Server, progress: Progress) -> None:

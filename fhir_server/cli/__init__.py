@@ -187,7 +187,8 @@ def worker(config: Config) -> None:
     """
     from fhir_server import engine, hardcopies
     from fhir_server.access.audit import Access
-    from fhir_server.app import collector, forwarding, notifications, open_server, task_crew
+    from fhir_server.app import open_server
+    from fhir_server.background import collector, forwarding, notifications, task_crew
     from fhir_server.work import maintenance, offered, printer_watch, topics
 
     _configure_logs(config, "worker")
@@ -381,7 +382,7 @@ def _show_version(context: click.Context, wanted: bool) -> None:
 
 
 def _make_app(config: Config) -> Any:
-    from fhir_server.app import create_app_from_config
+    from fhir_server.doors import create_app_from_config
 
     return create_app_from_config(config)
 

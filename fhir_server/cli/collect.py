@@ -131,7 +131,7 @@ def _spinner(words: str) -> Iterator[None]:
 
 def _collect(server: Any, peers: Sequence[Any], *, anew: bool) -> Iterator[bool]:
     """Do a round of each source and print what came; yield whether each could be done."""
-    from fhir_server.app import collector, transfer_crew
+    from fhir_server.background import collector, transfer_crew
 
     looking, orders = collector(server), {}
     for peer in peers:

@@ -10,8 +10,8 @@ import pytest
 
 from fhir_server.access.apps import LAUNCHED, App
 from fhir_server.access.contracts import Right
-from fhir_server.app import create_app
 from fhir_server.delivery import value
+from fhir_server.doors import create_app
 from fhir_server.model.task import CODES
 from fhir_server.model.workitem_events import WORKLIST
 from fhir_server.store.answers import Asked

@@ -14,7 +14,8 @@ from pymongo.database import Database
 from fhir_server import config as settings
 from fhir_server.access.audit import Access
 from fhir_server.access.contracts import Right
-from fhir_server.app import assemble, forwarding
+from fhir_server.app import assemble
+from fhir_server.background import forwarding
 from fhir_server.model.dates import to_instant
 from fhir_server.store.chain import Chain
 from fhir_server.store.lease import Leases

@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 from pymongo import MongoClient
 
 from fhir_server.access.contracts import Right
-from fhir_server.app import collector
+from fhir_server.background import collector
 from fhir_server.model.peer import Peer
 from fhir_server.model.task import Progress, Role, code_of, start, waiting_for
 from fhir_server.store import collected

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fhir_server.app import collector
+from fhir_server.background import collector
 from fhir_server.model.peer import Peer, Way
 from fhir_server.store import collected
 from fhir_server.work.collection import Budget

@@ -9,7 +9,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pymongo import MongoClient
 
-from fhir_server.app import create_app
+from fhir_server.doors import create_app
 from tests.support.doors import Doors, opened
 
 SOME = re.compile(r"/(?:Patient|ImagingStudy|Contract|AuditEvent|metadata|_|$)")

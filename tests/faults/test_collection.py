@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from pymongo import MongoClient
 
-from fhir_server.app import collector
+from fhir_server.background import collector
 from fhir_server.model.peer import Peer
 from fhir_server.store import collected
 from fhir_server.work.handlers import Done, Later

@@ -13,7 +13,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from fhir_server.access.contracts import Right
-from fhir_server.app import build, create_app
+from fhir_server.app import build
+from fhir_server.doors import create_app
 from fhir_server.engine import LocalEngine, find_engine
 from tests.support.dicomweb import BOUNDARY, EXPLICIT_LE, Site, bearer, ct, related
 from tests.support.engine import settings

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from fhir_server.app import Server, build, create_app
+from fhir_server.app import Server, build
+from fhir_server.doors import create_app
 from fhir_server.engine import find_engine
 from imaging.errors import AppError
 from tests.support.deliveries import LOOPBACK, ORDERER, SERIES, order, outputs, placed, register

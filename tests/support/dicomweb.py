@@ -22,7 +22,8 @@ from pymongo.database import Database
 from werkzeug.test import TestResponse
 
 from fhir_server.access.contracts import Right
-from fhir_server.app import Server, assemble, create_app
+from fhir_server.app import Server, assemble
+from fhir_server.doors import create_app
 from imaging.dicomweb import iter_parts, multipart_related, parse_content_type
 from tests.support.engine import settings
 from tests.support.workitems import new_item

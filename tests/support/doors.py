@@ -17,7 +17,8 @@ from werkzeug.test import TestResponse
 
 from fhir_server import config
 from fhir_server.access.contracts import Right
-from fhir_server.app import Server, assemble, create_app
+from fhir_server.app import Server, assemble
+from fhir_server.doors import create_app
 from imaging.archive import Stored
 
 BASE_URL = "http://images.test"

@@ -11,7 +11,7 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from fhir_server.access.contracts import Right
-from fhir_server.app import create_app
+from fhir_server.doors import create_app
 from fhir_server.model.peer import Peer, Schedule, Way
 from tests.support.doors import Doors, opened
 

@@ -18,7 +18,8 @@ import websocket
 from fhir_server import config as settings
 from fhir_server import engine
 from fhir_server.access.contracts import Right
-from fhir_server.app import build, notifications
+from fhir_server.app import build
+from fhir_server.background import notifications
 from fhir_server.store.lease import Leases
 from fhir_server.work import events as making
 from fhir_server.work import notifying as telling

@@ -11,7 +11,8 @@ from functools import partial
 
 from fhir_server import config as settings
 from fhir_server import engine
-from fhir_server.app import build, task_crew
+from fhir_server.app import build
+from fhir_server.background import task_crew
 from fhir_server.work import tasks
 
 
