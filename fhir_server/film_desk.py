@@ -8,7 +8,7 @@ which got no answer, sends again. Source: PS3.4 annex H, PS3.3 C.13.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,8 +16,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from fhir_server.access.audit import Access, Audit, ordered
-from fhir_server.access.principals import Principal, Principals
+from fhir_server.access import backing
+from fhir_server.access.audit import Access, ordered
+from fhir_server.access.principals import Principal
 from fhir_server.delivery import value
 from fhir_server.hardcopy.devices import capabilities_of, device_id, status_from_device
 from fhir_server.hardcopy.inputs import MOST_BANNER
@@ -27,7 +28,6 @@ from fhir_server.model.query import Query
 from fhir_server.model.task import CODES, Json, Status, is_over, status_of
 from fhir_server.printers import Printers
 from fhir_server.store.printers import Modality as Registered
-from fhir_server.store.repository import Repository
 from fhir_server.studies import Studies
 from imaging.archive import Refused
 from imaging.derive import to_part10
@@ -47,20 +47,8 @@ _BLANK = np.zeros((16, 16), np.float32)
 _PRIORITIES = {"HIGH": "urgent", "MED": "routine", "LOW": "routine"}
 
 
-class Backing(Protocol):
+class Backing(backing.Backing, Protocol):
     """The server as the desk sees it."""
-
-    @property
-    def own(self) -> Repository:
-        """The server's own repository, unrestricted."""
-
-    @property
-    def repository_for(self) -> Callable[[Principal], Repository]:
-        """From who asks to a repository with what they may see and place."""
-
-    @property
-    def principals(self) -> Principals:
-        """The subscribers and their rights."""
 
     @property
     def printers(self) -> Printers:
@@ -69,14 +57,6 @@ class Backing(Protocol):
     @property
     def studies(self) -> Studies:
         """Where DICOM meets FHIR."""
-
-    @property
-    def audit(self) -> Audit:
-        """The audit record."""
-
-    @property
-    def clock(self) -> Callable[[], datetime]:
-        """Now, aware UTC."""
 
 
 class FilmDesk:

@@ -3,14 +3,14 @@
 Joins studies, printers and Devices for whoever places an order, looks at it beforehand, or prints it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
+from fhir_server.access import backing
 from fhir_server.access.policy import require
 from fhir_server.access.principals import Principal, Right
-from fhir_server.config import Config
 from fhir_server.hardcopy.composing import Copying, Plan, for_screen, of_inputs
 from fhir_server.hardcopy.devices import PREFIX, availability, capabilities_of
 from fhir_server.hardcopy.images import Chosen
@@ -36,12 +36,8 @@ RESOLUTIONS = (72, 300)
 _UNBORN = "00000000-0000-0000-0000-000000000000"  # in place of the id of a Task that is being placed
 
 
-class Backing(Protocol):
+class Backing(backing.Backing, Protocol):
     """The server as hard copies see it."""
-
-    @property
-    def config(self) -> Config:
-        """The settings."""
 
     @property
     def archive(self) -> Archive:
@@ -54,14 +50,6 @@ class Backing(Protocol):
     @property
     def printers(self) -> Printers:
         """The register of printers."""
-
-    @property
-    def repository_for(self) -> Callable[[Principal], Repository]:
-        """From who asks to a repository with what they may see."""
-
-    @property
-    def fhir_url(self) -> str:
-        """Base of the FHIR door."""
 
 
 @dataclass(frozen=True, slots=True)

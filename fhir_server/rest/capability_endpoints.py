@@ -5,12 +5,12 @@ They are no resources of this server: each is in the Bundle only, under a `urn:u
 Source: SMART Imaging Access 0.1.0, finding studies and retrieving images.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 from uuid import uuid4
 
-from fhir_server.access.audit import Access, Audit
+from fhir_server.access import backing
+from fhir_server.access.audit import Access
 from fhir_server.access.capability_urls import CapabilityUrls, had_by_url, known_by_token, may_have
 from fhir_server.access.policy import restriction
 from fhir_server.access.principals import Principal
@@ -19,7 +19,6 @@ from fhir_server.model.dates import to_instant
 from fhir_server.projection import ENDPOINT, REQUIRES_ACCESS_TOKEN, endpoint, study_uid_of
 from fhir_server.store.documents import Resource
 from fhir_server.store.filters import DENY, Act
-from fhir_server.store.repository import Repository
 from fhir_server.store.search import Page
 
 PATH = "/capability"  # below the DICOMweb door, before the secret
@@ -29,17 +28,11 @@ _REFERENCE = b'"reference":"%s"'
 Local = list[tuple[str, bytes]]  # fullUrl and body of what is in the Bundle only
 
 
-class Backing(Protocol):
+class Backing(backing.Backing, Protocol):
     """What this needs of the server."""
 
     @property
     def capability_urls(self) -> CapabilityUrls: ...  # noqa: D102
-    @property
-    def audit(self) -> Audit: ...  # noqa: D102
-    @property
-    def repository_for(self) -> Callable[[Principal], Repository]: ...  # noqa: D102
-    @property
-    def dicomweb_url(self) -> str: ...  # noqa: D102
 
 
 def opened(server: Backing, principal: Principal, page: Page) -> tuple[Page, Local]:

@@ -6,15 +6,15 @@ Sources: FHIR R4 subscription; Subscriptions R5 Backport 1.1.0.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Protocol
 
-from fhir_server.access.audit import Access, Audit
+from fhir_server.access import backing
+from fhir_server.access.audit import Access
 from fhir_server.access.contracts import Right
 from fhir_server.access.policy import require
-from fhir_server.access.principals import Principal, Principals
+from fhir_server.access.principals import Principal
 from fhir_server.config import Config, networks
 from fhir_server.model import json, query
 from fhir_server.model.criteria import Clause, Limits, Token
@@ -26,7 +26,7 @@ from fhir_server.outbound.remote import Rules, refused_as_written, target_of
 from fhir_server.rest.criteria import RESULT_PARAMETERS, parameters_of
 from fhir_server.rest.notices import Kind, Told, notification
 from fhir_server.store.documents import Resource
-from fhir_server.store.repository import Hooks, Repository
+from fhir_server.store.repository import Hooks
 from fhir_server.store.subscriptions import Event, State, Subscriptions
 from imaging.errors import AppError, Category
 
@@ -39,28 +39,8 @@ _HIDDEN = frozenset({Category.NOT_FOUND, Category.GONE, Category.FORBIDDEN})
 _INSUBSTANTIAL = frozenset({"meta", "status", "text", "contact", "reason", "error", "end"})
 
 
-class Backing(Protocol):
+class Backing(backing.Backing, Protocol):
     """What Subscriptions need of the server."""
-
-    @property
-    def config(self) -> Config:
-        """The settings."""
-
-    @property
-    def own(self) -> Repository:
-        """The server's own repository, unrestricted."""
-
-    @property
-    def repository_for(self) -> Callable[[Principal], Repository]:
-        """Opens the repository for a principal."""
-
-    @property
-    def principals(self) -> Principals:
-        """The subscribers and their rights."""
-
-    @property
-    def audit(self) -> Audit:
-        """The audit record."""
 
     @property
     def subscriptions(self) -> Subscriptions:
@@ -69,14 +49,6 @@ class Backing(Protocol):
     @property
     def search_limits(self) -> Limits:
         """Bounds on searches."""
-
-    @property
-    def fhir_url(self) -> str:
-        """Base of the FHIR door."""
-
-    @property
-    def clock(self) -> Callable[[], datetime]:
-        """Now, aware UTC."""
 
 
 # ---- who may store which

@@ -13,8 +13,7 @@ from typing import Protocol
 from fhir_server.access.audit import Access
 from fhir_server.access.contracts import Right
 from fhir_server.access.policy import require
-from fhir_server.access.principals import Principal, Principals
-from fhir_server.config import Config
+from fhir_server.access.principals import Principal
 from fhir_server.model import workitem
 from fhir_server.model.query import Query
 from fhir_server.model.subscription import Channel, Content, Status, Subscription, Way
@@ -50,10 +49,6 @@ class Notifying(subscriptions.Backing, Protocol):
 class Backing(worklist.Backing, Protocol):
     """What those who subscribe to work items need of the server."""
 
-    @property
-    def config(self) -> Config: ...  # noqa: D102
-    @property
-    def principals(self) -> Principals: ...  # noqa: D102
     @property
     def subscriptions(self) -> Subscriptions: ...  # noqa: D102
     @property

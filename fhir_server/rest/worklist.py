@@ -10,10 +10,10 @@ import heapq
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Protocol
 
-from fhir_server.access.audit import NOTHING_MORE, Access, Audit, Metered
+from fhir_server.access import backing
+from fhir_server.access.audit import NOTHING_MORE, Access, Metered
 from fhir_server.access.contracts import Right
 from fhir_server.access.principals import Principal
 from fhir_server.model import workitem, workitem_orders
@@ -76,19 +76,11 @@ class RefusedError(AppError):
         self.warning = warning
 
 
-class Backing(Protocol):
+class Backing(backing.Backing, Protocol):
     """What the worklist needs of the server."""
 
     @property
-    def repository_for(self) -> Callable[[Principal], Repository]: ...  # noqa: D102
-    @property
-    def audit(self) -> Audit: ...  # noqa: D102
-    @property
     def conforms(self) -> Callable[[Json], None]: ...  # noqa: D102
-    @property
-    def clock(self) -> Callable[[], datetime]: ...  # noqa: D102
-    @property
-    def dicomweb_url(self) -> str: ...  # noqa: D102
 
     def actor_for(self, principal: Principal) -> Actor: ...  # noqa: D102
 

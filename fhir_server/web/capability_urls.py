@@ -6,7 +6,6 @@ in no log, and every address within an answer begins with it.   Source: SMART Im
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
 from typing import Protocol
 
 from flask import Blueprint, Response, g, request
@@ -34,8 +33,6 @@ class Server(Opened, Protocol):
     def capability_urls(self) -> CapabilityUrls: ...  # noqa: D102
     @property
     def rates(self) -> Rates: ...  # noqa: D102
-    @property
-    def clock(self) -> Callable[[], datetime]: ...  # noqa: D102
 
 
 class SecretConverter(BaseConverter):

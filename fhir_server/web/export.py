@@ -10,7 +10,6 @@ from flask import Blueprint, Response, request
 
 from fhir_server.access.audit import Access
 from fhir_server.access.principals import Principal
-from fhir_server.config import Config
 from fhir_server.model import json, task
 from fhir_server.model.criteria import Clause, Limits, Reference, Token, check_id
 from fhir_server.model.query import Query
@@ -35,10 +34,6 @@ _UNDER_WAY = tuple(str(each) for each in task.Status if each not in task.TERMINA
 
 class Backing(later.Backing, Protocol):
     """What this door needs of the server."""
-
-    @property
-    def config(self) -> Config:
-        """The settings."""
 
     @property
     def search_limits(self) -> Limits:

@@ -8,13 +8,14 @@ Source: FHIR R4 async (status request, cancellation), Bulk Data Access 2.0.0 (st
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from flask import Blueprint, Response, request
 
-from fhir_server.access.audit import Access, Audit, Metered
+from fhir_server.access import backing
+from fhir_server.access.audit import Access, Metered
 from fhir_server.access.principals import Principal
 from fhir_server.model import json, task
 from fhir_server.model.criteria import ID_FORM
@@ -26,7 +27,6 @@ from fhir_server.rest.statuses import TooOften
 from fhir_server.store.answers import Answers, Asked
 from fhir_server.store.exports import Exports, unpacked
 from fhir_server.store.filters import Act
-from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ANSWERS_KEPT_S
 from fhir_server.web.formats import sent, shown
 from fhir_server.web.http import principal_of, tries
@@ -38,12 +38,8 @@ MOST_PROGRESS = 99  # characters of X-Progress
 _FILE = re.compile(r"([1-9]\d{0,8})\.([A-Za-z]{1,64})\.ndjson", re.ASCII)
 
 
-class Backing(Protocol):
+class Backing(backing.Backing, Protocol):
     """What this needs of the server."""
-
-    @property
-    def own(self) -> Repository:
-        """The server's own repository, unrestricted."""
 
     @property
     def answers(self) -> Answers:
@@ -52,22 +48,6 @@ class Backing(Protocol):
     @property
     def exports(self) -> Exports:
         """The files of exports."""
-
-    @property
-    def repository_for(self) -> Callable[[Principal], Repository]:
-        """Opens the repository for a principal."""
-
-    @property
-    def audit(self) -> Audit:
-        """The audit record."""
-
-    @property
-    def fhir_url(self) -> str:
-        """Base of the FHIR door."""
-
-    @property
-    def clock(self) -> Callable[[], datetime]:
-        """Now, aware UTC."""
 
 
 def accepted(server: Backing, principal: Principal, kept: bytes, code: str = later.CODE) -> Response:

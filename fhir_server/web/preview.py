@@ -8,14 +8,13 @@ import base64
 import io
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Protocol
 
 import numpy as np
 from flask import Blueprint, Response, request
 from PIL import Image
 
 from fhir_server import hardcopies
-from fhir_server.access.audit import Access, Audit, Metered
+from fhir_server.access.audit import Access, Metered
 from fhir_server.access.contracts import Right
 from fhir_server.hardcopies import RESOLUTION, Preview
 from fhir_server.model import json
@@ -28,15 +27,7 @@ PARAMETERS = frozenset({"page", "resolution", "_format", "_pretty"})
 _SHORT = {"png": PNG, "pdf": PDF, "json": JSON_TYPES[0]}
 
 
-class Backing(hardcopies.Backing, Protocol):
-    """What this door needs of the server."""
-
-    @property
-    def audit(self) -> Audit:
-        """The audit record."""
-
-
-def blueprint(server: Backing) -> Blueprint:
+def blueprint(server: hardcopies.Backing) -> Blueprint:
     """Return the door for one server."""
     routes = Blueprint("preview", __name__, url_prefix="/fhir")
 

@@ -18,12 +18,11 @@ from fhir_server import hardcopies
 from fhir_server.access.audit import Access
 from fhir_server.access.contracts import Right
 from fhir_server.access.policy import require
-from fhir_server.access.principals import Principal, Principals
+from fhir_server.access.principals import Principal
 from fhir_server.deidentified import Found
 from fhir_server.hardcopy.composing import of_inputs
 from fhir_server.hardcopy.orders import CODE, order_of
 from fhir_server.model.task import Json, Status, code_of, is_over, status_of
-from fhir_server.store.repository import Repository
 from fhir_server.web import dicom_door, wado
 from fhir_server.web.dicom_answers import REVALIDATE
 from fhir_server.web.dicom_door import Door, Seen
@@ -42,11 +41,6 @@ Searching = Callable[[Level], Callable[..., Response]]
 
 class Server(dicom_door.Server, hardcopies.Backing, Protocol):
     """What this door needs of the server."""
-
-    @property
-    def own(self) -> Repository: ...  # noqa: D102
-    @property
-    def principals(self) -> Principals: ...  # noqa: D102
 
 
 class _Images(NamedTuple):

@@ -2,10 +2,11 @@
 
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from flask import Blueprint, Flask, Response, request, send_file
 
+from fhir_server.access import backing
 from fhir_server.access.people import People, Person
 from fhir_server.access.principals import Principal
 from fhir_server.rest import launch_contexts, patients
@@ -20,19 +21,13 @@ from imaging.errors import AppError, Category
 _STATIC = Path(__file__).parent / "static"
 
 
-class Backing(Protocol):
+class Backing(backing.Backing, Protocol):
     """What these doors need of the server."""
 
     @property
-    def config(self) -> Any: ...  # noqa: D102
-    @property
     def sign_on(self) -> SignOn: ...  # noqa: D102
-    @property
-    def audit(self) -> Any: ...  # noqa: D102
 
     def secret(self, name: str) -> bytes: ...  # noqa: D102
-    @property
-    def repository_for(self) -> Any: ...  # noqa: D102
     @property
     def rates(self) -> Rates: ...  # noqa: D102
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Blueprint, Response, request
 from websockets.frames import CloseCode
@@ -42,11 +42,7 @@ AWAIT_MS = 500
 REOPEN_S = 1.0
 
 
-class Backing(subscriptions.Backing, Protocol):
-    """What this door needs of the server."""
-
-
-def blueprint(server: Backing, sockets: Sockets) -> Blueprint:
+def blueprint(server: subscriptions.Backing, sockets: Sockets) -> Blueprint:
     """Return the address of the socket."""
     routes = Blueprint("socket", __name__, url_prefix="/fhir")
 
@@ -67,7 +63,7 @@ def blueprint(server: Backing, sockets: Sockets) -> Blueprint:
 class Events:
     """Wakes the sockets of this process when events come, as long as there are any sockets."""
 
-    def __init__(self, server: Backing) -> None:
+    def __init__(self, server: subscriptions.Backing) -> None:
         self._server = server
         self._sockets: Sockets | None = None
         self._running = threading.Lock()
@@ -118,7 +114,7 @@ class Binding:
 class Talk:
     """One client."""
 
-    def __init__(self, server: Backing, line: Line, principal: Principal | None) -> None:
+    def __init__(self, server: subscriptions.Backing, line: Line, principal: Principal | None) -> None:
         self._server, self._line, self._principal = server, line, principal
         self._store, self._clock = server.subscriptions, server.clock
         self._bindings: dict[str, Binding] = {}
