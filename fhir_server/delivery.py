@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-from fhir_server.model.task import CODES, name_of
+from fhir_server.model.task import CODES
+from fhir_server.model.task_values import id_of, relative, values_of
 
 _KEPT = ("basedOn", "groupIdentifier", "priority", "for", "encounter", "authoredOn", "restriction")
 DELIVER_TO = "deliver-to"  # input of a Task: whom its results go to
@@ -61,9 +62,10 @@ def orders(
 
 def of_reported(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the delivery Tasks of what somebody outside made: of the images that it names in `Task.output`."""
-    studies = [f"ImagingStudy/{_last(each)}" for each in _values(task, "output", "imaging-study")]
-    series = [str(each) for each in _values(task, "output", "series")]
-    recipients = ["/".join(str(each).split("/")[-2:]) for each in _values(task, "input", DELIVER_TO)]
+    made = values_of(task, "output")
+    studies = [f"ImagingStudy/{id_of(each)}" for each in made.get("imaging-study", [])]
+    series = [str(each) for each in made.get("series", [])]
+    recipients = [relative(each) for each in values_of(task).get(DELIVER_TO, [])]
     return orders(task, studies=studies, series=series, recipients=recipients) if studies or series else []
 
 
@@ -73,14 +75,3 @@ def _of_results(delivery: dict[str, Any]) -> dict[str, Any]:
     kept = [each for each in restriction.pop("recipient", []) if "Patient/" not in str(each.get("reference", ""))]
     restriction |= {"recipient": kept} if kept else {}
     return {**delivery, "restriction": restriction} if restriction else delivery
-
-
-def _values(task: Mapping[str, Any], element: str, name: str) -> list[Any]:
-    """Return the values of inputs or outputs of a name; of references what they refer to."""
-    found = (each for each in task.get(element, []) if name_of(each) == name)
-    values = [next((content for key, content in each.items() if key.startswith("value")), "") for each in found]
-    return [each.get("reference", "") if isinstance(each, Mapping) else each for each in values]
-
-
-def _last(reference: Any) -> str:
-    return str(reference).rsplit("/", 1)[-1]

@@ -9,6 +9,7 @@ from typing import Any
 
 from fhir_server.hardcopy.inputs import image_parts
 from fhir_server.model.task import name_of
+from fhir_server.model.task_values import id_of, relative, value_of, values_of
 from imaging.display import Window
 from imaging.errors import AppError, Category
 from imaging.film import Box, Fit, Magnification, Medium, Orientation
@@ -88,7 +89,7 @@ def order_of(task: Mapping[str, Any]) -> Order:
     """Return what a Task orders, whose inputs are right one by one. Raises INVALID."""
     given = _Given(task)
     return Order(
-        device=_reference(given.one("device", {})),
+        device=relative(given.one("device", {})),
         images=tuple(_images(task, given)),
         states=tuple(given.all("presentation-state")),
         window=Window.from_text(given.one("window", "")) if given.one("window", "") else None,
@@ -159,9 +160,7 @@ class _Given:
     """The inputs of a Task by name, as plain values."""
 
     def __init__(self, task: Mapping[str, Any]) -> None:
-        self._values: dict[str, list[Any]] = {}
-        for entry in task.get("input", []):
-            self._values.setdefault(name_of(entry), []).append(_value_of(entry))
+        self._values = values_of(task)
 
     def all(self, name: str) -> list[Any]:
         return self._values.get(name, [])
@@ -177,9 +176,9 @@ class _Given:
 def _images(task: Mapping[str, Any], given: _Given) -> Iterator[Asked]:
     frames = frames_from_text(given.one("frames", "")) if given.one("frames", "") else ()
     for entry in task.get("input", []):
-        name, value = name_of(entry), _value_of(entry)
+        name, value = name_of(entry), value_of(entry)
         if name == "imaging-study":
-            yield Asked(name, _reference(value).rpartition("/")[2], frames)
+            yield Asked(name, id_of(value), frames)
         elif name in ("series", "instance", "key-object"):
             yield Asked(name, value, frames)
         elif name == "image":
@@ -187,19 +186,3 @@ def _images(task: Mapping[str, Any], given: _Given) -> Iterator[Asked]:
             own = frames_from_text(parts["frames"]) if "frames" in parts else frames
             window = Window.from_text(parts["window"]) if "window" in parts else None
             yield Asked(name, uid, own, window, parts.get("presentation-state", ""))
-
-
-def _reference(value: Mapping[str, Any]) -> str:
-    """Return "Type/id" of a reference, which may be an address."""
-    return "/".join(str(value.get("reference", "")).split("/")[-2:])
-
-
-def _value_of(entry: Mapping[str, Any]) -> Any:
-    return next((_plain(value) for name, value in entry.items() if name.startswith("value")), None)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: a FHIR decimal, which keeps its digits, as a float."""
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return value if isinstance(value, str | bool | int) else float(value)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from fhir_server.delivery import DELIVER_TO, value
 from fhir_server.model.task import ALGORITHM as OF_ALGORITHM
-from fhir_server.model.task import CODES, Json, Parameter, is_for_server_alone, name_of
+from fhir_server.model.task import CODES, Json, Parameter, is_for_server_alone
+from fhir_server.model.task_values import id_of, relative, values_of
 from fhir_server.ownership import ALGORITHM_URL
 from imaging.algorithm import Algorithm
 from imaging.dataset import check_uid
@@ -62,13 +63,13 @@ def restriction(named: Named, resource_type: str) -> frozenset[str]:
 
 def recipients_of(task: Mapping[str, Any]) -> tuple[str, ...]:
     """Return whom alone an order is for: "Patient/...", "Organization/..."; of patients the one in `for`, if any."""
-    told, about = _recipients(task), _relative(task.get("for", {}))
+    told, about = _recipients(task), relative(task.get("for", {}))
     is_about_one = about.startswith("Patient/")
     return (about, *(each for each in told if not each.startswith("Patient/"))) if is_about_one else told
 
 
 def _recipients(task: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(_relative(each) for each in task.get("restriction", {}).get("recipient", []))
+    return tuple(relative(each) for each in task.get("restriction", {}).get("recipient", []))
 
 
 def study_in_focus(task: Mapping[str, Any]) -> list[Any]:
@@ -105,23 +106,21 @@ class Order:
 
 def order_of(task: Mapping[str, Any]) -> Order:
     """Return what a Task orders. Raises INVALID."""
-    given: dict[str, list[Any]] = {}
-    for entry in task.get("input", []):
-        given.setdefault(name_of(entry), []).append(_value_of(entry))
+    given = values_of(task)
     name, version = ("", "") if rule_in(task) else algorithm_of(task)
     reserved = {each.name for each in INPUTS}
     return Order(
         algorithm=name,
         version=version,
         parameters=_parameters(algorithm_named(name, version), given, reserved) if name else {},
-        studies=tuple(_id_of(each) for each in [*given.get("imaging-study", []), *study_in_focus(task)]),
+        studies=tuple(id_of(each) for each in [*given.get("imaging-study", []), *study_in_focus(task)]),
         series=tuple(given.get("series", [])),
         instances=tuple(given.get("instance", [])),
         frames=frames_from_text(given["frames"][0]) if "frames" in given else (),
         region=_region(given["region"][0]) if "region" in given else None,
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
         keep=Keep(given.get("keep", [Keep.BOTH])[0]),
-        deliver_to=tuple(_relative(each) for each in given.get(DELIVER_TO, [])),
+        deliver_to=tuple(relative(each) for each in given.get(DELIVER_TO, [])),
         restricted_to=recipients_of(task),
     )
 
@@ -129,7 +128,7 @@ def order_of(task: Mapping[str, Any]) -> Order:
 def rule_in(task: Mapping[str, Any]) -> str:
     """Return the canonical of the rule that is to choose what is done, "" where the order says that itself."""
     canonical = str(task.get("instantiatesCanonical", ""))
-    has_algorithm = any(name_of(each) == "algorithm" for each in task.get("input", []))
+    has_algorithm = "algorithm" in values_of(task)
     return "" if has_algorithm or canonical.startswith(ALGORITHM_URL) else canonical
 
 
@@ -138,7 +137,7 @@ def algorithm_of(task: Mapping[str, Any]) -> tuple[str, str]:
 
     Beside the input, `instantiatesCanonical` may tell by which rule that was chosen. Raises INVALID.
     """
-    told = [_value_of(each) for each in task.get("input", []) if name_of(each) == "algorithm"]
+    told = values_of(task).get("algorithm", [])
     canonical = str(task.get("instantiatesCanonical", ""))
     told += [canonical] if canonical.startswith(ALGORITHM_URL) else []
     if not all(isinstance(each, str) for each in told):
@@ -387,26 +386,6 @@ def _parameters(algorithm: type[Algorithm], given: Mapping[str, Sequence[Any]], 
             plain = [each["value"] if isinstance(each, dict) else each for each in values]
             found[name] = plain[0] if lengths.get(name) is None else plain
     return found
-
-
-def _value_of(entry: Mapping[str, Any]) -> Any:
-    return next((_plain(value) for name, value in entry.items() if name.startswith("value")), None)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: a FHIR decimal, which keeps its digits, as a float."""
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return value if isinstance(value, str | bool | int) else float(value)
-
-
-def _relative(reference: Mapping[str, Any]) -> str:
-    """Return `Type/id` of a reference, "" where it has none."""
-    return "/".join(str(reference.get("reference", "")).split("/")[-2:])
-
-
-def _id_of(reference: Any) -> str:
-    return str(reference.get("reference", "")).rsplit("/", 1)[-1]
 
 
 def _region(text: str) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ from fhir_server.access.policy import require
 from fhir_server.access.principals import Principal, Right
 from fhir_server.delivery import DELIVER_TO
 from fhir_server.model.task import Kind, check_inputs, name_of
+from fhir_server.model.task_values import relative
 from fhir_server.work import orders
 from fhir_server.work.backing import Backing
 from fhir_server.work.recipients import admit_recipient
@@ -27,4 +28,4 @@ def admit(server: Backing, principal: Principal, task: Mapping[str, Any]) -> Non
     require(principal, Right.ORDER_PROCESSING, "have results delivered")
     check_inputs({"input": asked}, _ASKED)
     for each in asked:
-        admit_recipient(server, principal, "/".join(each["valueReference"]["reference"].split("/")[-2:]))
+        admit_recipient(server, principal, relative(each["valueReference"]))

@@ -19,7 +19,8 @@ from fhir_server.access.principals import Principal, Right
 from fhir_server.model import json
 from fhir_server.model.dates import interval
 from fhir_server.model.peer import Peer, Way
-from fhir_server.model.task import Json, Kind, Progress, name_of
+from fhir_server.model.task import Json, Kind, Progress
+from fhir_server.model.task_values import id_of, relative, values_of
 from fhir_server.outbound import webhook
 from fhir_server.outbound.remote import Remote, target_of
 from fhir_server.store.peers import Delivery, Rest
@@ -69,17 +70,13 @@ class Wanted:
 
 def wanted_of(task: Mapping[str, Any]) -> Wanted:
     """Return what a Task wants delivered to whom."""
-    given: dict[str, list[str]] = {}
-    focus = [each["reference"] for each in orders.study_in_focus(task)]
-    for entry in task.get("input", []):
-        content = next(each for name, each in entry.items() if name.startswith("value"))
-        given.setdefault(name_of(entry), []).append(content["reference"] if isinstance(content, dict) else content)
+    given = values_of(task)
     return Wanted(
-        studies=tuple(each.rsplit("/", 1)[-1] for each in (*given.get("imaging-study", []), *focus)),
+        studies=tuple(id_of(each) for each in (*given.get("imaging-study", []), *orders.study_in_focus(task))),
         series=tuple(given.get("series", [])),
         instances=tuple(given.get("instance", [])),
         search=given.get("search", [""])[0].removeprefix("ImagingStudy?"),
-        recipient="/".join(given["endpoint"][0].split("/")[-2:]),
+        recipient=relative(given["endpoint"][0]),
         # What follows from an order is about its patient; copies that name nobody may be among the results.
         restricted_to=orders.recipients_of({**task, "for": {}} if "partOf" in task else task),
     )
