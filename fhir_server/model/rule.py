@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from fhir_server.model import json
 from fhir_server.model.dates import EARLIEST, LATEST, interval
 from imaging.errors import AppError, Category
+from imaging.wildcards import matches
 
 Json = dict[str, Any]
 Plan = Mapping[str, Any]
@@ -78,10 +79,11 @@ class Action:
 
     def acts_on(self, series: Series) -> bool:
         """Say whether the series is one that the action is meant for."""
+        described = series.description.casefold()
         found = {"series.modality": series.modality, "series.bodySite": series.body_site}
         return (
             all(any(_is_code(code, found[path]) for code in codes) for path, codes in self.codes.items())
-            and (not self.patterns or any(matches(each, series.description) for each in self.patterns))
+            and (not self.patterns or any(matches(each.casefold(), described) for each in self.patterns))
             and (not self.registered_by or bool(self.registered_by & series.registered_by))
         )
 
@@ -140,25 +142,6 @@ def rule_of(plan: Plan) -> Rule:
         end=interval(period["end"]).high if "end" in period else LATEST,
         actions=tuple(_action(each, number) for number, each in enumerate(actions)),
     )
-
-
-def matches(pattern: str, text: str) -> bool:
-    """Say whether a text has the form of a pattern, capitals or not. Time grows with the product of both lengths."""
-    pattern, text = pattern.casefold(), text.casefold()
-    at, star, kept, place = 0, -1, 0, 0
-    while place < len(text):
-        if at < len(pattern) and pattern[at] == "*":
-            star, kept = at, place
-            at += 1
-        elif at < len(pattern) and pattern[at] in ("?", text[place]):
-            at, place = at + 1, place + 1
-        elif star >= 0:
-            # The last asterisk takes one character more; earlier ones never have to.
-            kept += 1
-            at, place = star + 1, kept
-        else:
-            return False
-    return not pattern[at:].strip("*")
 
 
 def _action(action: Plan, number: int) -> Action:

@@ -10,6 +10,7 @@ from typing import Any
 
 from imaging.dicomweb import moments
 from imaging.dicomweb.query import Match, MatchKind
+from imaging.wildcards import matches
 
 _AFTER_ALL = "\uffff"
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
@@ -60,24 +61,8 @@ def _number(text: str) -> float:
 
 def _is_like(match: Match, text: str) -> bool:
     if match.vr == "PN":
-        return any(_is_glob(pattern.casefold(), text.casefold()) for pattern in match.values)
-    return any(_is_glob(pattern, text) for pattern in match.values)
-
-
-def _is_glob(pattern: str, text: str) -> bool:
-    """Say whether a text has a pattern of * and ?, in steps bounded by the product of both lengths."""
-    at, place, star, mark = 0, 0, -1, 0
-    while place < len(text):
-        if at < len(pattern) and pattern[at] == "*":
-            star, mark, at = at, place, at + 1
-        elif at < len(pattern) and pattern[at] in ("?", text[place]):
-            at, place = at + 1, place + 1
-        elif star >= 0:
-            mark += 1
-            at, place = star + 1, mark
-        else:
-            return False
-    return not pattern[at:].strip("*")
+        return any(matches(pattern.casefold(), text.casefold()) for pattern in match.values)
+    return any(matches(pattern, text) for pattern in match.values)
 
 
 def _is_within(match: Match, text: str) -> bool:
