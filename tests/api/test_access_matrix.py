@@ -429,10 +429,9 @@ def hard_copy(doors: Doors, study: str, folder: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def scene(mongo, tmp_path_factory) -> Iterator[Scene]:
+def scene(module_db, tmp_path_factory) -> Iterator[Scene]:
     """One server for the whole matrix: what is tested changes nothing that others look at."""
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database, bulk__exports="100") as doors:
+    with opened(module_db, bulk__exports="100") as doors:
         doors.server.principals.add("all", list(Right))
         names, file = names_of_new_study(doors)
         order = hard_copy(doors, names["study"], str(tmp_path_factory.mktemp("films")))
@@ -441,7 +440,6 @@ def scene(mongo, tmp_path_factory) -> Iterator[Scene]:
         made |= {"other": doors.server.own.create(PATIENT).id}
         made |= {"valueset": doors.server.own.create(VALUE_SET).id}
         yield Scene(doors, {**names, **made, "order": order}, file)
-    mongo.drop_database(database.name)
 
 
 @pytest.mark.parametrize("kind", sorted(RIGHTS))

@@ -41,9 +41,8 @@ SECRETS = (b"1CT1", b"CompressedSamples")
 
 
 @pytest.fixture(scope="module")
-def scene(mongo, tmp_path_factory) -> Iterator[Scene]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database, bulk__exports="1000") as doors:
+def scene(module_db, tmp_path_factory) -> Iterator[Scene]:
+    with opened(module_db, bulk__exports="1000") as doors:
         doors.server.principals.add("all", list(Right))
         names, file = names_of_new_study(doors)
         order = hard_copy(doors, names["study"], str(tmp_path_factory.mktemp("films")))
@@ -53,7 +52,6 @@ def scene(mongo, tmp_path_factory) -> Iterator[Scene]:
                                       ("patient", PATIENT), ("other", PATIENT))}  # fmt: skip
         valueset = doors.server.own.create(VALUE_SET).id
         yield Scene(doors, {**names, **own, "valueset": valueset, "order": order}, file)
-    mongo.drop_database(database.name)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.access.grants import Grant
@@ -29,11 +29,9 @@ CODE = {"text": "x"}
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[Json]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name], bulk__settle_s="0", bulk__exports="1000", fhir__ids="clients") as made:
+def doors(module_db: Database[Json]) -> Iterator[Doors]:
+    with opened(module_db, bulk__settle_s="0", bulk__exports="1000", fhir__ids="clients") as made:
         yield made
-    mongo.drop_database(name)
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,10 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pydicom.uid import generate_uid
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.background import collector
@@ -26,11 +25,9 @@ from tests.support.volumes import ct_files
 
 
 @pytest.fixture(scope="module")
-def serving(mongo: MongoClient[dict[str, Any]]) -> Iterator[Polled]:
-    name = f"test_{uuid4().hex}"
-    with polled(mongo[name]) as made:
+def serving(module_db: Database[dict[str, Any]]) -> Iterator[Polled]:
+    with polled(module_db) as made:
         yield made
-    mongo.drop_database(name)
 
 
 @pytest.fixture

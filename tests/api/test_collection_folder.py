@@ -24,12 +24,6 @@ from tests.support.sources import peer_of
 
 
 @pytest.fixture
-def doors(db: Any) -> Iterator[Doors]:
-    with opened(db) as made:
-        yield made
-
-
-@pytest.fixture
 def inbox(tmp_path: Path) -> Path:
     path = tmp_path / "inbox"
     path.mkdir()

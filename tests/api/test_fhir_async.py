@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 from pymongo.errors import ConnectionFailure
 
 from fhir_server.access.contracts import Right
@@ -26,16 +26,9 @@ LATER = {"Prefer": "respond-async"}
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[Json]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[Json]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
-
-
-@pytest.fixture
-def both(doors: Doors) -> Caller:
-    return doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
 
 
 def asked(caller: Caller, body: Json, **headers: str) -> str:

@@ -3,12 +3,10 @@
 import time
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
-from fhir_server.access.contracts import Right
 from tests.support.doors import Caller, Doors, opened
 
 JSON, XML, PATCH = "application/fhir+json", "application/fhir+xml", "application/json-patch+json"
@@ -19,16 +17,9 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
-
-
-@pytest.fixture
-def both(doors: Doors) -> Caller:
-    return doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
 
 
 BODIES = {

@@ -4,10 +4,9 @@ import base64
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.access.grants import Grant
@@ -20,11 +19,9 @@ FHIR_JSON = {"Accept": "application/fhir+json"}
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[Json]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name], limits__resource_bytes="64KiB") as made:
+def doors(module_db: Database[Json]) -> Iterator[Doors]:
+    with opened(module_db, limits__resource_bytes="64KiB") as made:
         yield made
-    mongo.drop_database(name)
 
 
 @pytest.fixture(scope="module")

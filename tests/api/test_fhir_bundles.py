@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.model.validation import validate
@@ -22,16 +22,9 @@ OTHER_URN = "urn:uuid:88f151c0-a954-468a-88bd-5ae15c08e059"
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[Json]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[Json]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
-
-
-@pytest.fixture
-def both(doors: Doors) -> Caller:
-    return doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
 
 
 def entry(method: str, url: str, resource: Json | None = None, full_url: str = "", **conditions: str) -> Json:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from tests.support.doors import FHIR, Caller, Doors, opened
@@ -15,16 +15,9 @@ SYSTEM = "http://hospital.test/numbers"
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
-
-
-@pytest.fixture
-def both(doors: Doors) -> Caller:
-    return doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
 
 
 def patient(number: str, **more: Any) -> dict[str, Any]:

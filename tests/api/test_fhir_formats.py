@@ -3,14 +3,12 @@
 import gzip
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 from fhir.resources.R4B.operationoutcome import OperationOutcome
-from pymongo import MongoClient
+from pymongo.database import Database
 
-from fhir_server.access.contracts import Right
 from fhir_server.model.xml import from_xml
 from tests.support.doors import Caller, Doors, opened
 
@@ -19,16 +17,9 @@ PATIENT = '<Patient xmlns="http://hl7.org/fhir"><name><family value="Müller"/><
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
-
-
-@pytest.fixture
-def both(doors: Doors) -> Caller:
-    return doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
 
 
 def sent(caller: Caller, method: str, path: str, text: str, *, kind: str = XML, **headers: str) -> Any:

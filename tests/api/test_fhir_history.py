@@ -1,23 +1,15 @@
 """Histories at the FHIR door. Expected values: FHIR R4 http 3.1.0.12."""
 
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.store import history as store_history
-from tests.support.doors import BASE_URL, Caller, Doors, opened
+from tests.support.doors import BASE_URL, Caller, Doors
 
 PATIENT = {"resourceType": "Patient", "gender": "other"}
-
-
-@pytest.fixture
-def doors(db: Database[dict[str, Any]]) -> Iterator[Doors]:
-    with opened(db) as made:
-        yield made
 
 
 def created(both: Caller, resource: dict[str, Any] = PATIENT) -> dict[str, Any]:

@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
-from fhir_server.access.contracts import Right
 from fhir_server.web import browse
 from tests.support.doors import BASE_URL, FHIR, Caller, Doors, opened
 
@@ -40,16 +38,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
-
-
-@pytest.fixture
-def both(doors: Doors) -> Caller:
-    return doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
 
 
 def made(both: Caller, **content: Any) -> str:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from tests.support.doors import FHIR, Caller, Doors, new_study, opened
@@ -19,16 +19,9 @@ DIV = '<div xmlns="http://www.w3.org/1999/xhtml">a man</div>'
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
-
-
-@pytest.fixture
-def both(doors: Doors) -> Caller:
-    return doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
 
 
 def made(both: Caller, **content: Any) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from tests.support.doors import Caller, Doors, new_study, opened
@@ -43,11 +43,9 @@ def study(number: int, **changes: Any) -> Json:
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[Json]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[Json]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
 
 
 @pytest.fixture(scope="module")

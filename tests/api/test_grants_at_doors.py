@@ -6,7 +6,6 @@ Expected values: SMART App Launch 2.2 and SMART Imaging Access 0.1.0.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from uuid import uuid4
 
 import pytest
 from pydicom.uid import generate_uid
@@ -67,9 +66,8 @@ def stow(caller: Caller, *files: bytes):
 
 
 @pytest.fixture(scope="module")
-def scene(mongo) -> Iterator[Scene]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as doors:
+def scene(module_db) -> Iterator[Scene]:
+    with opened(module_db) as doors:
         made = Scene(doors, doors.server.principals.add("apps", WRITES).clients[0])
         for name, patient, modality, date in STUDIES:
             made.studies[name], files = new_study(
@@ -80,7 +78,6 @@ def scene(mongo) -> Iterator[Scene]:
             shown = doors.server.own.read("ImagingStudy", made.studies[name]).json()
             made.patients[patient] = shown["subject"]["reference"]
         yield made
-    mongo.drop_database(database.name)
 
 
 # ---- FHIR and DICOMweb decide alike

@@ -5,7 +5,6 @@ Expected values: what the contracts of the scene say.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from uuid import uuid4
 
 import pytest
 from pydicom.uid import generate_uid
@@ -54,9 +53,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(mongo) -> Iterator[Scene]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as doors:
+def scene(module_db) -> Iterator[Scene]:
+    with opened(module_db) as doors:
         made = Scene(doors)
         for side in ("north", "south"):
             made.callers[side] = made.add(side)
@@ -68,7 +66,6 @@ def scene(mongo) -> Iterator[Scene]:
                 subject = doors.server.own.read("ImagingStudy", uid).json()["subject"]
             made.patients[side] = subject["reference"]
         yield made
-    mongo.drop_database(database.name)
 
 
 NORTH, SOUTH = {"north-ct", "north-mr"}, {"south-ct", "south-mr"}

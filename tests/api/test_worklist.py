@@ -24,11 +24,9 @@ OTHER = "1.2.3.99.777.2"
 
 
 @pytest.fixture(scope="module")
-def here(mongo: Any) -> Iterator[Doors]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as doors:
+def here(module_db: Any) -> Iterator[Doors]:
+    with opened(module_db) as doors:
         yield doors
-    mongo.drop_database(database.name)
 
 
 @pytest.fixture(scope="module")

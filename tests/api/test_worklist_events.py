@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pydicom.uid import generate_uid
@@ -59,11 +58,9 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(mongo: Any) -> Iterator[Scene]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database, subscriptions__most=str(MOST_TITLES)) as doors:
+def scene(module_db: Any) -> Iterator[Scene]:
+    with opened(module_db, subscriptions__most=str(MOST_TITLES)) as doors:
         yield Scene(doors, Work(doors))
-    mongo.drop_database(database.name)
 
 
 @pytest.fixture(scope="module")

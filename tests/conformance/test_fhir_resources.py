@@ -11,7 +11,7 @@ from fhir.resources.R4B.endpoint import Endpoint
 from fhir.resources.R4B.imagingstudy import ImagingStudy
 from fhir.resources.R4B.operationoutcome import OperationOutcome
 from fhir.resources.R4B.patient import Patient
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from tests.support.doors import Caller, Doors, new_study, opened
@@ -20,11 +20,9 @@ XML = "application/fhir+xml"
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as made:
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(database)
 
 
 @pytest.fixture(scope="module")

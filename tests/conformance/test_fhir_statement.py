@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.model.definitions import parameters
@@ -56,14 +55,10 @@ LANGUAGE = {
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    database = mongo[f"test_{uuid4().hex}"]
-    try:
-        with opened(database) as made:
-            made.ingest(*new_study()[1])
-            yield made
-    finally:
-        mongo.drop_database(database)
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
+        made.ingest(*new_study()[1])
+        yield made
 
 
 @pytest.fixture(scope="module")

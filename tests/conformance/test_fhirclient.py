@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from uuid import uuid4
 
 import pytest
 from fhirclient.client import FHIRClient
@@ -22,10 +21,9 @@ SCOPE = "launch launch/patient openid fhirUser offline_access patient/*.rs"
 
 
 @pytest.fixture(scope="module")
-def doors(mongo) -> Iterator[Doors]:
-    database = mongo[f"test_{uuid4().hex}"]
+def doors(module_db) -> Iterator[Doors]:
     listener = make_server("127.0.0.1", 0, lambda *_: [], threaded=True)
-    with opened(database, web__base_url=f"http://127.0.0.1:{listener.server_port}") as made:
+    with opened(module_db, web__base_url=f"http://127.0.0.1:{listener.server_port}") as made:
         listener.app = made.flask.application
         thread = threading.Thread(target=listener.serve_forever)
         thread.start()
@@ -33,7 +31,6 @@ def doors(mongo) -> Iterator[Doors]:
         listener.shutdown()
         thread.join()
         listener.server_close()
-    mongo.drop_database(database.name)
 
 
 @pytest.fixture(scope="module")

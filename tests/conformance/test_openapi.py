@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.doors import create_app
 from tests.support.doors import Doors, opened
@@ -16,11 +15,9 @@ SOME = re.compile(r"/(?:Patient|ImagingStudy|Contract|AuditEvent|metadata|_|$)")
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ What the guide demands of capability URLs is tested in tests/api/test_capability
 import re
 from collections.abc import Iterator
 from email.message import EmailMessage
-from uuid import uuid4
 
 import pytest
 
@@ -23,9 +22,8 @@ COVERING = ["patient/ImagingStudy.rs", "patient/ImagingStudy.read", "patient/*.r
 
 
 @pytest.fixture(scope="module")
-def scene(mongo) -> Iterator[Scene]:
-    database = mongo[f"test_{uuid4().hex}"]
-    with opened(database) as doors:
+def scene(module_db) -> Iterator[Scene]:
+    with opened(module_db) as doors:
         made = Scene(
             doors, doors.server.principals.add("apps", [Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES]).clients[0]
         )
@@ -37,7 +35,6 @@ def scene(mongo) -> Iterator[Scene]:
             made.patients[patient] = subject["reference"]
             doors.clock.forward(hours=1)
         yield made
-    mongo.drop_database(database.name)
 
 
 # ---- discovery

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 from pydicom import dcmread
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.access.grants import Grant
@@ -55,13 +55,9 @@ TASK = {"resourceType": "Task", "status": "requested", "intent": "order", "code"
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    database = mongo[f"test_{uuid4().hex}"]
-    try:
-        with opened(database, **LOOPBACK, subscriptions__most="12", subscriptions__attempts="3") as made:
-            yield made
-    finally:
-        mongo.drop_database(database)
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db, **LOOPBACK, subscriptions__most="12", subscriptions__attempts="3") as made:
+        yield made
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.model.criteria import Clause, Limits, Reference, Token
 from fhir_server.model.query import parse
@@ -31,17 +30,17 @@ BASE = "http://here/fhir"
 
 
 @pytest.fixture(scope="module")
-def shared(mongo: MongoClient[Json]) -> Iterator[Repository]:
+def shared(module_db: Database[Json]) -> Repository:
     """The repository of all tests here, with the resources that all of them have."""
-    db = mongo[f"test_{uuid4().hex}"]
-    ensure_schema(db)
+    ensure_schema(module_db)
     start = datetime(2026, 1, 1, tzinfo=UTC)
     ticks = iter(range(1_000_000))
-    repository = Repository(db, UNRESTRICTED, clock=lambda: start + timedelta(seconds=next(ticks)), base_url=BASE)
+    repository = Repository(
+        module_db, UNRESTRICTED, clock=lambda: start + timedelta(seconds=next(ticks)), base_url=BASE
+    )
     for one in RESOURCES:
         repository.create(one, id=one["id"])
-    yield repository
-    mongo.drop_database(db.name)
+    return repository
 
 
 @pytest.fixture

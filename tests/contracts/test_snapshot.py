@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from random import Random
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
@@ -40,12 +39,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="module")
-def kept(mongo: MongoClient[Json]) -> Iterator[Database[Json]]:
+def kept(module_db: Database[Json]) -> Database[Json]:
     """A database with its indexes, which the tests leave resources in."""
-    database = mongo[f"test_{uuid4().hex}"]
-    ensure_schema(database)
-    yield database
-    mongo.drop_database(database.name)
+    ensure_schema(module_db)
+    return module_db
 
 
 @pytest.fixture

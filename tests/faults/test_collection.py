@@ -6,10 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.background import collector
 from fhir_server.model.peer import Peer
@@ -27,11 +26,9 @@ HEAD = b"--X\r\nContent-Type: application/dicom\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def serving(mongo: MongoClient[dict[str, Any]]) -> Iterator[Polled]:
-    name = f"test_{uuid4().hex}"
-    with polled(mongo[name]) as made:
+def serving(module_db: Database[dict[str, Any]]) -> Iterator[Polled]:
+    with polled(module_db) as made:
         yield made
-    mongo.drop_database(name)
 
 
 @pytest.fixture

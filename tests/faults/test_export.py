@@ -5,10 +5,9 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.model import json
@@ -39,10 +38,9 @@ class Ward:
 
 
 @pytest.fixture(scope="module")
-def ward(mongo: MongoClient[dict[str, Any]]) -> Iterator[Ward]:
+def ward(module_db: Database[dict[str, Any]]) -> Iterator[Ward]:
     """A server with patients, Observations, who made these, Provenance of them, and some that were deleted."""
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name], bulk__settle_s="0", bulk__exports="1000", bulk__file_bytes="1024") as doors:
+    with opened(module_db, bulk__settle_s="0", bulk__exports="1000", bulk__file_bytes="1024") as doors:
         client = doors.caller(Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES, name="both")
         doctors = [made(client, {"resourceType": "Practitioner"}) for _ in range(3)]
         for number in range(4):
@@ -54,7 +52,6 @@ def ward(mongo: MongoClient[dict[str, Any]]) -> Iterator[Ward]:
             made(client, {"resourceType": "Provenance", **told})
             client.delete(f"/fhir/{made(client, {'resourceType': 'Patient'})['reference']}")
         yield Ward(doors, client)
-    mongo.drop_database(name)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,6 @@ from tests.support.subscribing import (
     SUBSCRIBER,
     Work,
     hears,
-    kill,
     kinds,
     notified,
     numbers,
@@ -29,6 +28,7 @@ from tests.support.subscribing import (
     to_topic,
     worker,
 )
+from tests.support.working import kill
 
 COUNT = 30
 QUICK = {

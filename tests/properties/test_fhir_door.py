@@ -7,13 +7,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
-from uuid import uuid4
 
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.model import json
@@ -86,11 +85,9 @@ HEADERS = st.dictionaries(
 
 
 @pytest.fixture(scope="module")
-def doors(mongo: MongoClient[dict[str, Any]]) -> Iterator[Doors]:
-    name = f"test_{uuid4().hex}"
-    with opened(mongo[name]) as made:
+def doors(module_db: Database[dict[str, Any]]) -> Iterator[Doors]:
+    with opened(module_db) as made:
         yield made
-    mongo.drop_database(name)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ server's own clauses.
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -69,15 +68,13 @@ TYPES = sorted({key.partition("/")[0] for key in ALL})
 
 
 @pytest.fixture(scope="module")
-def own(mongo):
-    database = mongo[f"test_{uuid4().hex}"]
-    ensure_schema(database)
+def own(module_db):
+    ensure_schema(module_db)
     ticks = iter(range(10_000_000))
-    made = Repository(database, UNRESTRICTED, clock=lambda: START + timedelta(seconds=next(ticks)), client_ids=True)
+    made = Repository(module_db, UNRESTRICTED, clock=lambda: START + timedelta(seconds=next(ticks)), client_ids=True)
     for each in ALL.values():
         made.update(each, owner=owner_of(each))
-    yield made
-    mongo.drop_database(database.name)
+    return made
 
 
 def principal_with(scopes, *, patient="", user="", role=None, rights=frozenset(Right), limited=()):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from fhir_server import app, config
+from fhir_server.background import collector
 from fhir_server.store.lease import Leases
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.work.collection.collector import CODE
@@ -45,7 +46,7 @@ def main(uri: str, database: str, networks: str) -> None:
         around, {CODE: handlers.get(CODE)}, partial(app.open_in_child, settings), Pace(lease_s=LEASE_S, first_s=0.1)
     )
     upkeep = Upkeep(server.own, around.queue, server.clock, claim_s=60.0, most_claims=5)
-    runs = (app.collector(server).run, Crew([worker], upkeep, around.queue).run)
+    runs = (collector(server).run, Crew([worker], upkeep, around.queue).run)
     threads = [threading.Thread(target=each, args=(stopping,)) for each in runs]
     for each in threads:
         each.start()

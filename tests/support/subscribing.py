@@ -4,13 +4,12 @@
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 import websocket
@@ -27,6 +26,7 @@ from fhir_server.work.events import Dispatcher
 from fhir_server.work.notifying import Notifier
 from tests.support.doors import Caller, Doors
 from tests.support.receivers import Came, Receiver, status
+from tests.support.working import running
 
 LOOPBACK = {"subscriptions__private_networks": "127.0.0.0/8", "outbound__silence_s": "2"}
 SUBSCRIBER = (Right.REGISTER_IMAGES, Right.RECEIVE_IMAGES)
@@ -167,23 +167,9 @@ def main(*pairs: str) -> None:
         notifications(server).run(stopping)
 
 
-@contextmanager
-def worker(**values: str) -> "Iterator[subprocess.Popen[bytes]]":
+def worker(**values: str) -> "AbstractContextManager[subprocess.Popen[bytes]]":
     """Run a worker for Subscriptions with these settings, dots as double underscores, until the block ends."""
-    given = [f"{name.replace('__', '.')}={value}" for name, value in values.items()]
-    process = subprocess.Popen([sys.executable, "-m", "tests.support.subscribing", *given])
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait(30)
-
-
-def kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a worker as a power cut would."""
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(10)
+    return running("tests.support.subscribing", **values)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 
 from fhir_server import config as settings
@@ -27,16 +27,21 @@ def main(lease_s: str, *pairs: str) -> None:
 
 
 @contextmanager
-def working(lease_s: float, **values: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a worker with these settings, dots as double underscores, until the block ends."""
+def running(module: str, *words: str, **values: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a module with words and settings, dots as double underscores, until the block ends."""
     given = [f"{name.replace('__', '.')}={value}" for name, value in values.items()]
-    process = subprocess.Popen([sys.executable, "-m", "tests.support.working", str(lease_s), *given])
+    process = subprocess.Popen([sys.executable, "-m", module, *words, *given])
     try:
         yield process
     finally:
         if process.poll() is None:
             process.terminate()
         process.wait(30)
+
+
+def working(lease_s: float, **values: str) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+    """Run a worker with these settings until the block ends."""
+    return running("tests.support.working", str(lease_s), **values)
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:

@@ -29,17 +29,15 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(mongo) -> Iterator[Scene]:
-    database = mongo[f"test_{uuid4().hex}"]
+def scene(module_db) -> Iterator[Scene]:
     with issuing() as issuer:
         settings = {
             "issuer__url": EHR, "issuer__subscriber": "ehr", "issuer__patient_system": SYSTEM,
             "issuer__introspection_url": f"{issuer.address}/introspect", "issuer__client_id": "images",
             "issuer__client_secret": "secret", "outbound__private_networks": "127.0.0.0/8",
         }  # fmt: skip
-        with opened(database, **settings) as doors:
+        with opened(module_db, **settings) as doors:
             yield Scene(doors, issuer, filled(doors))
-    mongo.drop_database(database.name)
 
 
 def test_a_token_of_the_issuer_opens_the_images_until_it_is_withdrawn_there(scene: Scene) -> None:
