@@ -43,7 +43,6 @@ NATIVE = "1.2.840.10008.1.2.1"
 A_REQUEST = 10  # files
 START_WITHIN_S = 120
 FOUND_WITHIN_S = 60
-LARGEST_FILE_BYTES = 1 << 30
 SHEET_SIDE = 200  # pixels of a picture on the contact sheet
 SHEET_PICTURES = 40
 

@@ -61,22 +61,6 @@ def derive_registration(
     return ds
 
 
-def transform_to(ds: Dataset, sop_instance_uid: str) -> Matrix:
-    """Return 4x4: from positions (mm, LPS) in the registered frame of reference to those of an image.
-
-    It is the inverse of what the item that names the image writes. Raises NOT_FOUND where none does, UNSUPPORTED for a
-    chain of several matrices.
-    """
-    for item in ds.RegistrationSequence:
-        if sop_instance_uid in [image.ReferencedSOPInstanceUID for image in item.get("ReferencedImageSequence") or ()]:
-            matrices = item.MatrixRegistrationSequence[0].MatrixSequence
-            if len(matrices) != 1:
-                raise AppError(Category.UNSUPPORTED, "several matrices for one set of images", where="(0070,030A)")
-            matrix = np.array(matrices[0].FrameOfReferenceTransformationMatrix, dtype=np.float64).reshape(4, 4)
-            return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
-    raise AppError(Category.NOT_FOUND, "the registration does not name this image", where=sop_instance_uid)
-
-
 def _started(first: Dataset, work: Work, series_number: int) -> Dataset:
     ds = Dataset()
     ds.SOPClassUID, ds.Modality, ds.Laterality = SPATIAL_REGISTRATION, "REG", None

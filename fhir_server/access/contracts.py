@@ -124,14 +124,6 @@ def contract(
     }
 
 
-def rights_in_force(
-    contracts: Iterable[Mapping[str, Any]], organization: str, now: datetime
-) -> tuple[frozenset[Right], datetime]:
-    """Return the rights of `terms_in_force`, however far each of them goes."""
-    terms, until = terms_in_force(contracts, organization, now)
-    return frozenset(term.right for term in terms), until
-
-
 def terms_in_force(
     contracts: Iterable[Mapping[str, Any]], organization: str, now: datetime
 ) -> tuple[frozenset[Term], datetime]:

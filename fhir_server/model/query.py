@@ -7,7 +7,6 @@ instead. Pure. Source: FHIR R4 search 3.1.1.
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import NamedTuple
 
 from fhir_server.model import filter_language
@@ -252,12 +251,6 @@ def _sort_key(resource_type: str, text: str, table: Table) -> SortKey:
 def sorts(known: Iterable[Parameter]) -> dict[str, str]:
     """Return by which of the parameters one can sort, with their types."""
     return {each.code: each.type for each in known if each.type not in _UNSORTED and each.code not in UNSUPPORTED}
-
-
-@cache
-def sortable(resource_type: str) -> frozenset[str]:
-    """Return the codes of the official parameters that a type can be sorted by."""
-    return frozenset(sorts(parameters(resource_type).values()))
 
 
 def is_scalar_date(resource_type: str, code: str) -> bool:

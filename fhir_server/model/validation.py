@@ -29,7 +29,6 @@ from imaging.errors import AppError, Category
 
 Json = dict[str, Any]
 Place = tuple[str | int, ...]
-Emit = Callable[[str, str, Place], None]  # code of the issue, text, place
 
 MAX_ISSUES = 20
 MAX_DEPTH = 64  # levels of nesting

@@ -75,10 +75,6 @@ class Sessions:
         """End a session of a person; say whether there was one."""
         return bool(self._sessions.delete_one({"_id": key, "login": login}).deleted_count)
 
-    def end_all(self, login: str) -> int:
-        """End every session of a person; return how many there were."""
-        return self._sessions.delete_many({"login": login}).deleted_count
-
 
 def _session(document: dict[str, Any]) -> Session:
     return Session(key=document["_id"], **{name: value for name, value in document.items() if name != "_id"})

@@ -37,14 +37,13 @@ class Swept:
 
     studies_marked: int
     blobs_deleted: int
-    blobs_in_use: int
 
 
 def sweep(database: Database[Document], blobs: BlobStore, now: datetime) -> Swept:
     """Finish what crashes left behind and delete blobs that nothing refers to. Safe to run anywhere, at any time."""
     trash.lapse(database, now)
     studies = database.get_collection("studies", write_concern=WriteConcern(w="majority", j=True))
-    marked = deleted = in_use = 0
+    marked = deleted = 0
     for row in database.garbage.find({"at": {"$lt": now - SETTLED}}).sort("at"):
         if row["studies"] and not row.get("marked"):
             # A crash before any instance was written must not leave an empty study.
@@ -59,12 +58,11 @@ def sweep(database: Database[Document], blobs: BlobStore, now: datetime) -> Swep
         if row["at"] >= now - ORPHANED:
             continue
         orphans = [key for key in row["keys"] if not _in_use(database, key)]
-        in_use += len(row["keys"]) - len(orphans)
         gone = [blobs.delete(key, put_before=now - ORPHANED) for key in orphans]
         deleted += sum(gone)
         if all(gone):
             database.garbage.delete_one({"_id": row["_id"]})
-    return Swept(marked, deleted, in_use)
+    return Swept(marked, deleted)
 
 
 def _in_use(database: Database[Document], key: str) -> bool:

@@ -80,18 +80,6 @@ def is_plain(layout: PixelLayout, *, little_endian: bool) -> bool:
     return little_endian and interleaved and not layout.is_subsampled and layout.bits_allocated > 1
 
 
-def stored_values(pixels: Pixels, layout: PixelLayout) -> Pixels:
-    """Return the pixel values proper: the Bits Stored below High Bit, sign-extended; same dtype and shape."""
-    if layout.is_float or layout.bits_allocated == 1:
-        return pixels
-    container = 8 * pixels.dtype.itemsize
-    if layout.bits_stored >= container:
-        return pixels
-    left = container - 1 - layout.high_bit
-    unsigned = pixels.view(f"<u{pixels.dtype.itemsize}") << max(left, 0)
-    return unsigned.view(pixels.dtype) >> (container - layout.bits_stored)
-
-
 def _unpack_bits(data: Buffer, layout: PixelLayout, bit: int) -> Pixels:
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     return bits[bit : bit + layout.frame_bits].reshape(layout.shape)

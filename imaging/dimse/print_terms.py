@@ -28,7 +28,6 @@ FILM_SIZE_IDS: Mapping[str, str] = MappingProxyType({"LETTER": "8_5INX11IN"})
 SUCCESS = 0x0000
 ATTRIBUTE_LIST_ERROR = 0x0107
 OUT_OF_RANGE = 0x0116
-NO_SUCH_INSTANCE = 0x0112
 
 # Warnings that mean that a print has another size than asked. Source: PS3.4 H.4.1.2.2.4, H.4.2.2.2.4, H.4.3.1.2.1.
 RESIZED: Mapping[int, str] = MappingProxyType(

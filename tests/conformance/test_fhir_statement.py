@@ -10,7 +10,7 @@ from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from fhir_server.model.definitions import parameters
-from fhir_server.model.query import parse, sortable
+from fhir_server.model.query import parse, sorts
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.validation import validate
 from fhir_server.rest.operations import OPERATIONS
@@ -231,7 +231,7 @@ def searches(kind: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{name}:{modifier}" if modifier else name, value_for(kind, name, modifier)
     yield from (("_include", value) for value in row["searchInclude"])
     yield from (("_revinclude", value) for value in row.get("searchRevInclude", ()))
-    yield from (("_sort", sign + code) for code in sorted(sortable(kind)) for sign in ("", "-"))
+    yield from (("_sort", sign + code) for code in sorted(sorts(parameters(kind).values())) for sign in ("", "-"))
     yield from (("_summary", "true"), ("_total", "accurate"), ("_elements", "id"), ("_count", "1"))
 
 

@@ -258,15 +258,6 @@ def test_one_bit_pixels_start_at_the_lowest_bit_and_frames_may_share_a_byte() ->
     assert [native.frame_range(layout, index) for index in (0, 1)] == [(0, 1), (0, 2)]
 
 
-def test_stored_values_leave_out_what_stands_above_the_high_bit() -> None:
-    frame = np.array([[0xF001, 0x0FFF]], "u2")
-    signed = frame.view("i2")
-
-    assert native.stored_values(frame, layout_of(frame, bits_stored=12, high_bit=11)).tolist() == [[1, 4095]]
-    assert native.stored_values(signed, layout_of(signed, bits_stored=12, high_bit=11)).tolist() == [[1, -1]]
-    assert native.stored_values(frame, layout_of(frame, bits_stored=12, high_bit=15)).tolist() == [[0xF00, 0x0FF]]
-
-
 def test_a_sign_less_codestream_of_signed_pixels_is_sign_extended() -> None:
     frame = np.array([[-1, 5], [-2048, 2047]], "i2")
     layout = layout_of(frame, bits_stored=12, high_bit=11)

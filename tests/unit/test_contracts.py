@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fhir_server.access.contracts import RIGHTS_SYSTEM, Limits, Right, Term, contract, rights_in_force, terms_in_force
+from fhir_server.access.contracts import RIGHTS_SYSTEM, Limits, Right, Term, contract, terms_in_force
 from fhir_server.model.validation import validate
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
@@ -17,7 +17,7 @@ def made(**changes):
 
 
 def rights(*contracts, now=NOW):
-    return rights_in_force(contracts, ME, now)[0]
+    return {term.right for term in terms_in_force(contracts, ME, now)[0]}
 
 
 def test_an_executed_contract_gives_its_rights_while_it_lasts():
@@ -82,8 +82,8 @@ def test_what_was_found_is_good_until_the_next_start_or_end():
     ending = made(applies={"end": "2026-06-15T13:00:00Z"})
     coming = made(applies={"start": "2026-06-15T12:30:00Z"})
 
-    assert rights_in_force([ending], ME, NOW)[1] == datetime(2026, 6, 15, 13, 0, 1, tzinfo=UTC)
-    assert rights_in_force([ending, coming], ME, NOW)[1] == datetime(2026, 6, 15, 12, 30, tzinfo=UTC)
+    assert terms_in_force([ending], ME, NOW)[1] == datetime(2026, 6, 15, 13, 0, 1, tzinfo=UTC)
+    assert terms_in_force([ending, coming], ME, NOW)[1] == datetime(2026, 6, 15, 12, 30, tzinfo=UTC)
 
 
 LIMITS = [
