@@ -1,9 +1,9 @@
 """A query and a restriction become one MongoDB filter.
 
 The restriction's demands are mandatory: they are compiled by the same code as the user's, kept apart from them, and
-`compile_query` refuses to answer (FORBIDDEN) when one of them is not in the result.
-One `$elemMatch` per clause keeps the index bounds tight. Parameter codes come from the official definitions; what a
-value means is told in `conditions`.
+`restricted` refuses to answer (FORBIDDEN) when one of them is not in the result. One `$elemMatch`
+per clause keeps the index bounds tight. Parameter codes come from the official definitions; what a value means is told
+in `conditions`.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from typing import Any
 
 from fhir_server.model.criteria import Clause, Date, Missing, Near, Text, Token
 from fhir_server.model.fhirpath import leaf_types
-from fhir_server.model.query import Query, is_scalar_date
+from fhir_server.model.query import is_scalar_date
 from fhir_server.model.resources import RESOURCES
 from fhir_server.store.conditions import Filter, any_of, condition_of, date_condition, moment_condition, prefixed
 from fhir_server.store.index import ARRAYS, CANONICAL, PHONETIC, sound
@@ -134,12 +134,6 @@ class Restriction:
 
 
 UNRESTRICTED = Restriction(default=Rule(ALLOW, ALLOW, ALLOW, ALLOW))
-
-
-def compile_query(query: Query, mandatory: tuple[Demand, ...], now: datetime) -> Filter:
-    """Return the filter of a query of one type, none of whose criteria leads to other resources."""
-    wanted = [compile_clause(query.type, clause, now) for clause in query.clauses if isinstance(clause, Clause)]
-    return restricted(query.type, mandatory, wanted, now)
 
 
 def restricted(resource_type: str, mandatory: tuple[Demand, ...], wanted: list[Filter], now: datetime) -> Filter:

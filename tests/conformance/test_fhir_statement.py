@@ -14,8 +14,8 @@ from fhir_server.model.query import parse, sorts
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.validation import validate
 from fhir_server.rest.operations import OPERATIONS
-from fhir_server.store.filters import compile_query
 from tests.support.doors import Caller, Doors, new_study, opened
+from tests.support.filters import compile_query
 from tests.support.least import least
 
 # Whose searches are tried over the door; those of the others are compiled only.

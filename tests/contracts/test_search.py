@@ -9,11 +9,12 @@ from pymongo.database import Database
 
 from fhir_server.model.criteria import Limits
 from fhir_server.model.query import parse
-from fhir_server.store import cursor, filters
+from fhir_server.store import cursor
 from fhir_server.store.filters import UNRESTRICTED
 from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
 from imaging.errors import AppError, Category
+from tests.support.filters import compile_query
 
 Json = dict[str, Any]
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
@@ -436,7 +437,7 @@ class TestIndexes:
         used = {}
         for kind, params, _ in CASES:
             query = parse(kind, params)
-            condition = filters.compile_query(query, (), datetime(2026, 1, 1, tzinfo=UTC))
+            condition = compile_query(query, (), datetime(2026, 1, 1, tzinfo=UTC))
             found = db["resources"].find(condition).sort(list(cursor.order_of(query))).limit(51).explain()
             used[kind, str(params)] = _indexes(found["queryPlanner"]["winningPlan"])
 
@@ -447,7 +448,7 @@ class TestIndexes:
             first = parse("ImagingStudy", [*params, ("_count", "5")])
             token = filled.search(first).next_cursor or ""
             place = cursor.verify(first, token, filled._cursor_key())
-            condition = filters.compile_query(first, (), datetime(2026, 1, 1, tzinfo=UTC))
+            condition = compile_query(first, (), datetime(2026, 1, 1, tzinfo=UTC))
             order = cursor.order_of(first)
             paged = {"$and": [*condition["$and"], cursor.beyond(order, place.values)]}
             for wanted in (condition, paged):

@@ -21,6 +21,7 @@ from fhir_server.store.repository import Repository
 from fhir_server.store.schema import ensure_schema
 from fhir_server.store.search import search
 from imaging.errors import AppError, Category
+from tests.support.filters import compile_query
 
 Json = dict[str, Any]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -214,7 +215,7 @@ def test_a_narrower_restriction_never_sees_more(studies: Repository, mandatory: 
 @given(st.lists(CLAUSES, min_size=1, max_size=3), st.integers(0, 9))
 def test_a_filter_that_lost_a_mandatory_clause_is_refused(names: list[tuple[str, str]], position: int) -> None:
     mandatory = tuple(clause("ImagingStudy", *one) for one in names)
-    compiled = filters.compile_query(parse("ImagingStudy", [("status", "available")]), mandatory, NOW)
+    compiled = compile_query(parse("ImagingStudy", [("status", "available")]), mandatory, NOW)
     lost = compiled["$and"][position % (len(mandatory) + 1)]
     compiled["$and"] = [part for part in compiled["$and"] if part != lost]
 
@@ -270,7 +271,7 @@ def _understand(kind: str, name: str, value: str) -> None:
         refused = error.category
         assert refused is Category.INVALID
     else:
-        filters.compile_query(query, (), NOW)
+        compile_query(query, (), NOW)
 
 
 # Everything that leads to other resources, comes from them or counts them.
