@@ -129,9 +129,9 @@ def cli() -> None:
 def serve(config: Config) -> None:
     """Run everything on this machine: engine, web server, maintenance worker.
 
-    Without MONGODB_URI a MongoDB of its own is started in the data directory. Ctrl-C or SIGTERM stops in order. It
-    serves HTTP, and HTTPS with the setting web.tls_certificate; give it a certificate, or put a proxy with TLS before
-    it, where others than this machine reach it.
+    Without MONGODB_URI, a MongoDB of its own is started in the data directory. Ctrl-C or SIGTERM stops everything in
+    order. It serves HTTP. If other machines are to reach it, have it serve HTTPS by the setting web.tls_certificate, or
+    put a proxy with TLS in front of it.
 
     \b
     Examples:
@@ -249,7 +249,8 @@ def ready(config: Config) -> None:
 def show_config(config: Config, reference: bool) -> None:
     """Print every setting with its value, where that comes from, and what it is for.
 
-    The later wins: default, file, environment, command line. Nothing is started; secrets are not shown.
+    Each of these overrides the ones before it: default, file, environment, command line. Nothing is started; secrets
+    are not shown.
 
     \b
     Examples:
@@ -315,8 +316,8 @@ def sweep(config: Config) -> None:
 def reindex(config: Config) -> None:
     """Build search rows, study summaries and ImagingStudies again.
 
-    They all follow from the stored images and resources. For use after an upgrade that says so; what clients added to
-    ImagingStudies stays.
+    They all follow from the stored images and resources. Use it after an upgrade that asks for it. What clients added
+    to ImagingStudies stays.
 
     \b
     Example:

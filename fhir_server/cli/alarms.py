@@ -94,11 +94,11 @@ def show_alarm(config: Config, identifier: str) -> None:
 @alarm.command("review")
 @click.argument("identifier", metavar="ALARM")
 @click.option("--by", required=True, metavar="TEXT", help="Who reviewed it.")
-@click.option("--verdict", required=True, type=click.Choice(_VERDICTS), help="What to think of the access.")
+@click.option("--verdict", required=True, type=click.Choice(_VERDICTS), help="What you think of the access.")
 @click.option("--note", default="", metavar="TEXT", help="More about it.")
 @configured()
 def review_alarm(config: Config, identifier: str, by: str, verdict: str, note: str) -> None:
-    """Say what you think of ALARM; once, for good.
+    """Record what you think of ALARM. This can be done once.
 
     \b
     Example:

@@ -41,7 +41,7 @@ def app() -> None:
 @click.option("--launch", metavar="URL", default="", help="Where this server starts it about a patient.")
 @click.option("--scope", required=True, metavar="SCOPES", help="The most it can be granted, separated by blanks.")
 @click.option("--proves-by", type=click.Choice(list(_METHODS)), default="public",
-              help="How it proves who it is: not, by a secret, by keys of its own  [default: public]")  # fmt: skip
+              help="How it proves who it is: not at all, by a secret, by its keys  [default: public]")  # fmt: skip
 @click.option("--backend", is_flag=True, help="It works by itself, without a person (implies --proves-by keys).")
 @click.option("--jwks", type=click.File(), metavar="FILE", help="Its public keys, a JSON Web Key Set.")
 @click.option("--jwks-url", metavar="URL", default="", help="Address of its public keys.")

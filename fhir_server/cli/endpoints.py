@@ -51,14 +51,14 @@ def endpoint() -> None:
 @click.argument("name")
 @click.argument("subscriber")
 @click.argument("address")
-@click.option("--way", required=True, type=click.Choice([str(each) for each in Way]), help="How it is spoken to.")
+@click.option("--way", required=True, type=click.Choice([str(each) for each in Way]), help="How it is reached.")
 @click.option("--bearer", type=click.File(), metavar="FILE", help="File with a bearer token; - is standard input.")
 @click.option("--basic", type=click.File(), metavar="FILE", help="File with user:password; - is standard input.")
 @click.option("--form", type=click.Choice([str(each) for each in Form]), help="stow: form of images  [default: native]")
 @click.option("--new-secret", is_flag=True, help="webhook: replace the secret of one that is registered already.")
 @click.option("--old-secret-hours", type=click.FloatRange(0, 8_784), metavar="H",
               help="webhook: with --new-secret, how long the one before signs as well  [default: 24 h]")  # fmt: skip
-@click.option("--wado-address", metavar="URL", help="dicomweb: base of WADO-RS where it is another one.")
+@click.option("--wado-address", metavar="URL", help="dicomweb: base URL of WADO-RS, where it differs.")
 @click.option(
     "--every", type=click.FloatRange(1, 604_800), metavar="S", help="Pause between two looks  [default: 300 s]"
 )
@@ -78,8 +78,8 @@ def add_endpoint(config: Config, name: str, subscriber: str, address: str, way: 
     """Register the endpoint NAME of SUBSCRIBER at ADDRESS.
 
     ADDRESS is the base URL of a DICOMweb service (/studies is appended), the URL of a webhook, or a folder. One of the
-    same name is replaced as a whole, credentials included; only a webhook keeps its secret. What is not public, or has
-    no TLS, has to lie in outbound.private_networks.
+    same name is replaced as a whole, credentials included; only a webhook keeps its secret. An address that is not
+    public, or without TLS, has to lie in outbound.private_networks.
 
     \b
     Examples:

@@ -25,7 +25,7 @@ def limited(command: Command) -> Command:
             multiple=True,
             metavar="own|all|NAME",
             help="Whose images and resources: its own, everybody's, or those of the subscriber NAME as well; may be "
-            "repeated  [default: own; for one that is there, as before]",
+            "repeated  [default: own; for a subscriber that exists, as before]",
         ),
         click.option(
             "--modality", multiple=True, metavar="CODE", help="Only studies with such a series; may be repeated."

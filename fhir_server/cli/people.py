@@ -32,7 +32,7 @@ def person() -> None:
 @click.argument("login")
 @click.argument("subscriber")
 @click.option("--role", required=True, type=click.Choice(_ROLES), help="What the person is here for.")
-@click.option("--name", default="", metavar="TEXT", help="How the person is called  [default: the login]")
+@click.option("--name", default="", metavar="TEXT", help="What the person is called  [default: the login]")
 @click.option("--fhir-user", default="", metavar="TYPE/ID",
               help="Resource that represents the person  [default: a new Practitioner]")  # fmt: skip
 @click.option("--password", type=click.File(), metavar="FILE", help="File with the password; - is standard input.")
@@ -89,7 +89,7 @@ def set_password(config: Config, login: str, password: TextIO | None) -> None:
 @click.option("--key", default="", metavar="NAME", help="Only the security key of this name; the rest stays.")
 @configured()
 def forget_second_factor(config: Config, login: str, key: str) -> None:
-    """Let LOGIN in with the password alone, until another second factor is set up: phone or key are lost.
+    """Let LOGIN in with the password alone until another second factor is set up: phone or key is lost.
 
     \b
     Examples:

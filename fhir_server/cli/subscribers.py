@@ -32,7 +32,7 @@ def subscriber() -> None:
 @click.option("--register-images", is_flag=True, help="May send images and make FHIR resources.")
 @click.option("--receive-images", is_flag=True, help="May search, read and retrieve.")
 @click.option("--receive-by-url", is_flag=True, help="Gets addresses with searches that open images without a token.")
-@click.option("--receive-deidentified", is_flag=True, help="May search and retrieve images without names, only.")
+@click.option("--receive-deidentified", is_flag=True, help="May search and retrieve, but only images without names.")
 @click.option("--order-processing", is_flag=True, help="May order processing of images it may read or registered.")
 @click.option("--order-hard-copy", is_flag=True, help="May order hard copies of images it may read or registered.")
 @click.option("--serve-printers", is_flag=True, help="Its print agents may print orders for its printers.")
@@ -169,7 +169,7 @@ def agree(
     issuer: str,
     opens: tuple[str, ...],
 ) -> None:
-    """Agree with NAME on the images that it registers, in place of what was agreed; nothing: no such agreement.
+    """Agree with NAME on the images that it registers, in place of what was agreed; without options, on nothing.
 
     Checks: patient-id, patient-name, study-date and accession-number (they are there), sop-class (it is one of the
     standard's), same-patient (of the study as it is here).

@@ -14,7 +14,7 @@ from fhir_server.config import Config
 @click.option("--form", type=click.Choice(["table", "csv", "fhir"]), default="table",
               help="A table for people, CSV, or FHIR MeasureReports  [default: table]")  # fmt: skip
 @click.option("--by", type=click.Choice(["subscriber", "contract"]), default="subscriber",
-              help="Told apart by what  [default: subscriber]")  # fmt: skip
+              help="What counts are told apart by  [default: subscriber]")  # fmt: skip
 @click.option("--per", type=click.Choice(["day", "month"]), help="A line for each day or month  [default: one for all]")
 @click.option("--subscriber", metavar="NAME", help="Of one subscriber only.")
 @configured()
