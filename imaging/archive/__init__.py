@@ -5,22 +5,16 @@ facts; series and study summaries follow from them. Who may see a study is the c
 """
 
 import copy
-import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Any
 
-import numpy as np
-import orjson
-from pymongo import UpdateOne
 from pymongo.database import Database
 
-from imaging.archive import catalogue, contents, query, trash, upkeep
+from imaging.archive import catalogue, contents, query, trash, upkeep, verification
 from imaging.archive.attributes import STANDARD, Tables, with_extra
 from imaging.archive.catalogue import (
     FILE_FIELDS,
@@ -58,7 +52,8 @@ from imaging.archive.summaries import (
     order,
 )
 from imaging.archive.trash import Deleted
-from imaging.archive.upkeep import Finding, Swept
+from imaging.archive.upkeep import Swept
+from imaging.archive.verification import Finding
 from imaging.blobs import BlobStore, Buffer
 from imaging.codecs import Decoded
 from imaging.correction import corrected_summary
@@ -74,7 +69,6 @@ __all__ = [
 ]  # fmt: skip
 
 _LOOKED_UP = 10_000  # UIDs in one question
-_INDEXED = 200  # instances whose search fields are written anew together
 
 
 class Archive:
@@ -357,22 +351,7 @@ class Archive:
 
     def index_all(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Write anew the attributes by which each instance is found, from its metadata; return how many there are."""
-        total = self.count()
-        rows = self._database.instances.find({}, {"stored_syntax": 1, "received.syntax": 1})
-        done = 0
-        while some := list(islice(rows, _INDEXED)):
-            syntaxes = {row["_id"]: [row["stored_syntax"], row["received"]["syntax"]] for row in some}
-            changes = [
-                UpdateOne({"_id": uid}, {"$set": self._index_of(json, syntaxes[uid])})
-                for uid, json in metadata(self._database, self._blobs, syntaxes, Known(self.decisions))
-            ]
-            self._database.instances.bulk_write(changes, ordered=False)
-            done += len(changes)
-            progress(done, max(done, total))
-        return done
-
-    def _index_of(self, json: bytes, syntaxes: list[str]) -> Document:
-        return catalogue.instance_index(orjson.loads(json), self._tables, list(dict.fromkeys(syntaxes)))
+        return upkeep.index_all(self._database, self._blobs, self._tables, Known(self.decisions), progress)
 
     def watch(self, max_await_ms: int) -> Any:
         """Return a change stream that speaks whenever a study is marked behind."""
@@ -471,11 +450,7 @@ class Archive:
 
         `progress` is told how many of how many instances were checked.
         """
-        total = self.count()
-        for done, row in enumerate(self._database.instances.find({}, {"_id": 1}).sort("_id"), 1):
-            for problem in self._problems(row["_id"]):
-                yield Finding(row["_id"], problem)
-            progress(done, max(done, total))
+        return verification.verify(self._database, self._files, self._frames, progress)
 
     # ---- inside
 
@@ -500,34 +475,6 @@ class Archive:
             raise AppError(Category.NOT_FOUND, "no instances", where=series_uid or study_uid)
         rows.sort(key=lambda row: order(row["series_number"], row["series"], row["number"], row["_id"]))
         return rows
-
-    def _problems(self, sop_uid: str) -> list[str]:
-        row = self._database.instances.find_one({"_id": sop_uid}, INSTANCE_FIELDS)
-        if row is None:  # deleted meanwhile
-            return []
-        instance = instance_from_row(row)
-        problems = []
-        for check in (self._check_stored, self._check_pixels, self._check_received):
-            try:
-                check(instance)
-            except AppError as error:
-                problems.append(f"{check.__name__.removeprefix('_check_')}: {error.message}")
-        return problems
-
-    def _check_stored(self, instance: Instance) -> None:
-        deque(self._files.one(instance, STORED), maxlen=0)
-
-    def _check_received(self, instance: Instance) -> None:
-        deque(self._files.one(instance, RECEIVED), maxlen=0)
-
-    def _check_pixels(self, instance: Instance) -> None:
-        if instance.frames is None or not instance.sha256_pixels:
-            return
-        digest = hashlib.sha256()
-        for frame in self.pixels_of([(instance, number) for number in range(1, len(instance.frames) + 1)]):
-            digest.update(np.ascontiguousarray(frame.pixels).data)
-        if digest.hexdigest() != instance.sha256_pixels:
-            raise AppError(Category.FAULT, "decoded pixels do not match their digest", where=instance.sop_uid)
 
 
 def _named(study_uid: str, series_uid: str | None, sop_uid: str | None) -> Document:

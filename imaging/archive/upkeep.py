@@ -1,34 +1,30 @@
-"""Looking after what is stored: verify everything, sweep away what belongs to nothing.
+"""Looking after what is stored: sweep away what belongs to nothing, make anew what follows from the instances.
 
 The sweeper is driven by `garbage` rows, written before anything that could become an orphan, so its work grows with
 crashes and deletions and never with the store.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
-from pymongo import WriteConcern
+import orjson
+from pymongo import UpdateOne, WriteConcern
 from pymongo.database import Database
 
 from imaging.archive import trash
-from imaging.archive.catalogue import Document
+from imaging.archive.attributes import Tables
+from imaging.archive.catalogue import Document, instance_index
+from imaging.archive.corrections import Known
 from imaging.archive.ingest import mark_arrivals, mark_studies
+from imaging.archive.summaries import metadata
 from imaging.blobs import BlobStore
 from imaging.blobs.gridfs import RENEW_WITHIN
 
 SETTLED = timedelta(minutes=2)  # a batch older than this was left by a crash, or is so slow that marking again is right
 ORPHANED = 2 * RENEW_WITHIN  # no put leans on anything this old
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What `verify` saw wrong with one instance."""
-
-    sop_uid: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.sop_uid}: {self.problem}"
+INDEXED_TOGETHER = 200  # instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +59,24 @@ def sweep(database: Database[Document], blobs: BlobStore, now: datetime) -> Swep
         if all(gone):
             database.garbage.delete_one({"_id": row["_id"]})
     return Swept(marked, deleted)
+
+
+def index_all(
+    database: Database[Document], blobs: BlobStore, tables: Tables, known: Known, progress: Callable[[int, int], None]
+) -> int:
+    """Write anew the attributes by which each instance is found, from its metadata; return how many there are."""
+    total, done = database.instances.count_documents({}), 0
+    rows = database.instances.find({}, {"stored_syntax": 1, "received.syntax": 1})
+    while some := list(islice(rows, INDEXED_TOGETHER)):
+        syntaxes = {row["_id"]: list(dict.fromkeys([row["stored_syntax"], row["received"]["syntax"]])) for row in some}
+        changes = [
+            UpdateOne({"_id": uid}, {"$set": instance_index(orjson.loads(json), tables, syntaxes[uid])})
+            for uid, json in metadata(database, blobs, syntaxes, known)
+        ]
+        database.instances.bulk_write(changes, ordered=False)
+        done += len(changes)
+        progress(done, max(done, total))
+    return done
 
 
 def _in_use(database: Database[Document], key: str) -> bool:
