@@ -238,7 +238,7 @@ class Authorization:
         wanted = Scopes.parse(scope) if scope.strip() else granted
         if wanted.refused or not granted.covers(wanted):
             self.end(ticket.family)
-            raise AppError(Category.INVALID, "more is asked than was granted", where="scope")
+            raise AppError(Category.INVALID, "more is asked for than was granted", where="scope")
         if content["session"] and not self._is_session(content["session"]):
             self.end(ticket.family)
             raise _invalid_grant("the person has signed out, or the session has ended")
@@ -301,7 +301,7 @@ class Authorization:
         both = Scopes.parse(scope) & Scopes.parse(app.scope)
         scopes = Scopes(tuple(each for each in both.resources if each.context is Context.SYSTEM))
         if not scopes.resources:
-            message = "none of the asked scopes was agreed for this client; it needs some of system/..."
+            message = "none of the scopes asked for was agreed for this client; it needs some of system/..."
             raise AppError(Category.INVALID, message, where="scope")
         life = self._lives.backend_token
         token = self._principals.issue(Grant(app.client_id, scopes, self._clock() + life))

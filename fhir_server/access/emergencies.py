@@ -111,7 +111,7 @@ class Emergencies:
         not exactly one patient is meant.
         """
         if not self.may(person):
-            raise AppError(Category.FORBIDDEN, "no contract lets you in in an emergency", where="emergency")
+            raise AppError(Category.FORBIDDEN, "no contract gives you emergency access", where="emergency")
         reason = " ".join(reason.split())
         if not SHORTEST_REASON <= len(reason) <= LONGEST_REASON or not reason.isprintable():
             message = f"say why, in {SHORTEST_REASON} to {LONGEST_REASON} characters: somebody will read it"

@@ -54,7 +54,7 @@ class People:
             login, organization, name.strip() or login, role, fhir_user, self._passwords.hash(password), _new_stamp()
         )
         if not self._register.add(person):
-            raise AppError(Category.CONFLICT, "there is a person of this login", where="login")
+            raise AppError(Category.CONFLICT, "there is a person with this login already", where="login")
         return person
 
     def all(self) -> list[Person]:

@@ -151,7 +151,7 @@ class State:
         """Keep an order. Raises INVALID for an id that is none."""
         identifier = str(task.get("id", ""))
         if not _ID.fullmatch(identifier):
-            raise AppError(Category.INVALID, "the id of the Task is none", where="Task.id")
+            raise AppError(Category.INVALID, "the id of the Task is not one that FHIR allows", where="Task.id")
         held = Held(self._orders / identifier)
         held.folder.mkdir(mode=0o700, exist_ok=True)
         held.save_task(task)

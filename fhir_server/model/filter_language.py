@@ -75,7 +75,7 @@ class _Parser:
         def negate(kind: str) -> Criterion:
             found = inner(kind)
             if leads_elsewhere(found):
-                raise refused(NAME, "not is for elements of the resource itself; put it inside: patient[not (...)].id")
+                raise refused(NAME, "`not` is for the resource's own elements; put it inside: patient[not (...)].id")
             return Not(found)
 
         return negate
@@ -164,7 +164,7 @@ class _Parser:
 
     def expect_end(self) -> None:
         if self.peek()[0] != "end":
-            raise refused(NAME, f"and or or is wanted at {self.peek()[1][:20]!r}")
+            raise refused(NAME, f"`and` or `or` is wanted at {self.peek()[1][:20]!r}")
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
@@ -194,7 +194,7 @@ def _compared(resource_type: str, term: _Term, reading: Reading, *, is_text: boo
     parameter = reading.table(resource_type).get(path)
     if parameter is None or operation == "pr":
         if operation == "pr" and value not in {"true", "false"}:
-            raise refused(NAME, "the value of pr is true or false")
+            raise refused(NAME, "the value of `pr` is true or false")
         is_missing = "false" if value == "true" else "true"
         return simple(resource_type, f"{path}:missing" if operation == "pr" else path, is_missing, reading)
     plain = _escaped(value, parameter.type) if is_text or parameter.type == "string" else value
