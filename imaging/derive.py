@@ -309,19 +309,28 @@ def _add_derivation(ds: Dataset, work: Work, sources: Sequence[Dataset]) -> None
         if keyword in ds:
             setattr(acquired, keyword, ds[keyword].value)
             delattr(ds, keyword)
-    processed = Dataset()
-    for equipment in (ds, processed):
-        equipment.Manufacturer, equipment.ManufacturerModelName = work.equipment.manufacturer, work.equipment.model_name
-        equipment.SoftwareVersions = work.equipment.software_version
-        if work.equipment.serial_number:
-            equipment.DeviceSerialNumber = work.equipment.serial_number
+    _add_equipment(ds, work.equipment)
     acquired.Manufacturer = acquired.get("Manufacturer") or "unknown"
     acquired.PurposeOfReferenceCodeSequence = Items([coded(Code("109101", "DCM", "Acquisition Equipment"))])
-    processed.PurposeOfReferenceCodeSequence = Items([coded(Code("109102", "DCM", "Processing Equipment"))])
-    processed.ContributionDateTime = work.done_at.strftime("%Y%m%d%H%M%S%z")
-    processed.ContributionDescription = work.description
     earlier = list(sources[0].get("ContributingEquipmentSequence") or [acquired])
-    ds.ContributingEquipmentSequence = Items([*deepcopy(earlier), processed])
+    ds.ContributingEquipmentSequence = Items([*deepcopy(earlier), _processing(work)])
+
+
+def _processing(work: Work) -> Dataset:
+    """Return who processed, and what was done, as an item of Contributing Equipment Sequence (PS3.3 C.12.1.1.5)."""
+    item = Dataset()
+    _add_equipment(item, work.equipment)
+    item.PurposeOfReferenceCodeSequence = Items([coded(Code("109102", "DCM", "Processing Equipment"))])
+    item.ContributionDateTime = work.done_at.strftime("%Y%m%d%H%M%S%z")
+    item.ContributionDescription = work.description
+    return item
+
+
+def _add_equipment(ds: Dataset, equipment: Equipment) -> None:
+    ds.Manufacturer, ds.ManufacturerModelName = equipment.manufacturer, equipment.model_name
+    ds.SoftwareVersions = equipment.software_version
+    if equipment.serial_number:
+        ds.DeviceSerialNumber = equipment.serial_number
 
 
 class _References:
@@ -373,13 +382,7 @@ def add_work(ds: Dataset, work: Work) -> None:
     """Write what was done and when, in place of the time of this run, into an object that is no image."""
     _add_times(ds, work)
     ds.SeriesDescription = work.title[:64]
-    processed = Dataset()
-    processed.Manufacturer, processed.ManufacturerModelName = work.equipment.manufacturer, work.equipment.model_name
-    processed.SoftwareVersions = work.equipment.software_version
-    processed.PurposeOfReferenceCodeSequence = Items([coded(Code("109102", "DCM", "Processing Equipment"))])
-    processed.ContributionDateTime = work.done_at.strftime("%Y%m%d%H%M%S%z")
-    processed.ContributionDescription = work.description
-    ds.ContributingEquipmentSequence = Items([processed])
+    ds.ContributingEquipmentSequence = Items([_processing(work)])
 
 
 def _add_place(ds: Dataset, image: Image, sources: Sequence[Dataset]) -> None:

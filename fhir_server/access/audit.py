@@ -88,7 +88,7 @@ class Access(Enum):
     BEGIN_SENDING = _Kind("E", {"system": _DCM, "code": "110102"}, {"system": _IHE, "code": "RAD-108"})
     SEND = _Kind("R", {"system": _DCM, "code": "110104"}, {"system": _IHE, "code": "RAD-108"})
     # addresses given out that open images without a token
-    GIVE_URLS = _Kind("C", _REST, {"system": "urn:fhir-imaging:code:event", "code": "give-capability-urls"})
+    GIVE_URLS = _Kind("C", _REST, _OWN | {"code": "give-capability-urls"})
     NOTIFY = _Kind("R", _REST, _OWN | {"code": "notify"})
     EXPORT = _Kind("R", {"system": _DCM, "code": "110106"}, {"system": _DCM, "code": "110106"})  # printed
     SIGN_IN = _Kind("E", {"system": _DCM, "code": "110114"}, {"system": _DCM, "code": "110122"})  # Login
