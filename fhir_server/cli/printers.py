@@ -223,8 +223,13 @@ def count_pages(config: Config, start: datetime | None, end: datetime | None) ->
 
 
 def _read(path: str) -> str:
-    with click.open_file(path) as file:
-        return str(file.read(_MOST_SECRET_BYTES)).strip()
+    try:
+        with click.open_file(path) as file:
+            return str(file.read(_MOST_SECRET_BYTES)).strip()
+    except OSError as error:
+        raise click.UsageError(f"--secret: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"--secret: {path} is no text") from None
 
 
 def _state(device: Any) -> str:
