@@ -1,16 +1,11 @@
 """What works in the background of a server: Tasks, collection, notifications, forwarding of the audit record."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from importlib import metadata
-from typing import Any
-
-from pymongo.database import Database
 
 from fhir_server.app import Server, open_in_child
-from fhir_server.config import Config
 from fhir_server.store.lease import Leases
 from fhir_server.store.task_queue import TaskQueue
 from fhir_server.store.trail import Trail
@@ -72,7 +67,8 @@ def notifications(server: Server) -> Notifications:
     return Notifications(Dispatcher(server, leases), Notifier(server, leases), server, threads=threads)
 
 
-def forwarding(config: Config, database: Database[Any], clock: Callable[[], datetime]) -> Forwarding | None:
+def forwarding(server: Server) -> Forwarding | None:
     """Return what forwards the audit record, None where no repository is set. Raises INVALID for its files."""
-    found = auditing.collector(config)
-    return Forwarding(Trail(database, clock), Leases(database, clock), found, config) if found else None
+    trail, leases = Trail(server.database, server.clock), Leases(server.database, server.clock)
+    found = auditing.collector(server.config)
+    return Forwarding(trail, leases, found, server.config) if found else None

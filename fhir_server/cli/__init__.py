@@ -207,7 +207,7 @@ def worker(config: Config) -> None:
                 "notifications": notifications(server).run,
                 "printers": functools.partial(printer_watch.run, server),
             }
-            if (audit := forwarding(config, server.database, server.clock)) is not None:
+            if (audit := forwarding(server)) is not None:
                 runs["audit"] = audit.run
             threads = [threading.Thread(target=run, args=(stopping,), name=name) for name, run in runs.items()]
             server.audit.activity(Access.START, "worker")

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def forwarder(doors: Doors, files: Path, port: int, *, scheme: str = "tls", **ch
         **{name.replace("_", ".", 1): value for name, value in changes.items()},
     }  # fmt: skip
     config = settings.load(given, environment={})
-    found = forwarding(config, doors.server.database, doors.server.clock)
+    found = forwarding(replace(doors.server, config=config))
     assert found is not None
     return found
 
