@@ -18,15 +18,15 @@ from fhir_server.access.contracts import Right
 from fhir_server.rest.capability_endpoints import PATH
 from fhir_server.rest.statuses import TooOften
 from fhir_server.store.rates import Rates
+from fhir_server.web import dicom_door
 from fhir_server.web.dicom_door import Door
-from fhir_server.web.dicom_door import Server as Opened
 from fhir_server.web.http import note_caller, tries
 from imaging.errors import AppError, Category
 
 Route = tuple[str, str, Callable[..., Response]]
 
 
-class Server(Opened, Protocol):
+class Backing(dicom_door.Backing, Protocol):
     """What this door needs of the server."""
 
     @property
@@ -41,7 +41,7 @@ class SecretConverter(BaseConverter):
     regex = FORM
 
 
-def blueprint(server: Server, door: Door, prefix: str, reading: Iterable[Route]) -> Blueprint:
+def blueprint(server: Backing, door: Door, prefix: str, reading: Iterable[Route]) -> Blueprint:
     """Return the routes below capability URLs: those of `door` that read, where the door is at `prefix`."""
     routes = Blueprint("capability_urls", __name__, url_prefix=f"{prefix}{PATH}/<capability:secret>")
     rates = server.rates

@@ -32,7 +32,7 @@ WITHOUT_NAMES = "/deidentified"
 RECORDERS = 8  # audit records of retrievals that a process writes at a time
 
 
-class Server(watching.Backing, Protocol):
+class Backing(watching.Backing, Protocol):
     """What this door needs of the server."""
 
     @property
@@ -79,11 +79,11 @@ class View(Protocol):
 
     caching: str
 
-    def study(self, server: Server, principal: Principal, study_uid: str) -> Seen:
+    def study(self, server: Backing, principal: Principal, study_uid: str) -> Seen:
         """Return the images of a study. Raises FORBIDDEN, NOT_FOUND."""
 
     def search(
-        self, server: Server, principal: Principal, asked: Matching, study_uid: str | None, series_uid: str | None
+        self, server: Backing, principal: Principal, asked: Matching, study_uid: str | None, series_uid: str | None
     ) -> Found:
         """Return what matches, in all studies or in one. Raises FORBIDDEN, NOT_FOUND, INVALID."""
 
@@ -91,12 +91,12 @@ class View(Protocol):
 class _ByName:
     caching = IMMUTABLE
 
-    def study(self, server: Server, principal: Principal, study_uid: str) -> Seen:
+    def study(self, server: Backing, principal: Principal, study_uid: str) -> Seen:
         server.studies.authorise(study_uid, principal)
         return Seen(server.archive.for_one_answer(), study_uid, lambda: 0)
 
     def search(
-        self, server: Server, principal: Principal, asked: Matching, study_uid: str | None, series_uid: str | None
+        self, server: Backing, principal: Principal, asked: Matching, study_uid: str | None, series_uid: str | None
     ) -> Found:
         require_images(principal, Right.RECEIVE_IMAGES, Act.SEARCH, "search for images")
         if study_uid:
@@ -111,12 +111,12 @@ class _ByName:
 class _BehindPseudonyms:
     caching = REVALIDATE  # another contract makes other images of the same instance
 
-    def study(self, server: Server, principal: Principal, study_uid: str) -> Seen:
+    def study(self, server: Backing, principal: Principal, study_uid: str) -> Seen:
         images, recorded_as = server.deidentified.view(principal, Act.READ).images(study_uid)
         return Seen(images, recorded_as, lambda: images.left_out)
 
     def search(
-        self, server: Server, principal: Principal, asked: Matching, study_uid: str | None, series_uid: str | None
+        self, server: Backing, principal: Principal, asked: Matching, study_uid: str | None, series_uid: str | None
     ) -> Found:
         return server.deidentified.view(principal, Act.SEARCH).search(asked, study_uid, series_uid)
 
@@ -129,7 +129,7 @@ class Door:
     right      which lets images out here, None for what is usual
     """
 
-    server: Server
+    server: Backing
     base_url: str
     view: View = field(default_factory=_ByName)
     right: Right | None = None

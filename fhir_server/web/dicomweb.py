@@ -108,11 +108,11 @@ class UidConverter(BaseConverter):
     regex = r"[0-9.]{1,64}"
 
 
-class Server(capability_urls.Server, print_orders.Server, Protocol):
+class Backing(capability_urls.Backing, print_orders.Backing, Protocol):
     """What these doors need of the server."""
 
 
-def blueprints(server: Server) -> tuple[Blueprint, ...]:
+def blueprints(server: Backing) -> tuple[Blueprint, ...]:
     """Return the routes of this door, those below capability URLs, and those below print orders.
 
     Errors, tokens and logs are `web.http`'s.

@@ -39,7 +39,7 @@ _DEPTH = {Level.SERIES: 2, Level.INSTANCES: 3}  # how many UIDs say which it is
 Searching = Callable[[Level], Callable[..., Response]]
 
 
-class Server(dicom_door.Server, hardcopies.Backing, Protocol):
+class Backing(dicom_door.Backing, hardcopies.Backing, Protocol):
     """What this door needs of the server."""
 
 
@@ -53,7 +53,7 @@ class _Images(NamedTuple):
 class PrintOrders:
     """Tells which images an order has that somebody prints."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Backing) -> None:
         self._server = server
         self._known: dict[str, _Images] = {}
         self._lock = threading.Lock()
@@ -96,14 +96,14 @@ class _OfOrder:
     def __init__(self, uids: frozenset[tuple[str, ...]]) -> None:
         self._uids = uids
 
-    def study(self, server: dicom_door.Server, principal: Principal, study_uid: str) -> Seen:
+    def study(self, server: dicom_door.Backing, principal: Principal, study_uid: str) -> Seen:
         if study_uid not in {uids[0] for uids in self._uids}:
             raise AppError(Category.NOT_FOUND, "no such study", where=study_uid)
         return Seen(server.archive.for_one_answer(), study_uid, lambda: 0)
 
     def search(
         self,
-        server: dicom_door.Server,
+        server: dicom_door.Backing,
         principal: Principal,
         asked: Matching,
         study_uid: str | None,
@@ -123,7 +123,7 @@ class _OfOrder:
         return Found(page, [each.uids[0] for each in page], study_uid)
 
 
-def blueprint(server: Server, door: Door, prefix: str, searching: Searching) -> Blueprint:
+def blueprint(server: Backing, door: Door, prefix: str, searching: Searching) -> Blueprint:
     """Return the routes below print orders, where the door is at `prefix`; `searching` answers a search of a level."""
     routes = Blueprint("print_orders", __name__, url_prefix=f"{prefix}{PATH}/<task_id>")
     orders = PrintOrders(server)
