@@ -64,7 +64,7 @@ class Wanted:
 
 
 class Emergencies:
-    """Lets people in in an emergency, and raises the alarm."""
+    """Gives people access in an emergency, and raises the alarm."""
 
     def __init__(
         self,
