@@ -19,7 +19,7 @@ from fhir_server.rest.exporting import Asking, Level
 from fhir_server.rest.operations import values_given
 from fhir_server.rest.statuses import TooOften
 from fhir_server.web import later
-from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, is_empty, received
+from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_address, check_content_type, is_empty, received
 from fhir_server.web.http import principal_of, tries
 from imaging.errors import AppError, Category
 
@@ -47,6 +47,7 @@ class Backing(later.Backing, Protocol):
 def blueprint(server: Backing) -> Blueprint:
     """Return the door for one server."""
     routes = Blueprint("export", __name__, url_prefix="/fhir")
+    routes.before_request(check_address)
     for rule, level in _ADDRESSES.items():
         view = _view(server, level)
         routes.add_url_rule(rule, str(level), view, methods=["GET", "POST"], provide_automatic_options=False)

@@ -22,11 +22,19 @@ from fhir_server.rest.interactions import KINDS, Interactions
 from fhir_server.rest.later import of_bundle, of_search
 from fhir_server.store.joins import shipped
 from fhir_server.web import binaries, later
-from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, received, sent, shown
+from fhir_server.web.formats import (
+    RESOURCE_TYPES,
+    check_accept,
+    check_address,
+    check_content_type,
+    form_of,
+    received,
+    sent,
+    shown,
+)
 from fhir_server.web.http import leave_to_entries, principal_of, tries
 from imaging.errors import AppError, Category
 
-FORM = "application/x-www-form-urlencoded"
 MOST_FORM_BYTES = 1 << 20
 PATCH_TYPES = (JSON_PATCH, *RESOURCE_TYPES)
 LEVELS_OF_BUNDLE = 4  # around each resource
@@ -71,7 +79,12 @@ def blueprint(server: Backing) -> Blueprint:
         if route.interaction in SEARCHES
     ]
     for number, (method, rule, view) in enumerate(views):
-        routes.add_url_rule(rule, f"view-{number}", view, methods=[method], provide_automatic_options=False)
+        # Many clients write [base]/Patient/?name=...
+        is_strict = rule != _rule("[type]")
+        routes.add_url_rule(
+            rule, f"view-{number}", view, methods=[method], provide_automatic_options=False, strict_slashes=is_strict
+        )
+    routes.before_request(check_address)
     return routes
 
 
@@ -101,6 +114,7 @@ class _Door:
         def view(**found: str) -> Response:
             variables = meant(route, found)
             acting = self._acting(route, variables.get("type", ""))
+            parameters = self._searched() if by_form else tuple(request.args.items(multi=True))
             is_content = variables.get("type") == "Binary" and interaction in SHOWING and binaries.is_content_wanted()
             if not is_content:
                 check_accept()
@@ -109,7 +123,7 @@ class _Door:
                 variables.get("type", ""),
                 variables.get("id", ""),
                 variables.get("vid", ""),
-                parameters=self._searched() if by_form else tuple(request.args.items(multi=True)),
+                parameters=parameters,
                 body=self._received(interaction, variables) if interaction in WITH_BODY else None,
                 conditions=conditions_of(dict(request.headers)),
                 preferences=_preferences(),
@@ -136,10 +150,7 @@ class _Door:
 
     def _searched(self) -> tuple[tuple[str, str], ...]:
         """Return the parameters of a search whose form was sent, those of the address first."""
-        check_content_type(request, (FORM,))
-        if (request.content_length or 0) > MOST_FORM_BYTES:
-            raise AppError(Category.TOO_LARGE, f"the search is larger than {MOST_FORM_BYTES} bytes", where="body")
-        return (*request.args.items(multi=True), *request.form.items(multi=True))
+        return (*request.args.items(multi=True), *form_of(request, most_bytes=MOST_FORM_BYTES))
 
     def _acting(self, route: Route, resource_type: str) -> Interactions:
         """Who asks comes first: without a principal no type is told, without a right nothing is read."""

@@ -9,9 +9,9 @@ import re
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
-from flask import Request, Response, current_app, request
+from flask import Request, Response, current_app, g, request
 
 from fhir_server.model import json
 from fhir_server.model.validation import MAX_DEPTH
@@ -23,6 +23,7 @@ from imaging.errors import AppError, Category
 FHIR_JSON, FHIR_XML = "application/fhir+json", "application/fhir+xml"
 JSON_TYPES = (FHIR_JSON, "application/json", "text/json")
 XML_TYPES = (FHIR_XML, "application/xml", "text/xml")
+FORM = "application/x-www-form-urlencoded"
 RESOURCE_TYPES = (*JSON_TYPES, *XML_TYPES)
 VERSIONS = ("4.0", "4.0.1")
 COMPRESSED_ABOVE = 8 << 10  # bytes of an answer
@@ -56,7 +57,7 @@ def check_accept() -> None:
 def shown(body: bytes, status: int = HTTPStatus.OK) -> Response:
     """Return canonical JSON in the form that is wanted; `_pretty` is for people."""
     form = _wanted() or Form.JSON
-    is_pretty = request.args.get("_pretty") == "true"
+    is_pretty = _given("_pretty") == "true"
     if form is Form.HTML:
         query = [each for each in request.args.items(multi=True) if each[0] != "_format"]
         body = browse.page(body, base_url=current_app.config["FHIR_URL"], path=quote(request.path), query=query)
@@ -80,6 +81,31 @@ def sent(body: bytes, content_type: str, status: int = HTTPStatus.OK) -> Respons
         response.content_encoding = "gzip"
     response.set_data(body)
     return response
+
+
+def check_address() -> None:
+    """Raise INVALID for an address whose parameters are not UTF-8: what cannot be read may be a criterion."""
+    parameters_of(request.query_string, where="url")
+
+
+def form_of(incoming: Request, *, most_bytes: int) -> tuple[tuple[str, str], ...]:
+    """Return the parameters of a form, in their order, none for no body. `_format` and `_pretty` in it count.
+
+    Raises UNSUPPORTED for another media type, TOO_LARGE, and INVALID for what is not UTF-8.
+    """
+    check_content_type(incoming, (FORM,))
+    body = b"" if is_empty(incoming) else body_of(incoming, most_bytes=most_bytes)
+    found = parameters_of(body, where="body")
+    g.form = dict(found)
+    return found
+
+
+def parameters_of(text: bytes, *, where: str) -> tuple[tuple[str, str], ...]:
+    """Return the parameters of a query string or a form. Raises INVALID, where Flask leaves out or replaces."""
+    try:
+        return tuple(parse_qsl(text.decode(), keep_blank_values=True, errors="strict"))
+    except UnicodeDecodeError:
+        raise AppError(Category.INVALID, "the parameters have to be in UTF-8", where=where) from None
 
 
 def received(incoming: Request, *, most_bytes: int, more_levels: int = 0) -> Any:
@@ -130,7 +156,7 @@ def check_content_type(incoming: Request, accepted: tuple[str, ...]) -> None:
 
 def _wanted() -> Form | None:
     """Return the form that is wanted most, None where none is spoken here."""
-    given = request.args.get("_format")
+    given = _given("_format")
     if given is not None:
         # An unescaped plus arrives as a space.
         name = given.partition(";")[0].strip().replace(" ", "+").lower()
@@ -142,6 +168,12 @@ def _wanted() -> Form | None:
         if quality > 0 and form and _is_our_version(media.lower()):
             return form
     return None
+
+
+def _given(name: str) -> str | None:
+    """Return what the address says, or else a form: searches by POST and by GET are the same. FHIR R4 http 3.1.0.9."""
+    form: dict[str, str] = g.get("form", {})
+    return request.args.get(name, form.get(name))
 
 
 def _is_our_version(media: str) -> bool:

@@ -9,7 +9,15 @@ from fhir_server.rest.calls import Operation
 from fhir_server.rest.interactions import Interactions
 from fhir_server.rest.operations import OPERATIONS, Invocation, invoked, operation_at
 from fhir_server.web import fhir
-from fhir_server.web.formats import RESOURCE_TYPES, check_accept, check_content_type, is_empty, received, shown
+from fhir_server.web.formats import (
+    RESOURCE_TYPES,
+    check_accept,
+    check_address,
+    check_content_type,
+    is_empty,
+    received,
+    shown,
+)
 from fhir_server.web.http import principal_of, tries
 from imaging.errors import AppError, Category
 
@@ -28,6 +36,7 @@ def blueprint(server: fhir.Backing) -> Blueprint:
                 methods = list(operation.methods(has_id=bool(place)))
                 rule = f"/{kind}{place}/${operation.name}"
                 routes.add_url_rule(rule, rule, view, methods=methods, provide_automatic_options=False)
+    routes.before_request(check_address)
     for rule in ("/$<name>", "/<resource_type>/$<name>", "/<resource_type>/<resource_id>/$<name>"):
         routes.add_url_rule(rule, rule, _unknown, methods=["GET", "POST"], provide_automatic_options=False)
     return routes
