@@ -16,6 +16,7 @@ from fhir_server.model import rule as rules
 from fhir_server.model import task as tasks
 from fhir_server.model import task_writing as writing
 from fhir_server.model.peer import ENDPOINT_PREFIX
+from fhir_server.model.subscriber import is_subscriber
 from fhir_server.model.topics import PREFIX as TOPIC_PREFIX
 from fhir_server.projection import (
     ENDPOINT_ID,
@@ -128,6 +129,27 @@ def _refuse_made(current: Resource) -> None:
         raise AppError(Category.CONFLICT, message, where=kind)
 
 
+def _create_organization(resource: Resource) -> Resource:
+    _refuse_subscriber(resource)
+    return resource
+
+
+def _update_organization(current: Resource, new: Resource, is_internal: bool) -> Resource:
+    _refuse_subscriber(current)
+    _refuse_subscriber(new)
+    return new
+
+
+def _delete_organization(current: Resource, is_internal: bool) -> None:
+    _refuse_subscriber(current)
+
+
+def _refuse_subscriber(organization: Resource) -> None:
+    if is_subscriber(organization):
+        message = "subscribers are let in, changed and removed by the operator's commands only, not through FHIR"
+        raise AppError(Category.CONFLICT, message, where="Organization.identifier")
+
+
 def _create_definition(resource: Resource) -> Resource:
     _refuse_our_url(resource)
     return resource
@@ -195,6 +217,9 @@ def hooks_of(
     own = {
         "Task": _hooks_of_tasks(actor, kinds, overseer, clock),
         "Device": _hooks_of_devices(actor.organization),
+        "Organization": Hooks(
+            before_create=_create_organization, before_update=_update_organization, before_delete=_delete_organization
+        ),
         "PlanDefinition": _hooks_of_plans(actor.organization, overseer.admit_plan),
     }
     return MappingProxyType({**HOOKS, **own})

@@ -29,6 +29,7 @@ from fhir_server.access.grants import AT_MOST, Grant, grant_from_document
 from fhir_server.model.criteria import Clause, Reference, Token
 from fhir_server.model.dates import LATEST
 from fhir_server.model.query import Query
+from fhir_server.model.subscriber import SUBSCRIBER_SYSTEM, is_subscriber
 from fhir_server.store.credentials import LONGEST_TOKEN, TOKEN_PREFIX, Client, Credential, Credentials, digest
 from fhir_server.store.documents import Resource
 from fhir_server.store.repository import Repository
@@ -36,7 +37,6 @@ from imaging.errors import AppError, Category
 
 __all__ = ["Principal", "Principals", "Right", "Subscriber"]
 
-SUBSCRIBER_SYSTEM = "urn:fhir-imaging:subscriber"  # identifier system: the name by which commands know a subscriber
 LONGEST_NAME = 200  # characters
 _MOST_CACHED = 10_000  # tokens
 
@@ -497,7 +497,7 @@ def _about(organization: str) -> Clause:
 
 
 def _is_active(organization: Mapping[str, Any] | None) -> bool:
-    return organization is not None and bool(organization.get("active", True))
+    return organization is not None and is_subscriber(organization) and bool(organization.get("active", True))
 
 
 def _reading_at_once() -> AppError:

@@ -107,7 +107,7 @@ _SPECIAL = (
     ResourceType("ImagingStudy", sorts=("started",), profiles=(f"{SMART_IMAGING}/smart-imaging-study",)),
     ResourceType("Location"),
     ResourceType("Observation", sorts=("date",)),
-    ResourceType("Organization", READ_ONLY, Domain.SERVER),  # made by the operator's commands
+    ResourceType("Organization"),  # subscribers, which are some of them, are made by the operator's commands
     ResourceType("Patient", sorts=("birthdate",)),
     ResourceType("Practitioner"),
     ResourceType("PractitionerRole"),

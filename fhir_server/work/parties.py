@@ -12,6 +12,7 @@ from fhir_server.access.contracts import Right
 from fhir_server.access.principals import Principal
 from fhir_server.model.criteria import Clause, Reference
 from fhir_server.model.query import Query
+from fhir_server.model.subscriber import is_subscriber
 from fhir_server.model.task import ALGORITHM, KIND, SERVER, codings_of
 from fhir_server.model.task_writing import Actor, roles_of
 from fhir_server.store.repository import Repository
@@ -82,6 +83,8 @@ def _check_owner(owner: str, own: Repository) -> None:
         if error.category not in (Category.NOT_FOUND, Category.GONE, Category.INVALID):
             raise
         raise AppError(Category.INVALID, f"{error.message}; {message}", where="Task.owner") from None
+    if kind == "Organization" and not is_subscriber(found):
+        raise AppError(Category.INVALID, f"this Organization is no subscriber; {message}", where="Task.owner")
     if kind == "Device" and "owner" not in found:
         raise AppError(Category.INVALID, f"this Device has no owner; {message}", where="Task.owner")
 

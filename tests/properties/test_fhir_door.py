@@ -24,7 +24,7 @@ from tests.support.least import least
 from tests.support.resources import resources
 
 EXAMPLES = int(os.environ.get("FHIR_DOOR_EXAMPLES", "60"))
-KINDS = sorted(resource_types() - {"AuditEvent", "Contract", "Organization", "Parameters", "Subscription"})
+KINDS = sorted(resource_types() - {"AuditEvent", "Contract", "Parameters", "Subscription"})
 LONG = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 WORDS = st.sampled_from(

@@ -8,7 +8,7 @@ import pytest
 
 from fhir_server.access.contracts import RIGHTS_SYSTEM, Right
 from fhir_server.access.emergencies import ALARM_SYSTEM
-from fhir_server.access.principals import SUBSCRIBER_SYSTEM
+from fhir_server.model.subscriber import SUBSCRIBER_SYSTEM
 from fhir_server.model.topics import ALARM
 from fhir_server.ownership import OWNED_OF_DEVICE, is_the_servers
 from fhir_server.projection import (
