@@ -477,8 +477,17 @@ def test_every_route_of_the_server_is_in_this_matrix(scene: Scene):
     bare = [(method, path.partition("?")[0]) for method, path in asked]
     covered = {(method, adapter.match(path, method, return_rule=True)[0].rule) for method, path in bare}
 
-    elsewhere = {each for each in routes if BY_URL in each[1] or OF_ORDERS in each[1]}
+    elsewhere = {each for each in routes if BY_URL in each[1] or OF_ORDERS in each[1] or each[1].endswith("/$<name>")}
     assert routes - covered - SIGNING_IN - elsewhere == set()
+
+
+@pytest.mark.parametrize("path", ["/fhir/$nothing", "/fhir/Patient/$nothing", "/fhir/Patient/{patient}/$nothing"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_nothing_is_behind_the_address_of_an_operation_that_there_is_not(scene: Scene, method: str, path: str):
+    address = path.format(**scene.names)
+
+    assert scene.doors.stranger.call(method, address).status_code == 401
+    assert scene.doors.caller(*RIGHTS["all"], name="all").call(method, address).status_code == 501
 
 
 @pytest.mark.parametrize("path", OPEN)
