@@ -84,12 +84,16 @@ def parts_of(url: str, base_url: str) -> tuple[list[str], tuple[tuple[str, str],
     """
     if len(url) > LONGEST:
         raise AppError(Category.INVALID, f"the address is longer than {LONGEST} characters", where="url")
-    local = url.removeprefix(f"{base_url}/")
+    local = url.removeprefix(base_url).removeprefix("/") if _is_below(url, base_url) else url
     if re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", local.partition("?")[0]):
         raise AppError(Category.INVALID, "the address is not one of this server", where="url")
     path, _, query = local.partition("?")
     segments = [unquote(segment) for segment in path.strip("/").split("/")]
     return segments, tuple(parse_qsl(query, keep_blank_values=True))
+
+
+def _is_below(url: str, base_url: str) -> bool:
+    return url.startswith(base_url) and url[len(base_url) : len(base_url) + 1] in ("", "/", "?")
 
 
 def understood(method: str, url: str, base_url: str) -> Address:

@@ -21,6 +21,8 @@ BASE = "http://images.test/fhir"
         ("GET", "Patient/_history", Interaction.HISTORY_TYPE, {"type": "Patient"}),
         ("GET", "_history?_since=2020", SystemInteraction.HISTORY, {}),
         ("GET", "?_type=Patient", SystemInteraction.SEARCH, {}),
+        ("GET", f"{BASE}?_type=Patient", SystemInteraction.SEARCH, {}),
+        ("GET", BASE, SystemInteraction.SEARCH, {}),
         ("POST", "Patient", Interaction.CREATE, {"type": "Patient"}),
         ("PUT", "Patient?identifier=1", Interaction.UPDATE, {"type": "Patient"}),
         ("PATCH", "Patient/1", Interaction.PATCH, {"type": "Patient", "id": "1"}),
@@ -43,6 +45,7 @@ def test_the_parameters_of_an_address_are_decoded():
     ("method", "url", "category"),
     [
         ("GET", "http://elsewhere.test/fhir/Patient/1", Category.INVALID),
+        ("GET", f"{BASE}er/Patient/1", Category.INVALID),
         ("GET", "urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7", Category.INVALID),
         ("GET", "Patient/" + "1" * 70_000, Category.INVALID),
         ("POST", "Patient/1", Category.UNSUPPORTED),
