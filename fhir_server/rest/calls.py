@@ -18,6 +18,8 @@ Json = dict[str, Any]
 class Call:
     """One operation as it is asked for. `values` has every value of each parameter, in order.
 
+    They are text, as in an address, but for those that may have a structure.
+
     principal   who asks
     concerned   takes the references of what else was concerned, for the audit record
     """
@@ -39,15 +41,14 @@ class Call:
 
     def number(self, name: str, default: int) -> int:
         """Return a whole number, 0 or more. Raises INVALID."""
-        text = str(self.one(name, default))
+        text = self.one(name, str(default))
         if not (text.isascii() and text.isdigit() and len(text) < 10):
             raise AppError(Category.INVALID, f"{name} has to be a whole number", where=name)
         return int(text)
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """Return a boolean, which comes as text in an address. Raises INVALID."""
-        given = self.one(name, default)
-        text = str(given).lower() if isinstance(given, bool) else given
+        text = self.one(name, "true" if default else "false")
         if text not in ("true", "false"):
             raise AppError(Category.INVALID, f"{name} has to be true or false", where=name)
         return bool(text == "true")
@@ -65,6 +66,7 @@ class Operation:
     on_system: bool = False
     on_type: bool = False
     on_instance: bool = False
+    structured: frozenset[str] = frozenset()  # parameters whose values may be of a complex type, resources or parts
     body: str = "resource"  # the parameter that a body is which is no Parameters resource
     changes: bool = False  # by POST only
     takes_resource: bool = False  # of a type by POST only

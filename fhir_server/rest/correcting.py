@@ -9,7 +9,7 @@ from fhir_server.model import json
 from fhir_server.model.outcome import Issue, outcome
 from fhir_server.reconciliation import LONGEST_REASON
 from fhir_server.rest.calls import Call, Json, Operation, answer
-from fhir_server.rest.reconciling import OWN, flag, reason
+from fhir_server.rest.reconciling import OWN, reason
 from imaging.coercion import COERCE, CORRECT
 from imaging.correctable import CORRECTABLE, keywords_of
 from imaging.dataset import check_uid
@@ -21,7 +21,7 @@ _NAME_PARTS = ("Alphabetic", "Ideographic", "Phonetic")
 
 def _correct(call: Call) -> bytes:
     study = call.repository.read("ImagingStudy", call.id)
-    asked, preview = _asked(call), flag(call, "preview")
+    asked, preview = _asked(call), call.flag("preview")
     effect = call.server.corrections.correct(call.repository, study, asked, preview=preview)
     if effect.number:
         call.server.studies.refresh(call.id)
@@ -41,7 +41,7 @@ def _uncorrect(call: Call) -> bytes:
 
 
 def _asked(call: Call) -> Asked:
-    given, from_patient = call.values.get("attribute", []), flag(call, "from-patient")
+    given, from_patient = call.values.get("attribute", []), call.flag("from-patient")
     if not (given or from_patient) or len(given) > len(CORRECTABLE):
         message = f"1 to {len(CORRECTABLE)} parameters attribute, with the parts keyword and value, or from-patient"
         raise AppError(Category.INVALID, message, where="attribute")
@@ -123,7 +123,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "correct", f"{OWN}correct", _correct,
         frozenset({"attribute", "from-patient", "series", "instance", "code", "reason", "preview"}),
-        frozenset({"ImagingStudy"}), on_instance=True, changes=True, access=Access.UPDATE,
+        frozenset({"ImagingStudy"}), on_instance=True, structured=frozenset({"attribute"}),
+        changes=True, access=Access.UPDATE,
     ),
     Operation(
         "uncorrect", f"{OWN}uncorrect", _uncorrect, frozenset({"correction", "reason"}),

@@ -14,7 +14,7 @@ from fhir_server.access.principals import Principal
 from fhir_server.model import json
 from fhir_server.model.criteria import check_id
 from fhir_server.model.definitions import resource_types
-from fhir_server.model.outcome import Issue, outcome
+from fhir_server.model.outcome import InvalidResource, Issue, outcome
 from fhir_server.model.query import CURSOR
 from fhir_server.model.resources import RESOURCES
 from fhir_server.model.second_reader import objections
@@ -157,25 +157,26 @@ def _told(issues: list[Issue]) -> bytes:
     return json.dumps(outcome(issues))
 
 
+_LABELLED = frozenset({"meta"})
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "meta", f"{CORE}Resource-meta", _meta, frozenset(), on_system=True, on_type=True, on_instance=True,
     ),
     Operation(
-        "meta-add", f"{CORE}Resource-meta-add", _meta_add, frozenset({"meta"}),
-        on_instance=True, changes=True, access=Access.UPDATE,
+        "meta-add", f"{CORE}Resource-meta-add", _meta_add, _LABELLED,
+        on_instance=True, structured=_LABELLED, changes=True, access=Access.UPDATE,
     ),
     Operation(
-        "meta-delete", f"{CORE}Resource-meta-delete", _meta_delete, frozenset({"meta"}),
-        on_instance=True, changes=True, access=Access.UPDATE,
+        "meta-delete", f"{CORE}Resource-meta-delete", _meta_delete, _LABELLED,
+        on_instance=True, structured=_LABELLED, changes=True, access=Access.UPDATE,
     ),
     Operation(
         "convert", f"{CORE}Resource-convert", _convert, frozenset({"input"}),
-        on_system=True, body="input", takes_resource=True,
+        on_system=True, structured=frozenset({"input"}), body="input", takes_resource=True,
     ),
     Operation(
         "validate", f"{CORE}Resource-validate", _validate, frozenset({"resource", "mode", "profile"}),
-        on_type=True, on_instance=True, takes_resource=True,
+        on_type=True, on_instance=True, structured=frozenset({"resource"}), takes_resource=True,
     ),
     Operation(
         "everything", f"{CORE}Patient-everything", everything, frozenset({*PARAMETERS, CURSOR}),
@@ -183,12 +184,17 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "expand", f"{CORE}ValueSet-expand", expand, EXPAND, frozenset({"ValueSet"}), on_type=True, on_instance=True,
+        structured=frozenset({"valueSet"}),
     ),
     Operation(
         "validate-code", f"{CORE}ValueSet-validate-code", validate_code, VALIDATE_CODE,
         frozenset({"ValueSet"}), on_type=True, on_instance=True,
+        structured=frozenset({"valueSet", "coding", "codeableConcept"}),
     ),
-    Operation("lookup", f"{CORE}CodeSystem-lookup", lookup, LOOKUP, frozenset({"CodeSystem"}), on_type=True),
+    Operation(
+        "lookup", f"{CORE}CodeSystem-lookup", lookup, LOOKUP, frozenset({"CodeSystem"}),
+        on_type=True, structured=frozenset({"coding"}),
+    ),
     *RECONCILING,
     *CORRECTING,
     *OF_SUBSCRIPTIONS,
@@ -276,7 +282,15 @@ def values_of(resource: Any, query: list[tuple[str, str]], operation: Operation)
         known = ", ".join(sorted(operation.parameters)) or "none"
         message = f"${operation.name} has no parameter {unknown[0][:64]!r}; it has: {known}"
         raise AppError(Category.INVALID, message, where=unknown[0][:64])
-    return found
+    plain = found.keys() - operation.structured
+    return {name: [_text(name, each) for each in values] if name in plain else values for name, values in found.items()}
+
+
+def _text(name: str, value: Any) -> str:
+    """Return a simple value as it would stand in an address. Raises INVALID."""
+    if value is None or isinstance(value, dict | list):
+        raise AppError(Category.INVALID, f"the parameter {name} has a simple value, and has to have one", where=name)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def values_given(resource: Any, query: list[tuple[str, str]], *, body: str = "resource") -> dict[str, list[Any]]:
@@ -287,8 +301,9 @@ def values_given(resource: Any, query: list[tuple[str, str]], *, body: str = "re
             found.setdefault(name, []).append(text)
     if isinstance(resource, dict) and resource.get("resourceType") == "Parameters":
         rows = resource.get("parameter", [])
-        if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
-            raise AppError(Category.INVALID, "parameters are a list of JSON objects", where="Parameters.parameter")
+        issues = findings(_outline(resource), "Parameters") if rows != [] else []
+        if issues:
+            raise InvalidResource(tuple(issues), where="Parameters")
         for each in rows:
             value = next((item for name, item in each.items() if name.startswith("value")), each.get("part"))
             value = each.get("resource", value)
@@ -296,6 +311,19 @@ def values_given(resource: Any, query: list[tuple[str, str]], *, body: str = "re
     elif resource is not None:
         found.setdefault(body, []).append(resource)
     return found
+
+
+def _outline(holder: Any) -> Any:
+    """Return Parameters, or a part of them, with a valid resource in place of each: the operation judges those."""
+    if isinstance(holder, list):
+        return [_outline(each) for each in holder]
+    if not isinstance(holder, dict):
+        return holder
+    made = {name: _outline(value) if name in ("parameter", "part") else value for name, value in holder.items()}
+    return {**made, "resource": _STAND_IN} if isinstance(made.get("resource"), dict) else made
+
+
+_STAND_IN = {"resourceType": "Basic", "code": {"text": "a resource"}}
 
 
 def require(operation: Operation, repository: Repository, kind: str, identifier: str) -> None:

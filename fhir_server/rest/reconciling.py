@@ -22,7 +22,7 @@ MOST_IDENTIFIERS = 20
 
 def _merge(call: Call) -> bytes:
     source, target = _patient(call, "source-patient"), _patient(call, "target-patient")
-    result, preview = _result(call, target), flag(call, "preview")
+    result, preview = _result(call, target), call.flag("preview")
     call.server.studies.catch_up()
     made = call.server.reconciliation.merge(
         call.repository, source, target, result=result, reason=reason(call), preview=preview
@@ -117,14 +117,6 @@ def _result(call: Call, target: Resource) -> Json | None:
     return result
 
 
-def flag(call: Call, name: str) -> bool:
-    """Return a parameter that is true or false, false where it is not given. Raises INVALID."""
-    value = call.one(name, default=False)
-    if value not in (True, False, "true", "false"):
-        raise AppError(Category.INVALID, f"{name} is true or false", where=name)
-    return value in (True, "true")
-
-
 def reason(call: Call) -> str:
     """Return the parameter reason, "" where it is not given. Raises INVALID."""
     value = call.one("reason", "")
@@ -141,7 +133,7 @@ def _input(call: Call) -> Json:
 
 def _row(name: str, value: Any) -> Json:
     if name == "preview":
-        return {"name": name, "valueBoolean": value in (True, "true")}
+        return {"name": name, "valueBoolean": value == "true"}
     if name == "result-patient":
         return {"name": name, "resource": value}
     if name.endswith("identifier"):
@@ -159,7 +151,8 @@ _NAMED = frozenset({"source-patient", "target-patient", "source-patient-identifi
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "merge", MERGE, _merge, _NAMED | {"result-patient", "preview", "reason"},
-        frozenset({"Patient"}), on_type=True, changes=True, access=Access.UPDATE,
+        frozenset({"Patient"}), on_type=True, structured=_NAMED | {"result-patient"},
+        changes=True, access=Access.UPDATE,
     ),
     Operation(
         "unmerge", f"{OWN}unmerge", _unmerge, frozenset({"reason"}),
@@ -167,6 +160,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "move", f"{OWN}move", _move, frozenset({"patient", "reason"}),
-        frozenset({"ImagingStudy"}), on_instance=True, changes=True, access=Access.UPDATE,
+        frozenset({"ImagingStudy"}), on_instance=True, structured=frozenset({"patient"}),
+        changes=True, access=Access.UPDATE,
     ),
 )  # fmt: skip

@@ -197,6 +197,36 @@ class TestInvocation:
         assert everybody.post(f"/fhir/ValueSet/$expand?url={GENDERS}").status_code == 200
 
     @pytest.mark.parametrize(
+        ("address", "row", "named"),
+        [
+            ("CodeSystem/$lookup", {"name": "code", "valueCode": 1}, "Parameters.parameter[0].valueCode"),
+            ("CodeSystem/$lookup", {"name": "code", "value": "x"}, "Parameters.parameter[0]"),
+            ("ValueSet/$validate-code", {"name": "codeableConcept", "valueCodeableConcept": {"coding": "x"}}, "coding"),
+            ("ValueSet/$expand", {"name": "url", "valueCoding": {"code": "x"}}, "url"),
+            ("ValueSet/$expand", {"name": "count", "part": [{"name": "x", "valueString": "y"}]}, "count"),
+            ("$usage", {"name": "per", "valueMeta": {"tag": [{"code": "x"}]}}, "per"),
+            ("$usage", {"name": "per", "value": []}, "Parameters.parameter[0]"),
+            ("Patient/$merge", {"name": "reason"}, "Parameters.parameter[0]"),
+        ],
+    )
+    def test_a_parameter_that_is_none_is_named(self, everybody: Caller, address: str, row: Json, named: str) -> None:
+        fitting = [{"name": "system", "valueUri": "http://hl7.org/fhir/administrative-gender"}]
+        rows = [row, *fitting] if address.startswith("CodeSystem") else [row]
+
+        answer = everybody.post(f"/fhir/{address}", {"resourceType": "Parameters", "parameter": rows})
+
+        assert (answer.status_code, named in answer.text) == (400, True), answer.text
+
+    def test_a_value_is_the_same_in_the_address_and_in_parameters(self, everybody: Caller) -> None:
+        rows = {"url": {"valueUri": GENDERS}, "count": {"valueInteger": 1}, "activeOnly": {"valueBoolean": True}}
+
+        by_get = everybody.get(f"/fhir/ValueSet/$expand?url={GENDERS}&count=1&activeOnly=true").json["expansion"]
+        by_post = everybody.post("/fhir/ValueSet/$expand", _parameters(**rows)).json["expansion"]
+
+        assert by_get["contains"] == by_post["contains"]
+        assert by_get["parameter"] == by_post["parameter"]
+
+    @pytest.mark.parametrize(
         ("method", "address", "status", "allow"),
         [
             ("GET", "$convert", 405, "POST"),

@@ -148,7 +148,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, bytes]:
         patch = {"resourceType": "Parameters", "parameter": [{"name": "operation", "part": parts}]}
         return "application/fhir+json", orjson.dumps(draw(damaged(patch)))
     if form == "bytes":
-        return "application/fhir+json", draw(st.binary(max_size=50))
+        return "application/fhir+json", draw(st.binary(max_size=50) | NASTY.map(orjson.dumps))
     return "application/fhir+json", orjson.dumps(draw(damaged(whole)))
 
 
@@ -224,6 +224,26 @@ def searches(draw: st.DrawFn) -> tuple[str, list[tuple[str, str]]]:
     return kind, draw(st.lists(st.tuples(st.builds(str.__add__, names, MODIFIERS), VALUES), min_size=1, max_size=3))
 
 
+CHOICE = st.sampled_from(
+    [
+        "valueString", "valueUri", "valueCode", "valueInteger", "valueBoolean", "valueDate", "valueMeta", "valueCoding",
+        "valueCodeableConcept", "valueReference", "valueIdentifier", "value", "resource", "part",
+    ]
+)  # fmt: skip
+COMPLEX = st.sampled_from(
+    [
+        {"coding": [{"code": "x"}]}, {"coding": "x"}, {"coding": [None]}, {"system": "x", "code": 1}, {"tag": [1]},
+        {"reference": 1}, {"value": ""}, {"resourceType": "ValueSet", "status": "active", "compose": {"include": []}},
+    ]
+)  # fmt: skip
+# With these, operations get further than to what is missing.
+FITTING = [
+    {"name": "url", "valueUri": "http://hl7.org/fhir/ValueSet/administrative-gender"},
+    {"name": "system", "valueUri": "http://hl7.org/fhir/administrative-gender"},
+    {"name": "code", "valueCode": "male"},
+]
+
+
 @st.composite
 def invocations(draw: st.DrawFn) -> tuple[str, str, Any]:
     """An operation at an address, and what is sent to it."""
@@ -232,8 +252,8 @@ def invocations(draw: st.DrawFn) -> tuple[str, str, Any]:
     place = draw(st.sampled_from([kind, f"{kind}/known", f"{kind}/{quote(draw(ID))}", ""]))
     rows: list[Any] = []
     for name in draw(st.lists(st.sampled_from([*sorted(operation.parameters), "x"]), max_size=3)):
-        value = draw(st.sampled_from(["valueString", "valueUri", "valueCode", "valueInteger", "valueMeta", "resource"]))
-        rows.append({"name": name, value: draw(NASTY | st.just(least(kind)))})
+        rows.append({"name": name, draw(CHOICE): draw(NASTY | COMPLEX | st.just(least(kind)))})
+    rows += draw(st.lists(st.sampled_from(FITTING), max_size=3))
     sent = {"resourceType": "Parameters", "parameter": rows} if draw(st.booleans()) else least(kind)
     return (
         draw(st.sampled_from(["GET", "POST"])),
