@@ -235,7 +235,7 @@ OPEN = [
     *("/fhir/metadata", "/fhir/openapi.json", "/health/live", "/health/ready"),
     *("/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration"),
     *("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"),
-    *("/auth/jwks", "/auth/sign-in", "/auth/pages.css", "/auth/keys.js"),
+    *("/", "/auth/jwks", "/auth/sign-in", "/auth/pages.css", "/auth/keys.js"),
 ]
 # Where apps prove themselves otherwise and people have sessions: test_authorization and test_authorization_abuse.
 SIGNING_IN = {
