@@ -1,13 +1,29 @@
-"""Fixtures of the door tests: a whole server on a fresh database."""
+"""Fixtures of the door tests: a whole server on an empty database."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from tests.support.doors import Caller, Doors, opened
+from tests.support.emptied import EmptiedDatabase
+
+
+@pytest.fixture(scope="session")
+def emptied(mongo: MongoClient[dict[str, Any]]) -> Iterator[EmptiedDatabase]:
+    made = EmptiedDatabase(mongo)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def db(emptied: EmptiedDatabase) -> Iterator[Database[dict[str, Any]]]:
+    """A database without documents, where the collections and indexes of a server may be already."""
+    with emptied.lent() as database:
+        yield database
 
 
 @pytest.fixture
