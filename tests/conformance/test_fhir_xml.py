@@ -42,7 +42,18 @@ def as_json(model: Any) -> Any:
 
 # fhir.resources writes the id of an ElementDefinition as an element; the definition says `xmlAttr`.
 DIFFERENT = {"StructureDefinition"}
-KNOWN = [kind for kind in sorted(resource_types() - DIFFERENT) if model_of(kind, most(kind))]
+# R4B dropped these types or changed elements of theirs. Told here, since to find it out takes a model of every type.
+NOT_IN_R4B = frozenset(
+    {
+        "Binary", "Bundle", "EffectEvidenceSynthesis", "Evidence", "EvidenceVariable", "MedicinalProduct",
+        "MedicinalProductAuthorization", "MedicinalProductContraindication", "MedicinalProductIndication",
+        "MedicinalProductIngredient", "MedicinalProductInteraction", "MedicinalProductManufactured",
+        "MedicinalProductPackaged", "MedicinalProductPharmaceutical", "MedicinalProductUndesirableEffect",
+        "Parameters", "RiskEvidenceSynthesis", "SubstanceNucleicAcid", "SubstancePolymer", "SubstanceProtein",
+        "SubstanceReferenceInformation", "SubstanceSourceMaterial", "SubstanceSpecification",
+    }
+)  # fmt: skip
+KNOWN = sorted(resource_types() - DIFFERENT - NOT_IN_R4B)
 
 
 def test_most_types_are_compared():
