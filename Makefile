@@ -28,7 +28,9 @@ demo: $(VENV)/installed
 serve: $(VENV)/installed
 	@$(BIN)/fhir-imaging serve $(ARGS)
 
+# Compiled first: where PYTHONDONTWRITEBYTECODE is set, each of hundreds of commands and servers would compile it all anew.
 test: $(VENV)/installed-test
+	@$(BIN)/python -m compileall -q -j 0 fhir_server imaging tests/support
 	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed-test
