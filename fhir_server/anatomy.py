@@ -3,13 +3,12 @@
 Hides where the codes come from: the context groups in pydicom's copy of PS3.16 (CID 4, CID 4031, CID 244) and a small
 table for the defined terms of Body Part Examined that are not simply the meaning without spaces (PS3.16 Annex L).
 A term that no table knows gives a display without a code.
+
+pydicom's tables are large, and most commands need none of them: they are imported by what looks something up.
 """
 
 from functools import cache
 from typing import Any
-
-from pydicom.sr._snomed_dict import mapping as _SNOMED
-from pydicom.sr.codedict import codes
 
 from fhir_server.dicom_values import clean
 
@@ -84,7 +83,9 @@ def _coding_from_code(value: str, scheme: str, meaning: str) -> dict[str, Any] |
         return None
     number = value.strip()
     if not number.isdigit():
-        number = _SNOMED["SRT"].get(number, "")
+        from pydicom.sr._snomed_dict import mapping
+
+        number = mapping["SRT"].get(number, "")
     if not number:
         return None
     return {"system": SNOMED, "code": number, **({"display": clean(meaning)} if clean(meaning) else {})}
@@ -93,6 +94,8 @@ def _coding_from_code(value: str, scheme: str, meaning: str) -> dict[str, Any] |
 def _coding_from_keyword(keyword: str | None) -> dict[str, Any] | None:
     if keyword is None:
         return None
+    from pydicom.sr.codedict import codes
+
     code = getattr(codes.SCT, keyword)
     return {"system": SNOMED, "code": code.value, "display": code.meaning}
 
@@ -100,6 +103,8 @@ def _coding_from_keyword(keyword: str | None) -> dict[str, Any] | None:
 @cache
 def _keywords() -> dict[str, str]:
     """Defined term without spaces, in capitals -> keyword in pydicom's SCT table."""
+    from pydicom.sr.codedict import codes
+
     known = [*codes.cid4.concepts, *codes.cid4031.concepts]
     return {_key(keyword): keyword for keyword in known} | DEFINED_TERMS
 

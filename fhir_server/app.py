@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from pymongo import MongoClient
@@ -58,7 +58,6 @@ from fhir_server.store.parameters import SearchParameters
 from fhir_server.store.peers import Peers
 from fhir_server.store.printers import PrinterStore
 from fhir_server.store.pseudonyms import PseudonymRows
-from fhir_server.store.rates import Rates
 from fhir_server.store.reconciliations import Reconciliations
 from fhir_server.store.reindex import reindex_resources
 from fhir_server.store.repository import Repository
@@ -77,6 +76,9 @@ from imaging.dataset import Limits
 from imaging.dicomweb import Level
 from imaging.errors import AppError, Category
 from imaging.masks import masks_from_file
+
+if TYPE_CHECKING:  # a command that serves nobody does without it, and starts sooner
+    from fhir_server.store.rates import Rates
 
 SECURITY = {
     "description": "Every request but this one needs a bearer token: Authorization: Bearer <token>. "
@@ -110,7 +112,6 @@ class Server:
     exports: Exports
     audit: Audit
     usage: Usage
-    rates: Rates
     peers: Peers
     collected: Collected
     subscriptions: Subscriptions
@@ -156,6 +157,13 @@ class Server:
     def endpoints(self) -> Endpoints:
         """The register of peers for the operator."""
         return Endpoints(self.peers, self.own, self.principals, self.outbound, self.clock)
+
+    @property
+    def rates(self) -> "Rates":
+        """Who asks too often at the doors of the authorization server."""
+        from fhir_server.store.rates import Rates
+
+        return Rates(self.database, per_minute=self.config["smart.requests_per_minute"])
 
     @property
     def bundle_limits(self) -> BundleLimits:
@@ -290,7 +298,6 @@ def assemble(
         printers=Printers(printer_store, own, principals, clock),
         audit=audit,
         usage=usage,
-        rates=Rates(database, per_minute=config["smart.requests_per_minute"]),
         answers=Answers(database, clock),
         exports=exports,
         peers=peers,

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from imaging.dicomweb.query import attribute
 from imaging.errors import AppError, Category
 from imaging.values import BINARY_VRS
 
@@ -142,9 +141,14 @@ def _roles(text: str) -> tuple[str, ...]:
 
 def _attributes(text: str) -> tuple[str, ...]:
     """Read attributes by which images are found; return their tags."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        return ()
+    from imaging.dicomweb.query import attribute  # with pydicom, which no other setting needs
+
     wanted = "a list of attributes of DICOM, by keyword or tag, that are neither binary nor inside of a sequence"
     found = []
-    for name in filter(None, map(str.strip, text.split(","))):
+    for name in names:
         try:
             tag, vr = attribute(name)
         except AppError:

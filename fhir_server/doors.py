@@ -19,6 +19,7 @@ from fhir_server.web import (
     subscription_socket,
 )
 from fhir_server.web.event_channel import Channels
+from fhir_server.web.rules import LateRule
 from fhir_server.web.sockets import Sockets
 
 
@@ -30,6 +31,7 @@ def create_app_from_config(config: Config) -> Flask:
 def create_app(server: Server) -> Flask:
     """Return the Flask application with all doors of `server`."""
     app = Flask("fhir_server", static_folder=None, template_folder="web/templates")
+    app.url_rule_class = LateRule
     http.install(
         app,
         server.principals.authenticate,

@@ -9,8 +9,6 @@ from itertools import islice
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fhir_server.cli.options import configured, table
 from fhir_server.config import Config
@@ -122,6 +120,8 @@ def _show_expected(server: Any, peer: Any) -> bool:
 @contextmanager
 def _spinner(words: str) -> Iterator[None]:
     """Show that something is under way, on a terminal."""
+    from rich.console import Console
+
     with Console(stderr=True).status(words):
         yield
 
@@ -161,6 +161,9 @@ def _collect(server: Any, peers: Sequence[Any], *, anew: bool) -> Iterator[bool]
 
 def _followed(server: Any, waiting: dict[str, str]) -> Iterator[bool]:
     """Show Tasks until each has ended or waits for its source, then print what came; yield whether it was completed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     from fhir_server.model.task import Status, is_over, progress_of, status_of, waits_for
 
     ended: dict[str, Any] = {}

@@ -4,17 +4,17 @@ import inspect
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from fhir_server.cli.options import configured, pair
 from fhir_server.config import Config
-from fhir_server.order_table import order_table, plain_table, text_of_entry
 from imaging.errors import AppError, Category
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 _LOOK_S = 0.5  # between two looks at orders that are watched
 _FAILED = 1
@@ -30,6 +30,7 @@ def algorithms(name: str | None) -> None:
       fhir-imaging algorithms
       fhir-imaging algorithms slab
     """
+    from fhir_server.order_table import plain_table
     from fhir_server.work.orders import algorithm_named
     from imaging.algorithms import algorithms as known
 
@@ -52,7 +53,9 @@ def algorithms(name: str | None) -> None:
     console.print(_parameter_table(found.parameters()))
 
 
-def _parameter_table(declared: Iterable[Any]) -> Table:
+def _parameter_table(declared: Iterable[Any]) -> "Table":
+    from fhir_server.order_table import plain_table
+
     table = plain_table("parameter", "type", "unit", "range", "default", "meaning")
     for each in declared:
         several = f" x {each.length}" if each.length else ""
@@ -62,8 +65,10 @@ def _parameter_table(declared: Iterable[Any]) -> Table:
     return table
 
 
-def _console(*, stderr: bool = False) -> Console:
+def _console(*, stderr: bool = False) -> "Console":
     """Return the terminal; words of others are printed as they are, not taken for markup."""
+    from rich.console import Console
+
     return Console(stderr=stderr, highlight=False, markup=False)
 
 
@@ -133,7 +138,10 @@ def _inputs(chosen: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 def _watched(server: Any, identifier: str) -> bool:
     """Show an order until it has ended; say whether it was completed."""
+    from rich.live import Live
+
     from fhir_server.model.task import Status, is_over, name_of, status_of
+    from fhir_server.order_table import order_table, text_of_entry
 
     console = _console(stderr=True)
     with Live(console=console, refresh_per_second=4, transient=True) as live:
@@ -166,7 +174,10 @@ def tasks(config: Config, identifier: str | None, status: str | None, limit: int
       fhir-imaging tasks --status failed
       fhir-imaging tasks 0b7c2f4e-5a0e-4e55-9f0e-0d2f5d0e6c11
     """
+    from rich.live import Live
+
     from fhir_server.app import open_server
+    from fhir_server.order_table import order_table
 
     with open_server(config) as server:
         if identifier:
@@ -194,6 +205,7 @@ def _latest(server: Any, status: str | None, limit: int) -> list[dict[str, Any]]
 
 def _show(task: Mapping[str, Any]) -> None:
     from fhir_server.model.task import name_of
+    from fhir_server.order_table import order_table, text_of_entry
 
     _console().print(order_table([task]))
     for kind in ("input", "output"):

@@ -57,9 +57,9 @@ def capability_statement(
         rest["security"] = security
     offered = tuple(operations)
     rows = sorted(resources, key=lambda row: row.name)
+    pointing = _pointing([row.name for row in rows])
     rest["resource"] = [
-        _resource(row, [other.name for other in rows], client_ids)
-        | _operations(row, base_url, offered, exports.get(row.name, ""))
+        _resource(row, pointing[row.name], client_ids) | _operations(row, base_url, offered, exports.get(row.name, ""))
         for row in rows
     ]
     rest["interaction"] = [{"code": code.value} for code in SystemInteraction]
@@ -127,7 +127,7 @@ _SEARCH_NOTE = (
 )
 
 
-def _resource(row: ResourceType, served: list[str], client_ids: bool) -> Json:
+def _resource(row: ResourceType, pointing: Sequence[str], client_ids: bool) -> Json:
     topics = [{"url": _TOPIC, "valueCanonical": url} for url in (TOPICS if row.name == "Subscription" else ())]
     made: Json = {"extension": topics} if topics else {}
     made |= {"type": row.name, "profile": f"http://hl7.org/fhir/StructureDefinition/{row.name}"}
@@ -137,9 +137,8 @@ def _resource(row: ResourceType, served: list[str], client_ids: bool) -> Json:
     made |= _versioning(row, client_ids)
     if Interaction.SEARCH in row.interactions:
         found = parameters(row.name)
-        made["searchInclude"] = ["*", *(f"{row.name}:{code}" for code in _references(found))]
-        reverse = (f"{kind}:{code}" for kind in served for code in _references(parameters(kind), row.name))
-        made["searchRevInclude"] = sorted(reverse)
+        made["searchInclude"] = ["*", *(f"{row.name}:{each.code}" for each in _references(row.name))]
+        made["searchRevInclude"] = sorted(pointing)
         made["searchParam"] = [_parameter(found[code]) for code in sorted(found)]
     return {name: value for name, value in made.items() if value != []}
 
@@ -174,13 +173,19 @@ def _versioning(row: ResourceType, client_ids: bool) -> Json:
     return made
 
 
-def _references(found: Mapping[str, Parameter], target: str = "") -> list[str]:
-    """Return the reference parameters, of those that may point to the target only."""
-    return sorted(
-        parameter.code
-        for parameter in found.values()
-        if parameter.type == "reference" and (not target or not parameter.targets or target in parameter.targets)
-    )
+def _references(resource_type: str) -> list[Parameter]:
+    found = parameters(resource_type)
+    return [found[code] for code in sorted(found) if found[code].type == "reference"]
+
+
+def _pointing(served: Sequence[str]) -> dict[str, list[str]]:
+    """Return the parameters that may point to each of the types; one that names no targets may point to all."""
+    found: dict[str, list[str]] = {name: [] for name in served}
+    for kind in served:
+        for parameter in _references(kind):
+            for target in found.keys() & parameter.targets if parameter.targets else served:
+                found[target].append(f"{kind}:{parameter.code}")
+    return found
 
 
 def _parameter(parameter: Parameter) -> Json:
