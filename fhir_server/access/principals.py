@@ -32,6 +32,7 @@ from fhir_server.model.query import Query
 from fhir_server.model.subscriber import SUBSCRIBER_SYSTEM, is_subscriber
 from fhir_server.store.credentials import LONGEST_TOKEN, TOKEN_PREFIX, Client, Credential, Credentials, digest
 from fhir_server.store.documents import Resource
+from fhir_server.store.filters import Act
 from fhir_server.store.repository import Repository
 from imaging.errors import AppError, Category
 
@@ -400,7 +401,7 @@ class Principals:
 
     def _devices(self, reference: str) -> tuple[str, ...]:
         clause = Clause("organization", "reference", "", (Reference((reference,)),))
-        return tuple(sorted(each.key for each in self._own.search(Query("Device", (clause,), count=_PAGE)).matches))
+        return tuple(sorted(f"Device/{each}" for each in self._own.ids("Device", Act.SEARCH, by=[clause])))
 
     def _own_clients(self, organization: str) -> list[Client]:
         return [client for client in self._credentials.clients(organization) if not client.is_app]

@@ -89,12 +89,15 @@ class Reader:
             found: Document | None = self._resources.find_one(wanted, fields)
             return found
 
-    def ids(self, type: str, act: Act, *, among: Sequence[str] | None = None, limit: int = 0) -> list[str]:
-        """Return the ids of up to `limit` resources within reach of an act, of those named where some are.
+    def ids(
+        self, type: str, act: Act, *, by: Sequence[Clause] = (), among: Sequence[str] | None = None, limit: int = 0
+    ) -> list[str]:
+        """Return the ids of up to `limit` resources (0: all) within reach of an act, of those named where some are.
 
+        by   clauses that they meet
         Raises FORBIDDEN where the act is not allowed on any resource of the type.
         """
-        wanted = [self._past.demand(type, self._restriction.require(type, act))]
+        wanted = [self._past.demand(type, (*self._restriction.require(type, act), *by))]
         if among is not None:
             wanted.append({"_id": {"$in": [f"{type}/{each}" for each in among]}})
         with self._translated(type):
