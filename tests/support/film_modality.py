@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset
 HAS_DCMTK = shutil.which("dcmpsprt") is not None and shutil.which("dcmprscu") is not None
 NEEDS_DCMTK = "needs the package dcmtk (dcmpsprt, dcmprscu)"
 TITLE = "MODALITY"
-_CONFIGURATION = """
+# What the configurations of DCMTK's programs begin with: folders of their own, their title, one printer.
+DCMTK = """
 [[GENERAL]]
 [APPLICATION]
 LogDirectory = {folder}
@@ -25,10 +26,13 @@ Directory = {folder}/database
 [LUT]
 Directory = {folder}/lut
 [NETWORK]
-aetitle = {title}
+aetitle = {aetitle}
 {tls}[[COMMUNICATION]]
 [PRINTER]
-Aetitle = FHIRPRINT
+"""
+_CONFIGURATION = (
+    DCMTK
+    + """Aetitle = FHIRPRINT
 Description = we
 Hostname = localhost
 Port = {port}
@@ -43,6 +47,7 @@ SupportsTrim = true
 SupportsImageSize = true
 Annotation = 2\\ANNOTATION\\1
 {uses_tls}"""
+)
 # What either of DCMTK's programs needs for TLS; the files are those of `tests.support.certificates`.
 TLS_GENERAL = """[TLS]
 TLSDirectory = {tls}
@@ -70,7 +75,7 @@ class DcmtkModality:
             (self.folder / name).mkdir(parents=True)
         tls = TLS_GENERAL.format(tls=self.tls) if self.tls else ""
         configuration = _CONFIGURATION.format(
-            folder=self.folder, port=self.port, title=TITLE, tls=tls, uses_tls=TLS_PEER if self.tls else ""
+            folder=self.folder, port=self.port, aetitle=TITLE, tls=tls, uses_tls=TLS_PEER if self.tls else ""
         )
         self._configuration.write_text(configuration)
 

@@ -22,27 +22,15 @@ from pynetdicom.dsutils import encode
 
 from imaging.dimse import answer_at_once
 from imaging.dimse import print_terms as terms
-from tests.support.film_modality import TLS_GENERAL, TLS_PEER
+from tests.support.film_modality import DCMTK, TLS_GENERAL, TLS_PEER
 
 HAS_DCMPRSCP = shutil.which("dcmprscp") is not None
 NEEDS_DCMPRSCP = "needs the package dcmtk (dcmprscp)"
 TITLE = "FILMPRINTER"
 
-_CONFIGURATION = """
-[[GENERAL]]
-[APPLICATION]
-LogDirectory = {folder}
-[PRINT]
-Directory = {folder}/spool
-[DATABASE]
-Directory = {folder}/database
-[LUT]
-Directory = {folder}/lut
-[NETWORK]
-aetitle = DCMPSTATE
-{tls}[[COMMUNICATION]]
-[PRINTER]
-Aetitle = {title}
+_CONFIGURATION = (
+    DCMTK
+    + """Aetitle = {title}
 Description = film printer of the tests
 Hostname = 127.0.0.1
 Port = {port}
@@ -65,6 +53,7 @@ SupportsImageSize = true
 SupportsPresentationLUT = true
 SupportsTrim = true
 {uses_tls}"""
+)
 
 
 def free_port() -> int:
@@ -120,7 +109,9 @@ def dcmtk_printer(folder: Path, tls: Path | None = None) -> Iterator[DcmtkPrinte
     configuration = folder / "dcmpstat.cfg"
     general, uses_tls = (TLS_GENERAL.format(tls=tls), TLS_PEER) if tls else ("", "")
     configuration.write_text(
-        _CONFIGURATION.format(folder=folder, title=TITLE, port=port, tls=general, uses_tls=uses_tls)
+        _CONFIGURATION.format(
+            folder=folder, aetitle="DCMPSTATE", title=TITLE, port=port, tls=general, uses_tls=uses_tls
+        )
     )
     program = ["dcmprscp", "-c", str(configuration), "-p", "PRINTER", "-q"]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
