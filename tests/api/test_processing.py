@@ -22,7 +22,6 @@ from tests.support.volumes import ct_files, slice_dataset
 
 STUDY, SERIES = "1.2.3.4", "1.2.3.4.5"
 UCUM = "http://unitsofmeasure.org"
-CM = {"value": 5, "system": UCUM, "code": "cm"}
 RECEIVER = Peer("pacs", "", Way.STOW, "https://receiver.example/dicom-web")
 ORDERER = (Right.ORDER_PROCESSING, Right.RECEIVE_IMAGES)
 

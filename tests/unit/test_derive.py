@@ -19,8 +19,6 @@ from imaging.transcode import encode
 from imaging.volume import volume_from
 from tests.support.volumes import axial_series, image_of, volume_of
 
-SMOOTHING = Code("113087", "DCM", "Smoothing")
-
 
 def work(**changes: Any) -> Work:
     values: dict[str, Any] = {
