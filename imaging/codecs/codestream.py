@@ -1,15 +1,20 @@
-"""What the main header of a JPEG 2000 or HTJ2K codestream says, read by glymur.
+"""What the main header of a JPEG 2000 or HTJ2K codestream says.
 
-Used to check codestreams that come in from outside and those that we have made. Source: ISO/IEC 15444-1 annex A.
+Used to check codestreams that come in from outside and those that we have made: each frame that is stored, so that it
+reads no more than it tells. Source: ISO/IEC 15444-1 annex A.
 """
 
-from io import BytesIO
-from typing import NamedTuple
+from collections.abc import Iterator
+from struct import error as StructError
+from struct import unpack_from
+from typing import Final, NamedTuple
 
-from imaging.codecs.openjpeg import load_glymur
 from imaging.errors import AppError, Category
 from imaging.layout import Buffer, PixelLayout
 
+_CAP, _SIZ, _COD, _SOT = 0xFF50, 0xFF51, 0xFF52, 0xFF90
+_HEADER_BYTES: Final = 4096
+_MOST_LEVELS: Final = 32
 _SIZ_PRECISION = 42  # SOC 2, SIZ marker 2, Lsiz 2, Rsiz 2, eight 32-bit sizes, Csiz 2: then Ssiz of component 0
 
 
@@ -29,27 +34,49 @@ class CodestreamHeader(NamedTuple):
 
 def read_header(codestream: Buffer) -> CodestreamHeader:
     """Return what the main header says. Raises INVALID for what is no codestream."""
-    data = bytes(codestream[:4096])
+    data = bytes(codestream[:_HEADER_BYTES])
     if data[:4] != b"\xff\x4f\xff\x51":
         raise AppError(Category.INVALID, "this is no JPEG 2000 codestream: it does not start with SOC and SIZ")
     try:
-        parsed = load_glymur().codestream.Codestream(BytesIO(data), len(data))
-        segments = {type(segment).__name__: segment for segment in parsed.segment}
-        siz, cod = segments["SIZsegment"], segments["CODsegment"]
-        return CodestreamHeader(
-            rows=siz.ysiz - siz.yosiz,
-            columns=siz.xsiz - siz.xosiz,
-            components=len(siz.bitdepth),
-            levels=int(cod.num_res),
-            precision=int(siz.bitdepth[0]),
-            signed=bool(siz.signed[0]),
-            colour_transform=bool(cod.mct),
-            reversible=int(cod.xform) == 1,
-            high_throughput="CAPsegment" in segments,
-        )
-    # glymur raises whatever its parsing stumbles over; all of it means a damaged header.
-    except Exception as error:
+        places = dict(_segments(data))
+        length, width, height, left, top, *tile, components, first = unpack_from(">H 2x 8I H B", data, places[_SIZ])
+        transform, levels, wavelet = unpack_from(">B B 3x B", data, places[_COD] + 6)
+    except (StructError, KeyError) as error:
         raise AppError(Category.INVALID, "the codestream's main header is damaged") from error
+    tile_width, tile_height, tile_left, tile_top = tile
+    is_inside = tile_left <= left < min(width, tile_left + tile_width) and (
+        tile_top <= top < min(height, tile_top + tile_height)
+    )
+    if not is_inside or not components or length != 38 + 3 * components or levels > _MOST_LEVELS:
+        raise AppError(Category.INVALID, "the codestream's main header contradicts itself")
+    return CodestreamHeader(
+        rows=height - top,
+        columns=width - left,
+        components=components,
+        levels=levels,
+        precision=(first & 0x7F) + 1,
+        signed=bool(first & 0x80),
+        colour_transform=bool(transform),
+        reversible=wavelet == 1,
+        high_throughput=_CAP in places,
+    )
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield each segment of the main header: its marker, and where its length stands. Raises struct.error, KeyError."""
+    position = 2
+    while True:
+        (marker,) = unpack_from(">H", data, position)
+        position += 2
+        if marker == _SOT:
+            return
+        if marker < 0xFF00:
+            raise KeyError(marker)
+        if 0xFF30 <= marker <= 0xFF3F:  # reserved, without a segment
+            continue
+        (length,) = unpack_from(">H", data, position)
+        yield marker, position
+        position += max(2, length)
 
 
 def precision_of(codestream: Buffer) -> int:

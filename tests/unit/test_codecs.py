@@ -16,6 +16,7 @@ from pydicom.uid import (
 
 from imaging.codecs import codecs, htj2k, j2k, native, rle
 from imaging.codecs.codestream import read_header
+from imaging.codecs.openjpeg import load_glymur
 from imaging.dataset import read
 from imaging.errors import AppError, Category
 from imaging.frames import encapsulated_table
@@ -126,6 +127,44 @@ def test_bits_above_bits_stored_survive(codec) -> None:  # type: ignore[no-untyp
 
     assert read_header(codestream).precision == 16
     assert np.array_equal(codec.decode(codestream, layout, trusted=True).pixels, frame)
+
+
+@pytest.mark.parametrize("codec", [htj2k.LOSSLESS, j2k.LOSSLESS])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2"])
+def test_headers_say_what_glymur_reads_in_them(codec, dtype) -> None:  # type: ignore[no-untyped-def]
+    frame = RNG.integers(0, 100, (65, 300)).astype(dtype)
+    codestream = codec.encode(frame, layout_of(frame))
+    segments = load_glymur().codestream.Codestream(BytesIO(codestream), len(codestream)).segment
+    told = {type(segment).__name__: segment for segment in segments}
+
+    header = read_header(codestream)
+
+    siz, cod = told["SIZsegment"], told["CODsegment"]
+    assert (header.rows, header.columns, header.components) == (siz.ysiz, siz.xsiz, len(siz.bitdepth))
+    assert (header.precision, header.signed) == (siz.bitdepth[0], siz.signed[0])
+    assert (header.levels, header.reversible) == (cod.num_res, cod.xform == 1)
+    assert header.high_throughput is ("CAPsegment" in told)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, 0),  # SOC
+        (4, 0),  # Lsiz, which says how long the segment is
+        (24, 0),  # XTsiz: no tile
+        (40, 0),  # Csiz: no component
+    ],
+)  # ISO/IEC 15444-1 A.5.1
+def test_a_header_that_cannot_be_is_refused(place: int, value: int) -> None:
+    frame = RNG.integers(0, 100, (65, 300)).astype("u1")
+    codestream = bytearray(htj2k.encode(frame, layout_of(frame)) or b"")
+    size = 4 if place == 24 else 2
+    codestream[place : place + size] = value.to_bytes(size, "big")
+
+    with pytest.raises(AppError) as raised:
+        read_header(bytes(codestream))
+
+    assert raised.value.category is Category.INVALID
 
 
 def test_htj2k_is_rpcl_with_tile_part_lengths() -> None:
