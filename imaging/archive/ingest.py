@@ -39,10 +39,11 @@ from imaging.errors import AppError, Category
 from imaging.transcode import Encoded, encode
 
 BATCH_INSTANCES = 50
-WORTH_WRITING = 8  # instances, when the writer has nothing else to do: a batch costs some 5 ms however small it is
+WORTH_WRITING = 25  # instances, when the writer has nothing else to do: a batch is eight commands, four of them synced
 BATCH_BYTES = 32 << 20  # of stored form
 AHEAD_BYTES = 64 << 20  # received and not yet written, for one caller
-GROUP_INSTANCES = 8  # looked up together before any of them is encoded
+GROUP_INSTANCES = 8  # looked up together before any of them is encoded; each group may be twice the one before
+GROUP_BYTES = 4 << 20  # as received
 
 DUPLICATE_KEY = 11000
 
@@ -209,18 +210,21 @@ class Ingest:
         blobs += _move_aside(row)
         return _Ready(admitted, encoded, row, blobs)
 
-    def _known(self, group: list[_Admitted | Refused]) -> Iterator[_Admitted | Outcome]:
+    def _known(self, group: list[_Admitted | Refused]) -> list[_Admitted | Outcome]:
         """Answer what is here byte for byte already, before any work is done for it."""
         uids = [item.received.summary.sop_uid for item in group if isinstance(item, _Admitted)]
         here = {row["_id"]: row for row in self._instances.find({"_id": {"$in": uids}}, _COMPARED)} if uids else {}
+        answers: list[_Admitted | Outcome] = []
         for item in group:
             row = here.get(item.received.summary.sop_uid) if isinstance(item, _Admitted) else None
             if isinstance(item, _Admitted) and row and row["received"]["sha256"] == item.received.sha256:
-                # Marked again because the first sender may have died before its marks were written.
-                self._mark([item.received.summary.study_uid])
-                yield _already(item, row)
+                answers.append(_already(item, row))
             else:
-                yield item
+                answers.append(item)
+        if again := {each.summary.study_uid for each in answers if isinstance(each, Stored)}:
+            # Marked again because the first sender may have died before its marks were written.
+            self._mark(sorted(again))
+        return answers
 
     def _write(self, batch: list[_Ready | Outcome]) -> list[Outcome]:
         ready = [item for item in batch if isinstance(item, _Ready)]
@@ -335,13 +339,14 @@ def _changed(admitted: _Admitted, limits: Limits, now: datetime) -> _Admitted:
 
 def _groups(reader: Iterator[_Admitted | Refused]) -> Iterator[list[_Admitted | Refused]]:
     group: list[_Admitted | Refused] = []
-    size = 0
+    size, most = 0, GROUP_INSTANCES
     for item in reader:
         group.append(item)
         size += len(item.received.data) if isinstance(item, _Admitted) else 0
-        if len(group) >= GROUP_INSTANCES or size >= BATCH_BYTES // 4:
+        if len(group) >= most or size >= GROUP_BYTES:
             yield group
-            group, size = [], 0
+            # The first is small so that encoding begins soon.
+            group, size, most = [], 0, min(2 * most, BATCH_INSTANCES)
     if group:
         yield group
 
