@@ -314,7 +314,11 @@ class Terms:
 
     def __init__(self, joins: Joins) -> None:
         self._joins = joins
-        self._terminology = shipped().using(self._stored)
+
+    @property
+    def _terminology(self) -> Terminology:
+        # What ships is read when a criterion first asks for it: most searches never do.
+        return shipped().using(self._stored)
 
     def members(self, value: Text) -> list[Token]:
         """Return the codes of a value set, by URL or as `ValueSet/id`."""
