@@ -141,6 +141,14 @@ def note_caller(incoming: Request, principal: Principal) -> None:
     incoming.environ["fhir_imaging.contract"] = only_contract(principal)
 
 
+def reader_of(incoming: Request) -> Callable[[int], bytes]:
+    """Return what reads the body piece by piece. Raises RequestEntityTooLarge for one that is announced too large."""
+    stream = incoming.stream
+    # It copies each piece twice more to count what comes, which an announced length has settled.
+    announced = incoming.content_length is not None
+    return incoming.environ["wsgi.input"].read if announced else stream.read
+
+
 def error_response(error: AppError) -> Response:
     """Return the OperationOutcome of an error with its HTTP status; the reason of a FAULT stays in the log."""
     if error.category is Category.FAULT:

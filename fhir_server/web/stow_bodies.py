@@ -12,6 +12,7 @@ from flask import request
 
 from fhir_server.web.dicom_answers import DICOM_JSON, DICOM_XML
 from fhir_server.web.dicom_door import Door
+from fhir_server.web.http import reader_of
 from imaging.archive import Incoming
 from imaging.assembly import JSON_TYPES, XML_TYPES, Assembly
 from imaging.dicomweb import ContentType, MultipartLimits, Part, iter_parts, parse_content_type, read_body
@@ -58,7 +59,7 @@ class Instances:
             total_bytes=config["limits.request_bytes"],
         )
         content_type = parse_content_type(request.headers.get("Content-Type", ""))
-        read = decoded(request.stream.read, request.headers.get("Content-Encoding", ""))
+        read = decoded(reader_of(request), request.headers.get("Content-Encoding", ""))
         self._incoming = _form(content_type)(_Request(read, content_type, limits, door))
 
     def __iter__(self) -> Iterator[Incoming]:
