@@ -1,10 +1,16 @@
 """`fhir-imaging algorithms` tells what the registry knows, and `task_of` writes orders that are right."""
 
+from datetime import UTC, datetime
+from io import StringIO
+
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from fhir_server.cli import cli
 from fhir_server.delivery import value
+from fhir_server.model.dates import to_instant
+from fhir_server.order_table import order_table, text_of_entry
 from fhir_server.work.orders import check_order, order_of, task_of
 from imaging.algorithms import algorithms
 from imaging.errors import AppError
@@ -74,3 +80,20 @@ def test_parameters_as_a_person_writes_them_become_typed(
 def test_what_a_person_writes_wrongly_is_named(given: dict[str, str], words: str) -> None:
     with pytest.raises(AppError, match=words):
         task_of("slab", given, [STUDY])
+
+
+def test_where_there_is_little_room_an_order_has_its_whole_id_and_what_somebody_else_calls_it() -> None:
+    now = to_instant(datetime.now(UTC))
+    task = {
+        "id": "1e7c4240-63aa-484f-96c0-c5b172dbd154", "status": "requested", "meta": {"lastUpdated": now},
+        "code": {"coding": [{"system": "https://vendor.example/codes", "code": "lung-nodules"}]},
+    }  # fmt: skip
+    console = Console(file=StringIO(), width=100)
+
+    console.print(order_table([task]))
+
+    assert console.file.getvalue().splitlines()[1].split()[:3] == [task["id"], "lung-nodules", "requested"]
+
+
+def test_a_quantity_is_told_with_its_unit() -> None:
+    assert text_of_entry(value("thickness_mm", "valueQuantity", {"value": 20, "code": "mm"})) == "20 mm"
