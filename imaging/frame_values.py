@@ -148,12 +148,32 @@ def _extreme(values: Pixels, mask: NDArray[np.bool_], *, wants_high: bool) -> fl
     return float(shown.max() if wants_high else shown.min())
 
 
+def frames_told(ds: Dataset) -> int:
+    """Return Number of Frames, 1 without it. Raises INVALID where it is no number."""
+    told = ds.get("NumberOfFrames", 1) or 1
+    try:
+        return int(told)
+    except (TypeError, ValueError):
+        raise AppError(Category.INVALID, "Number of Frames is no whole number", where="(0028,0008)") from None
+
+
 def slices_of(ds: Dataset, index: int, numbers: Iterable[int] = ()) -> Iterator[Slice]:
-    """Yield frames of an instance, all of them unless numbers, from 1, say which. Raises UNSUPPORTED for colour."""
+    """Yield frames of an instance, all of them unless numbers, from 1, say which.
+
+    Raises UNSUPPORTED for colour, INVALID where attributes that place or scale pixels are no numbers.
+    """
+    try:
+        yield from _slices(ds, index, numbers)
+    except (TypeError, ValueError):  # of pydicom and numpy, which meet values that senders wrote
+        message = "an attribute of the image that has to be a number is none"
+        raise AppError(Category.INVALID, message, where=str(ds.get("SOPInstanceUID", ""))) from None
+
+
+def _slices(ds: Dataset, index: int, numbers: Iterable[int]) -> Iterator[Slice]:
     uid = str(ds.get("SOPInstanceUID", ""))
     if int(ds.get("SamplesPerPixel", 1) or 1) != 1 or ds.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise AppError(Category.UNSUPPORTED, "colour images have no modality units", where=uid)
-    count = int(ds.get("NumberOfFrames", 1) or 1)
+    count = frames_told(ds)
     is_multi_frame = "NumberOfFrames" in ds
     for number in numbers or range(1, count + 1):
         groups = _Groups(ds, number)

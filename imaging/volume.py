@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from imaging import threads
 from imaging.errors import AppError, Category
-from imaging.frame_values import Padding, Pixels, Slice, slices_of
+from imaging.frame_values import Padding, Pixels, Slice, frames_told, slices_of
 from imaging.geometry import (
     ORTHOGONALITY,
     Float32,
@@ -60,10 +60,13 @@ def image_from(ds: Dataset, pixels: Pixels, *, frame: int = 1) -> Image:
     Padding gets the darkest of the other values. Raises INVALID for a frame or shape that the dataset does not have;
     UNSUPPORTED for colour and for a modality LUT that is a table.
     """
-    count = int(ds.get("NumberOfFrames", 1) or 1)
-    if not 1 <= frame <= count or (pixels.ndim == 3 and len(pixels) != count):
+    count = frames_told(ds)
+    if not 1 <= frame <= count:
         raise AppError(Category.INVALID, f"frame {frame} asked, the instance has {count}")
     (one,) = slices_of(ds, 0, [frame])
+    if pixels.ndim == 3 and len(pixels) != count:
+        message = f"pixels {pixels.shape} do not fit {count} frames"
+        raise AppError(Category.INVALID, message, where=one.source.sop_instance_uid)
     affine = None
     if one.position_mm is not None and one.orientation is not None and one.spacing_mm is not None:
         step = normal_of(one.orientation) * (one.thickness_mm or 1.0)
@@ -96,7 +99,7 @@ def volume_from(datasets: Sequence[Dataset], frames: Sequence[Pixels], *, tilt: 
 
     def frame(index: int, number: int) -> Pixels:
         stack = frames[index] if frames[index].ndim == 3 else frames[index][None]
-        if len(stack) != int(datasets[index].get("NumberOfFrames", 1) or 1):
+        if len(stack) != frames_told(datasets[index]):
             message = f"pixels {frames[index].shape} do not fit the frames of the instance"
             raise AppError(Category.INVALID, message, where=str(datasets[index].get("SOPInstanceUID", "")))
         return np.asarray(stack[number - 1])

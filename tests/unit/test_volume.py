@@ -11,6 +11,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
+from imaging.dataset_from_json import dataset_of
 from imaging.errors import AppError, Category
 from imaging.volume import TOGETHER, Tilt, image_from, volume_from, volume_of
 from tests.support.volumes import axial_series, enhanced, frame, slice_dataset
@@ -208,6 +209,28 @@ def test_an_image_has_its_place_and_units():
 def test_a_frame_that_does_not_exist_is_refused():
     with pytest.raises(AppError, match="frame 4 asked, the instance has 3"):
         image_from(enhanced([(0, 0, 0)] * 3), np.stack([frame(0)] * 3), frame=4)
+
+
+def test_a_colour_image_is_refused_as_one():
+    ds = slice_dataset((0, 0, 0), SamplesPerPixel=3, PhotometricInterpretation="RGB")
+
+    with pytest.raises(AppError, match="colour images have no modality units"):
+        image_from(ds, np.zeros((4, 5, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"00280008": {"vr": "IS", "Value": ["1A"]}}, {"00280030": {"vr": "DS", "Value": ["wide", 0.5]}}],
+    ids=["Number of Frames", "Pixel Spacing"],
+)
+def test_what_should_be_a_number_and_is_none_is_told(model: dict[str, Any]):
+    ds = slice_dataset((0, 0, 0))
+    ds.update(dataset_of(model))
+
+    with pytest.raises(AppError, match="number") as caught:
+        image_from(ds, frame(0))
+
+    assert caught.value.category is Category.INVALID
 
 
 def test_each_slice_and_each_frame_is_rescaled_by_its_own_numbers():

@@ -218,7 +218,7 @@ def _files(result: Result, sources: Sequence[Sequence[Dataset]], work: Any) -> I
     from imaging.derive_registration import derive_registration
 
     every = [ds for series in sources for ds in series]
-    number = FIRST_SERIES_NUMBER + 10 * int(every[0].get("SeriesNumber") or 0)
+    number = _first_number(every[0])
     writer = Writer()
     for ds in derive_images(result, every, work, series_number=number):
         yield writer.part10(ds)
@@ -230,6 +230,12 @@ def _files(result: Result, sources: Sequence[Sequence[Dataset]], work: Any) -> I
     if result.transform is not None:
         fixed, moving = sources
         yield to_part10(derive_registration(result, fixed, moving, work, series_number=number + 9))
+
+
+def _first_number(source: Dataset) -> int:
+    """Return the number of the first new series; one that would not fit into Series Number counts as none."""
+    told = str(source.get("SeriesNumber") or "").strip()
+    return FIRST_SERIES_NUMBER + 10 * (int(told) if told.isascii() and told.isdigit() and len(told) < 9 else 0)
 
 
 def _work(task: Json, order: Order, ready: Algorithm, group: Sequence[Chosen]) -> Any:
