@@ -62,11 +62,16 @@ def orders(
 
 def of_reported(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the delivery Tasks of what somebody outside made: of the images that it names in `Task.output`."""
-    made = values_of(task, "output")
-    studies = [f"ImagingStudy/{id_of(each)}" for each in made.get("imaging-study", [])]
-    series = [str(each) for each in made.get("series", [])]
+    studies, series = reported_images(task)
     recipients = [relative(each) for each in values_of(task).get(DELIVER_TO, [])]
     return orders(task, studies=studies, series=series, recipients=recipients) if studies or series else []
+
+
+def reported_images(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the studies, "ImagingStudy/...", and the UIDs of the series that the outputs of a Task name."""
+    made = values_of(task, "output")
+    studies = [f"ImagingStudy/{id_of(each)}" for each in made.get("imaging-study", [])]
+    return studies, [str(each) for each in made.get("series", [])]
 
 
 def _of_results(delivery: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def overseer(server: Backing, principal: Principal, actor: Actor) -> Overseer:
         return admitted
 
     def reported(task: Json) -> None:
+        outside.check_reported(server, principal, task)
         code = code_of(task)
         if code in handlers:
             handlers.get(code).reported(server, principal, task)

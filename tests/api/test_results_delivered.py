@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fhir_server.access.contracts import Right
+from fhir_server.access.contracts import Limits, Right
 from fhir_server.delivery import value
 from fhir_server.model.query import parse
 from fhir_server.model.task import CODES
@@ -133,6 +133,38 @@ class TestOfWorkOutside:
         answer = write(reader, started, status=status)
 
         assert (answer.status_code, parts(doors, task)) == (200, [])
+
+    @pytest.mark.parametrize(
+        "named",
+        [
+            value("series", "valueId", "1.2.3.4.404"),
+            value("imaging-study", "valueReference", {"reference": "ImagingStudy/1.2.3.404"}),
+        ],
+        ids=["series", "study"],
+    )
+    def test_a_result_that_is_not_here_completes_no_order(self, doors, orderer, reader, owner, named):
+        task = placed(orderer, task_of(FOREIGN, WHOLE, owner=owner))
+        started = write(reader, task, status="in-progress").json
+
+        early = write(reader, started, status="completed", output=[named])
+
+        assert early.status_code == 400
+        assert "an output names images that are not here, or not yours to read" in early.text
+        assert write(reader, started, status="failed", output=[named]).status_code == 200
+
+    def test_a_result_that_its_owner_may_not_read_completes_no_order(self, doors, orderer):
+        doors.ingest(*ct_files(2, "1.2.3.77", "1.2.3.77.1"), name="somebody")
+        principals = doors.server.principals
+        sees = Limits(frozenset({principals.named("orderer")}))
+        principals.add("narrow", [Right.RECEIVE_IMAGES, Right.PROCESS_IMAGES], limits=sees)
+        narrow = Caller(doors.flask, principals.mint("narrow"), doors.clock)
+        task = placed(orderer, task_of(FOREIGN, WHOLE, owner={"reference": principals.named("narrow")}))
+        started = write(narrow, task, status="in-progress").json
+
+        answer = write(narrow, started, status="completed", output=[value("series", "valueId", "1.2.3.77.1")])
+
+        assert answer.status_code == 400, answer.text
+        assert "not yours to read" in answer.text
 
     def test_a_transaction_that_fails_delivers_nothing(self, doors, orderer, reader, receiver, owner):
         task = placed(orderer, task_of(FOREIGN, WHOLE, deliver_to(register(doors, receiver)), owner=owner))
