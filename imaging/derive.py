@@ -133,6 +133,8 @@ def derive_images(result: Result, sources: Sequence[Dataset], work: Work, *, ser
         uid = class_of(sources, is_placed=is_placed, is_pet_unit=is_pet_unit)
         stored = quantise([image.array for image in group], is_pet=uid == PET_IMAGE)
         series = _copied(common)
+        if any(each.get("BurnedInAnnotation") == "YES" for each in sources):
+            _put(series, "BurnedInAnnotation", "YES")
         series.Modality = next(iter(modalities)) if len(modalities) == 1 else group[0].modality
         _add_class(series, group, uid, sources[0])
         _add_series(series, work, number, series_number + number)
@@ -422,7 +424,6 @@ def _add_pixels(ds: Dataset, image: Image, stored: Stored) -> None:
         "PixelRepresentation": int(stored.frames.dtype.kind == "i"),
         "RescaleSlope": DSfloat(stored.slope, auto_format=True),
         "RescaleIntercept": DSfloat(stored.intercept, auto_format=True),
-        "BurnedInAnnotation": ds.get("BurnedInAnnotation") or "NO",
     }
     if ds.SOPClassUID != PET_IMAGE:
         told["RescaleType"] = RESCALE_TYPES.get(image.unit, "US")

@@ -150,6 +150,20 @@ def test_derived_images_of_pet_keep_the_time_that_their_activity_is_corrected_to
     assert {(ds.ContentDate, ds.ContentTime) for ds in written} == {("20240506", "070809")}
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [((None, None), None), (("NO", None), None), (("NO", "NO"), "NO"), (("YES", "NO"), "YES"), ((None, "YES"), "YES")],
+)
+def test_that_no_text_is_burned_in_is_said_only_where_all_sources_say_it(told: tuple[Any, ...], expected: str | None):
+    sources, _ = axial_series([0, 2])
+    for ds, value in zip(sources, told, strict=True):
+        ds.BurnedInAnnotation = value
+
+    (ds,) = (parsed(file) for file in files(Result(images=(image_of(np.ones((1, 1))),)), sources))
+
+    assert (ds.get("BurnedInAnnotation") or None) == expected
+
+
 def test_times_of_a_result_are_of_the_zone_that_it_names():
     sources, _ = axial_series([0])
     sources[0].TimezoneOffsetFromUTC = "-0730"
