@@ -107,19 +107,22 @@ def volume_from(datasets: Sequence[Dataset], frames: Sequence[Pixels], *, tilt: 
     return volume_of(datasets, lambda places: starmap(frame, places), tilt=tilt)
 
 
-def volume_of(datasets: Sequence[Dataset], read: Read, *, tilt: Tilt = Tilt.REFUSE) -> Volume:
+def volume_of(
+    datasets: Sequence[Dataset], read: Read, *, frames: Sequence[int] = (), tilt: Tilt = Tilt.REFUSE
+) -> Volume:
     """Return the volume that the instances of a series make, slices in the order of their normal.
 
     datasets  without pixel data, in any order; single-frame or enhanced multi-frame
     read      called for some frames at once when all else is known to be right, by as many threads as there are
               processors
+    frames    of every instance, from 1; none for all
 
     The normal is row direction x column direction (PS3.3 C.7.6.2.1.1). A single slice is a volume as thick as its Slice
     Thickness. Takes 4 bytes for each voxel, and one more where padding is stated. Raises INVALID when slices are
     missing, doubled, unevenly spaced, or differ in size, direction, pixel distance, units or frame of reference;
     UNSUPPORTED for a tilted gantry (unless kept), colour, and instances without a place in the patient.
     """
-    slices = [each for index, ds in enumerate(datasets) for each in slices_of(ds, index)]
+    slices = [each for index, ds in enumerate(datasets) for each in slices_of(ds, index, frames)]
     _check_alike(slices)
     orientation = _common_orientation(slices)
     slices, step = _in_order(slices, orientation, tilt)
@@ -255,6 +258,9 @@ def _check_distances(slices: Sequence[Slice], places_mm: Matrix) -> None:
 
 def _doubled(slices: Sequence[Slice], index: int, count: int) -> str:
     one, other = slices[index], slices[index + 1]
+    if one.index == other.index and one.number != other.number:
+        numbers = f"frames {min(one.number, other.number)} and {max(one.number, other.number)} of one instance"
+        return f"{count} slices lie where another one is, the first two are {numbers}: choose frames of one acquisition"
     groups = [keyword for keyword in _TELLING_APART if one.ds.get(keyword) != other.ds.get(keyword)]
     hint = (
         f"; they differ in {', '.join(groups)}: give one acquisition" if groups else "; the same slice was given twice?"

@@ -15,7 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from fhir_server.access.principals import Principal
-from fhir_server.model.query import parse
+from fhir_server.model.query import Query, parse
 from fhir_server.projection import imaging_study_id
 from fhir_server.work.backing import Backing
 from fhir_server.work.orders import Named, Order, restriction
@@ -136,10 +136,15 @@ def _of_studies(server: Backing, principal: Principal, named: Named) -> list[Ins
     return found
 
 
+def query_of(server: Backing, search: str) -> Query:
+    """Return the search of an order. Raises INVALID for one that cannot be understood."""
+    params = parse_qsl(search, keep_blank_values=True, max_num_fields=100)
+    return parse("ImagingStudy", params, base_url=server.fhir_url, limits=server.search_limits)
+
+
 def _searched(server: Backing, principal: Principal, search: str) -> list[str]:
     """Return the ids, which are the UIDs, of the studies that a search finds for the principal."""
-    params = parse_qsl(search, keep_blank_values=True, max_num_fields=100)
-    query = parse("ImagingStudy", params, base_url=server.fhir_url, limits=server.search_limits)
+    query = query_of(server, search)
     server.studies.catch_up()
     found: list[str] = []
     while True:
@@ -197,14 +202,16 @@ class Loaded:
             frames = [(self._chosen.instances[index], number) for index, number in places]
             return (each.pixels for each in self._archive.pixels_of(frames))
 
-        whole = volume_of(self.datasets, read, tilt=tilt)
-        return crop_volume(_of_frames(whole, self._chosen.frames), region)
+        for each in self._chosen.instances:
+            self._numbers(each)
+        return crop_volume(volume_of(self.datasets, read, frames=self._chosen.frames, tilt=tilt), region)
 
     def _images(self, places: Sequence[tuple[Dataset, Instance, int]]) -> list[Image]:
         frames = self._archive.pixels_of([(instance, number) for _, instance, number in places])
         return [image_from(ds, each.pixels, frame=n) for (ds, _, n), each in zip(places, frames, strict=True)]
 
     def _numbers(self, instance: Instance) -> Sequence[int]:
+        """Return the numbers of the chosen frames of an instance. Raises INVALID for one that it has not."""
         beyond = [n for n in self._chosen.frames if n > instance.number_of_frames]
         if beyond:
             message = f"frame {beyond[0]} asked, the instance has {instance.number_of_frames}"
@@ -242,22 +249,6 @@ def crop_volume(volume: Volume, region: tuple[int, int, int, int] | None) -> Vol
     array, (left, top) = _cut(volume.array, region)
     padding = None if volume.padding is None else _cut(volume.padding, region)[0]
     return replace(volume, array=array, affine=volume.affine @ _shift(0, top, left), padding=padding)
-
-
-def _of_frames(volume: Volume, frames: tuple[int, ...]) -> Volume:
-    """Return the slices that come from these frames. Raises INVALID unless they are evenly spaced."""
-    if not frames:
-        return volume
-    places = [n for n, source in enumerate(volume.sources) if (source.frame or 1) in frames]
-    steps = set(np.diff(places).tolist())
-    if not places or len(steps) > 1:
-        raise AppError(Category.INVALID, "the chosen frames make no evenly spaced volume", where="frames")
-    step = steps.pop() if steps else 1
-    affine = volume.affine @ _shift(places[0], 0, 0)
-    affine[:3, 0] *= step
-    sources = tuple(volume.sources[n] for n in places)
-    padding = None if volume.padding is None else volume.padding[places]
-    return replace(volume, array=volume.array[places], affine=affine, sources=sources, padding=padding)
 
 
 def _cut(array: Any, region: tuple[int, int, int, int]) -> tuple[Any, tuple[int, int]]:

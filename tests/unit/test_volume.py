@@ -63,6 +63,21 @@ def test_frames_of_an_enhanced_instance_become_a_volume():
     assert volume.spacing_mm == (2.0, 0.5, 0.25)
 
 
+def test_of_two_acquisitions_in_one_instance_the_chosen_frames_become_a_volume():
+    ds = enhanced([(1, 2, 2.0 * (n % 3)) for n in range(6)])
+    stored = [frame(number) for number in range(1, 7)]
+
+    def read(places: Sequence[tuple[int, int]]) -> list[Any]:
+        return [stored[number - 1] for _, number in places]
+
+    volume = volume_of([ds], read, frames=[4, 5, 6])
+
+    assert [float(plane[0, 0]) for plane in volume.array] == [7, 10, 13]  # 3 * stored - 5
+    assert [each.frame for each in volume.sources] == [4, 5, 6]
+    with pytest.raises(AppError, match="the first two are frames 1 and 4 of one instance: choose frames"):
+        volume_of([ds], read)
+
+
 def test_bits_beside_the_sample_are_dropped_and_its_sign_is_extended():
     ds = slice_dataset((0, 0, 0), BitsStored=12, HighBit=11, RescaleSlope=1, RescaleIntercept=0)
     pixels = np.full((4, 5), 0x7FFF, dtype=np.int16)  # twelve ones: -1; the others are no part of it

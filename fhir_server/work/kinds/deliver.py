@@ -31,7 +31,7 @@ from fhir_server.work.notification import CONTENT_TYPE, message
 from fhir_server.work.parties import requester_of
 from fhir_server.work.receipts import OUTPUTS, outputs
 from fhir_server.work.recipients import admit_recipient, is_over, receivers, require_among, require_leave
-from fhir_server.work.selection import within_reach
+from fhir_server.work.selection import query_of, within_reach
 from fhir_server.work.sending import Push
 from imaging.archive import Instance
 from imaging.errors import AppError, Category
@@ -93,6 +93,8 @@ def admit(server: Backing, principal: Principal, task: Json) -> None:
     """Raise what keeps a principal from placing the order. What a search finds is looked at when it is done."""
     require(principal, Right.ORDER_PROCESSING, "have images delivered")
     wanted = wanted_of(task)
+    if wanted.search:
+        query_of(server, wanted.search)
     found = [] if wanted.search else within_reach(server, principal, wanted)
     admit_recipient(server, principal, wanted.recipient, _studies(found))
     require_among(orders.restriction(wanted, "Organization"), receivers(server, wanted.recipient))

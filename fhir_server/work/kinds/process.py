@@ -39,7 +39,7 @@ from fhir_server.work.orders import (
 )
 from fhir_server.work.parties import requester_of
 from fhir_server.work.recipients import admit_recipient, receivers, require_among
-from fhir_server.work.selection import OURS, Choice, Chosen, Loaded, choose, inputs_for, is_made_here
+from fhir_server.work.selection import OURS, Choice, Chosen, Loaded, choose, inputs_for, is_made_here, query_of
 from fhir_server.work.triggers import orders_of, rule_named
 from imaging.algorithm import Algorithm, Result, Takes
 from imaging.archive import Refused
@@ -100,6 +100,7 @@ def admit(server: Backing, principal: Principal, task: Json) -> None:
         admit_recipient(server, principal, reference, {each.study_uid for each in chosen})
         require_among(restriction(order, "Organization"), receivers(server, reference))
     if order.search:
+        query_of(server, order.search)
         return
     if not order.algorithm:
         return
