@@ -45,6 +45,7 @@ from imaging.errors import AppError, Category
 _OF_OWNER = frozenset({"businessStatus", "statusReason", "output", "note", "extension", "executionPeriod"})
 _OF_REQUESTER = frozenset({"statusReason", "note"})
 _ALWAYS = frozenset({"meta", "text", "status", "lastModified"})
+_NO_ORDERS = frozenset({"proposal", "plan", "option"})  # intents that authorise nobody to act (FHIR R4 request-intent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ def created_by(task: Task, actor: Actor, kinds: Mapping[str, Kind], now: datetim
     if "output" in task:
         raise AppError(Category.CONFLICT, "a Task that has not begun has no output", where="Task.output")
     kind = kinds.get(code_of(task))
+    _check_intent(task, kinds)
     if kind is not None:
         check_inputs(task, kind)
     made = {**without_extension(task, CLAIM), "requester": {**task.get("requester", {}), "reference": requester}}
@@ -108,6 +110,7 @@ def updated_by(current: Task, new: Task, actor: Actor, kinds: Mapping[str, Kind]
     if source is not to:
         check_move(source, to, roles)
     if is_open_to_change(current, new, roles):
+        _check_intent(new, kinds)
         checked = created_by({**new, "status": str(Status.DRAFT)}, actor, kinds, now)
         return {**checked, "status": str(to)}
     is_claim = to is Status.IN_PROGRESS and Role.CLAIMANT in roles
@@ -168,6 +171,13 @@ def roles_of(task: Task, actor: Actor) -> frozenset[Role]:
     if is_open(task) and actor.may_claim and (ANYBODY in kinds or actor.is_of(kinds)):
         found.add(Role.CLAIMANT)
     return frozenset(found)
+
+
+def _check_intent(task: Task, kinds: Mapping[str, Kind]) -> None:
+    """Return when this server may do what it has a kind for. Raises INVALID for a plan, which stays a draft."""
+    if code_of(task) in kinds and task.get("intent") in _NO_ORDERS and status_of(task) in WAITING:
+        message = f"what has the intent {task['intent']} is not to be done; an order, or a draft, is expected"
+        raise AppError(Category.INVALID, message, where="Task.intent")
 
 
 def _content(task: Task) -> Iterable[tuple[str, Any]]:

@@ -373,6 +373,8 @@ def _input_of(declared: Declared) -> Parameter:
             return ""  # its type and range are checked with the others, by the algorithm itself
         if value.get("system", _UCUM) != _UCUM or value.get("code", value.get("unit")) != declared.unit:
             return f"the unit has to be {declared.unit or 'that of the image, and so not given'}"
+        if "comparator" in value:
+            return "one value expected, without comparator"
         return "" if "value" in value else "a quantity without a value"
 
     return Parameter(declared.name, _ELEMENTS[declared.kind], least=least, most=most, check=check)

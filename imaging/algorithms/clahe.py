@@ -23,7 +23,7 @@ class Clahe(Algorithm):
 
     tiles: Annotated[int, Says("parts along each side of the image", low=1, high=64)] = 8
     clip_limit: Annotated[
-        float, Says("share of a part's pixels in one grey value; 1 does not limit", low=0, high=1)
+        float, Says("share of a part's pixels in one grey value; 1 does not limit", low=1e-4, high=1)
     ] = 0.01
 
     version = "1"

@@ -37,9 +37,14 @@ class Subtraction(Algorithm):
     takes = Takes.IMAGES
     derivation = Code("113062", "DCM", "Pixel by pixel subtraction")
 
+    def __post_init__(self) -> None:
+        """Raise INVALID for a mask that ends before it begins."""
+        if self.mask_first > self.mask_last:
+            raise AppError(Category.INVALID, "is before the first frame of the mask", where="mask_last")
+
     def __call__(self, images: tuple[Image, ...]) -> Result:
         """Return the subtracted frames after the mask."""
-        if not self.mask_first <= self.mask_last < len(images):
+        if self.mask_last >= len(images):
             raise AppError(
                 Category.INVALID, f"a mask before the last of {len(images)} frames expected", where="mask_last"
             )

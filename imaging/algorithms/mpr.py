@@ -60,6 +60,10 @@ class MultiplanarReformatting(Algorithm):
     takes_tilted = True
     derivation = Code("113072", "DCM", "Multiplanar reformatting")
 
+    def __post_init__(self) -> None:
+        """Raise INVALID for directions that make no plane."""
+        self._orientation()
+
     def __call__(self, volume: Volume) -> Result:
         """Return the slices as a volume."""
         orientation = self._orientation()

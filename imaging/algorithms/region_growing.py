@@ -33,6 +33,11 @@ class RegionGrowing(Algorithm):
     takes_tilted = True
     derivation = Code("113076", "DCM", "Segmentation")
 
+    def __post_init__(self) -> None:
+        """Raise INVALID for bounds that hold no value."""
+        if self.low > self.high:
+            raise AppError(Category.INVALID, "is above the highest value", where="low")
+
     def __call__(self, volume: Volume) -> Result:
         """Return the segmentation and its volume."""
         place = np.round(volume.index_at(self.seed_mm)).astype(int)

@@ -30,10 +30,13 @@ class Threshold(Algorithm):
     takes_tilted = True
     derivation = Code("113076", "DCM", "Segmentation")
 
-    def __call__(self, volume: Volume) -> Result:
-        """Return the segmentation and its volume."""
+    def __post_init__(self) -> None:
+        """Raise INVALID for bounds that hold no value."""
         if self.low > self.high:
             raise AppError(Category.INVALID, "is above the highest value", where="low")
+
+    def __call__(self, volume: Volume) -> Result:
+        """Return the segmentation and its volume."""
         mask = volume.without_padding((volume.array >= self.low) & (volume.array <= self.high))
         ml = int(np.count_nonzero(mask)) * volume.voxel_ml
         segment = Segmentation(mask, volume.affine, "threshold", volume.frame_of_reference_uid, volume.sources)

@@ -537,6 +537,18 @@ class TestWhatIsKept:
 
 
 class TestRefusals:
+    def test_a_plan_is_not_done_before_it_is_an_order(self, doors, orderer):
+        doors.ingest(*ct_files())
+        draft = orderer.post("/fhir/Task", order(*mip(), intent="plan", status="draft")).json
+        address, version = f"/fhir/Task/{draft['id']}", {"If-Match": f'W/"{draft["meta"]["versionId"]}"'}
+
+        placed_plan = orderer.post("/fhir/Task", order(*mip(), intent="plan"))
+        as_plan = orderer.put(address, draft | {"status": "requested"}, headers=version)
+        as_order = orderer.put(address, draft | {"status": "requested", "intent": "order"}, headers=version)
+
+        assert (placed_plan.status_code, as_plan.status_code, as_order.status_code) == (400, 400, 200)
+        assert "the intent plan is not to be done" in refusal(placed_plan)
+
     @pytest.mark.parametrize(
         ("inputs", "words"),
         [
@@ -552,7 +564,19 @@ class TestRefusals:
                 mip(value("step_mm", "valueQuantity", {"value": 5, "system": UCUM, "code": "cm"})),
                 "the unit has to be mm",
             ),
+            (
+                mip(value("step_mm", "valueQuantity", {"value": 5, "system": UCUM, "code": "mm", "comparator": "<"})),
+                "one value expected, without comparator",
+            ),
             (mip(value("projection", "valueCode", "median")), "maximum, minimum, mean"),
+            (
+                [
+                    *(value("algorithm", "valueString", "threshold"), *mip()[2:]),
+                    *(value("low", "valueDecimal", 5), value("high", "valueDecimal", 1)),
+                ],
+                "is above the highest value (low)",
+            ),
+            (mip(value("search", "valueString", "ImagingStudy?colour=1"), study=False), "unknown for ImagingStudy"),
             (mip(value("keep", "valueCode", "none")), "before, after, both"),
             (mip(value("keep", "valueCode", "before")), "deliver-to"),
             (mip(value("frames", "valueString", "3-1")), "frame numbers"),
