@@ -44,4 +44,6 @@ class NonlocalMeans(Algorithm):
             sigma=self.noise,
             fast_mode=True,
         )
-        return Result(images=(replace(image, array=np.asarray(filtered + middle, dtype=np.float32)),))
+        # The method drops an axis of one pixel.
+        array = np.asarray(filtered + middle, dtype=np.float32).reshape(image.array.shape)
+        return Result(images=(replace(image, array=array),))

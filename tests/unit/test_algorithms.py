@@ -259,6 +259,14 @@ def test_nonlocal_means_leaves_what_has_no_noise_and_lowers_noise():
     assert np.std(filtered.array - stripes) < 2.5
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+def test_nonlocal_means_of_a_line_is_a_line(shape: tuple[int, int]):
+    (image,) = run("nonlocal-means", image_of(np.full(shape, 7.0)), strength=1).images
+
+    assert image.array.shape == shape
+    assert (image.array == 7).all()
+
+
 def test_curvature_flow_shrinks_a_cylinder_as_the_formula_says():
     _, y, x = grid((8, 65, 65))
     radius = np.hypot(x, y)
