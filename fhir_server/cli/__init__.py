@@ -34,6 +34,7 @@ from fhir_server.cli import (
     printers,
     subscribers,
     subscriptions,
+    upkeep,
     usage,
 )
 from fhir_server.cli.options import Group, configured
@@ -265,71 +266,6 @@ def show_config(config: Config, reference: bool) -> None:
 
 
 @cli.command()
-@configured()
-def verify(config: Config) -> None:
-    """Read every stored image and the audit record again and report what is wrong.
-
-    All digests are checked, all pixels decoded, all received files rebuilt, and the chains of the audit record walked;
-    nothing is changed. One line for each finding; exit code 1 if there is any. Works beside a running server.
-
-    \b
-    Examples:
-      fhir-imaging verify
-      fhir-imaging verify > findings.txt || mail -s "damaged images" admin < findings.txt
-    """
-    from fhir_server.app import open_server, verify_record
-
-    findings = 0
-    with open_server(config) as server:
-        for finding in server.archive.verify(_progress("checked")):
-            findings += 1
-            click.echo(str(finding))
-        for problem in verify_record(server, _progress("of the audit record checked")):
-            findings += 1
-            click.echo(problem)
-    click.echo(f"{findings} findings", err=True)
-    if findings:
-        raise SystemExit(_FAILED)
-
-
-@cli.command()
-@configured()
-def sweep(config: Config) -> None:
-    """Remove what interrupted ingests and deletions left behind.
-
-    The worker does this regularly by itself. What is younger than an hour is left alone: it may belong to a running
-    ingest.
-
-    \b
-    Example:
-      fhir-imaging sweep
-    """
-    from fhir_server.app import open_server
-
-    with open_server(config) as server:
-        swept = server.archive.sweep()
-    click.echo(f"{swept.studies_marked} studies to bring up to date, {swept.blobs_deleted} orphaned files deleted")
-
-
-@cli.command()
-@configured()
-def reindex(config: Config) -> None:
-    """Build search rows, study summaries and ImagingStudies again.
-
-    They all follow from the stored images and resources. Use it after an upgrade that asks for it. What clients added
-    to ImagingStudies stays.
-
-    \b
-    Example:
-      fhir-imaging reindex
-    """
-    from fhir_server import app
-
-    with app.open_server(config) as server:
-        app.reindex(server, _progress("done"))
-
-
-@cli.command()
 @click.option("--exit", "exit_after", is_flag=True, help="Stop when the demo is over instead of serving on.")
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
               help="Also send the DICOM files of this folder.")  # fmt: skip
@@ -359,6 +295,9 @@ for _command in (
     alarms.alarm,
     audit.audit,
     usage.usage,
+    upkeep.verify,
+    upkeep.sweep,
+    upkeep.reindex,
     images.images,
     orders.algorithms,
     orders.order,
@@ -410,13 +349,3 @@ def _listener(config: Config) -> socket.socket:
         reason = os.strerror(error.errno) if error.errno else "no such address"
         message = f"cannot listen: {reason}{who}; choose another with --host or --port"
         raise AppError(Category.CONFLICT, message, where=f"{host}:{port}") from None
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    """Return a callback that shows `done of total` on a terminal, and nothing where nobody looks."""
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{done} of {total} {what}", err=True, nl=done >= total)
-
-    return show
