@@ -36,6 +36,8 @@ def objections(resource: Any, size_bytes: int) -> list[Issue]:
         get_fhir_model_class(kind).model_validate(resource)
     except ValidationError as error:
         return list(_told(kind, error))
+    except (AttributeError, LookupError, TypeError):
+        pass  # the models stumble over some values of a wrong JSON type, of which our own walk tells
     return []
 
 

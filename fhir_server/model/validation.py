@@ -174,9 +174,11 @@ class _Walk:
     def bound(self, item: Json, element: Element, place: Place) -> None:
         if not element.binding:
             return
-        codings = item.get("coding", []) if "CodeableConcept" in element.types else [item]
-        codes = [each for each in codings if isinstance(each, dict) and isinstance(each.get("code"), str)]
-        if codes and not any(_is_allowed(element.binding, each.get("system"), each["code"]) for each in codes):
+        codings = _list(item.get("coding")) if "CodeableConcept" in element.types else iter([item])
+        pairs = [(each.get("system"), each.get("code")) for each in codings if isinstance(each, dict)]
+        # Of other values it is said already that they have the wrong type.
+        codes = [(system, code) for system, code in pairs if isinstance(code, str) and isinstance(system, str | None)]
+        if codes and not any(_is_allowed(element.binding, system, code) for system, code in codes):
             self.say("code-invalid", "has no code of the value set that is required here", place)
 
     def required(self, value: Json, kind: str, place: Place) -> None:

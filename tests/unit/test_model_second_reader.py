@@ -26,6 +26,17 @@ def test_what_is_no_resource_is_not_shown(resource):
     assert objections(resource, 100) == []
 
 
+@pytest.mark.parametrize(
+    "resource",
+    [
+        {"resourceType": "ImagingStudy", "status": "registered", "subject": {"display": "x"}, "_started": "1e400"},
+        {"resourceType": "AuditEvent", "contained": [{"resourceType": "Nonsense"}]},
+    ],
+)
+def test_what_the_models_stumble_over_has_no_objection(resource):
+    assert objections(resource, 100) == []
+
+
 @pytest.mark.parametrize(("resource", "size"), [(PATIENT, MOST_BYTES + 1), ({"resourceType": "Evidence"}, 100)])
 def test_large_resources_and_types_that_differ_are_not_shown(resource, size):
     assert objections(resource, size) == []

@@ -106,6 +106,23 @@ def test_codes_of_required_bindings_are_looked_at_in_concepts_too() -> None:
     assert "AllergyIntolerance.clinicalStatus" in _findings(allergy("resolved", "http://other"))
 
 
+@pytest.mark.parametrize(
+    ("concept", "place"),
+    [
+        ({"coding": 10**30}, ".coding"),
+        ({"coding": {"code": "active"}}, ".coding"),
+        ({"coding": [3]}, ".coding[0]"),
+        ({"coding": [{"system": [], "code": "active"}]}, ".coding[0].system"),
+        ({"coding": [{"system": {"a": 1}, "code": "active"}]}, ".coding[0].system"),
+        ({"coding": [{"code": ["active"]}]}, ".coding[0].code"),
+    ],
+)
+def test_a_bound_concept_of_wrong_json_types_is_told_as_that(concept: Json, place: str) -> None:
+    found = _findings({**least("Condition"), "clinicalStatus": concept})
+
+    assert f"Condition.clinicalStatus{place}" in found
+
+
 def test_what_a_contained_resource_is_counts_for_a_reference_to_it() -> None:
     device = {**least("Device"), "id": "d"}
 
