@@ -746,8 +746,8 @@ SETTINGS: tuple[Setting, ...] = (
         "Least important entries that are written.",
     ),
     Setting(
-        "log.form", "json", _choice("json", "text"), "",
-        "Form of the log: one JSON object a line, or text for people.",
+        "log.form", "auto", _choice("auto", "json", "text"), "",
+        "Form of the log: one JSON object a line, or text for people; auto: text on a terminal, JSON elsewhere.",
     ),
 )  # fmt: skip
 

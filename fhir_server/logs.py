@@ -48,9 +48,12 @@ def configure(*, process: str, level: str = "info", form: str = "json", stream: 
     """Send all logs of this process to `stream` (standard error); `process` says which part of the server it is.
 
     Own packages log from `level` on, others only from warning on. Calling it again replaces what was set.
+
+    form   json, text, or auto: text where somebody reads the stream on a terminal, JSON elsewhere
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(process) if form == "json" else TextFormatter(process))
+    is_text = handler.stream.isatty() if form == "auto" else form == "text"
+    handler.setFormatter(TextFormatter(process) if is_text else JsonFormatter(process))
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(logging.WARNING)
     for package in OWN_PACKAGES:

@@ -207,8 +207,9 @@ class RequestLog:
             return start_response(line, headers, exc_info)
 
         def finish() -> None:
+            line = _line(environ, status[0], begun)
             with _known_as(environ):
-                _log.info("request", extra=_line(environ, status[0], begun))
+                _log.log(_level_of(line), "request", extra=line)
                 if subscriber := environ.get("fhir_imaging.subscriber"):
                     contract = charged.contract or environ["fhir_imaging.contract"]
                     self._used(subscriber, contract, requests=1, bytes_in=body.taken, bytes_out=sent[0])
@@ -309,6 +310,11 @@ def _pieces(environ: "WSGIEnvironment", answer: Iterable[bytes], sent: list[int]
 def _closers(answer: Iterable[bytes]) -> list[Callable[[], None]]:
     close = getattr(answer, "close", None)
     return [close] if close else []
+
+
+def _level_of(line: dict[str, Any]) -> int:
+    """That all is well, asked every few seconds by whoever watches, would hide what happens."""
+    return logging.DEBUG if line["route"].startswith("/health/") and line["status"] == HTTPStatus.OK else logging.INFO
 
 
 def _line(environ: "WSGIEnvironment", status: str, begun: float) -> dict[str, Any]:

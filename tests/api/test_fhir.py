@@ -610,6 +610,15 @@ def test_a_fault_tells_nothing_but_the_request_id(doors: Doors, both, monkeypatc
     assert "King" not in response.text
 
 
+def test_the_access_log_tells_of_health_only_what_is_not_well(doors: Doors, caplog):
+    caplog.set_level("INFO", logger="fhir_server.access_log")
+
+    doors.stranger.get("/health/ready").close()
+    doors.stranger.get("/health/nothing").close()
+
+    assert [record.status for record in caplog.records if record.name == "fhir_server.access_log"] == [404]
+
+
 def test_the_access_log_has_the_route_and_no_values(doors: Doors, both, caplog):
     caplog.set_level("INFO", logger="fhir_server.access_log")
 

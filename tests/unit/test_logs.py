@@ -35,6 +35,29 @@ def test_a_record_is_one_json_object_with_its_fields_and_the_request_id(log):
     assert "request_id" not in second
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("form", "stream", "begins"),
+    [
+        ("auto", io.StringIO(), '{"time": '),
+        ("auto", Terminal(), "20"),
+        ("json", Terminal(), '{"time": '),
+        ("text", io.StringIO(), "20"),
+    ],
+)
+def test_people_at_a_terminal_get_text_and_programs_json(log, form, stream, begins):
+    logs.configure(process="test", form=form, stream=stream)
+
+    logging.getLogger("fhir_server.x").info("stored")
+
+    assert stream.getvalue().startswith(begins)
+    assert stream.getvalue().count("\n") == 1
+
+
 def test_a_line_break_cannot_forge_a_second_record(log):
     logging.getLogger("fhir_server.x").info("asked", extra={"path": 'a\n{"event": "forged"}'})
 
