@@ -14,7 +14,7 @@ _REFERENCE = re.compile(r"Patient/(.+)")
 
 
 def find(repository: Repository, words: str) -> list[dict[str, str]]:
-    """Return id, name and date of birth of the patients that words mean, at most `MOST_SHOWN`.
+    """Return id, name, date of birth and number of the patients that words mean, at most `MOST_SHOWN`.
 
     words   "Patient/..." for one of them, the beginning of a name or a whole number otherwise, "" for the newest
     """
@@ -55,4 +55,6 @@ def _row(patient: Resource) -> dict[str, str]:
     names = resource.get("name", [{}])
     name = names[0] if names else {}
     shown = name.get("text") or " ".join([*name.get("given", []), name.get("family", "")]).strip()
-    return {"id": patient.id, "name": shown or f"Patient {patient.id}", "born": resource.get("birthDate", "")}
+    number = next((each["value"] for each in resource.get("identifier", ()) if each.get("value")), "")
+    told = {"born": resource.get("birthDate", ""), "number": number}
+    return {"id": patient.id, "name": shown or f"Patient {patient.id}", **told}

@@ -89,6 +89,27 @@ class TestDiscovery:
 
 
 class TestStandaloneLaunch:
+    def test_patients_of_one_name_are_told_apart_by_birth_and_number(
+        self, browser: Browser, app: TestApp, ehr: Caller
+    ) -> None:
+        for number, born in (("4711", "1970-01-01"), ("4712", "1980-01-01")):
+            ehr.post(
+                "/fhir/Patient",
+                {
+                    "resourceType": "Patient",
+                    "name": [{"family": "Smith", "given": ["John"]}],
+                    "identifier": [{"value": number}],
+                    "birthDate": born,
+                },
+            )
+
+        page = browser.open(app.request("launch/patient patient/*.rs"))
+        page = browser.submit(page, login="jones", password=PASSWORD)
+
+        words = " ".join(page.text.split())
+        assert "John Smith, born 1970-01-01, number 4711<" in words
+        assert "John Smith, born 1980-01-01, number 4712<" in words
+
     def test_practitioner_signs_in_picks_a_patient_and_agrees(
         self, browser: Browser, app: TestApp, patient: str, doors: Doors
     ) -> None:
