@@ -168,6 +168,8 @@ class PrintScp:
         try:
             self._backing.admit(modality)
         except AppError as error:
+            told = {"title": modality.calling, "address": modality.address, "reason": str(error)}
+            _LOG.warning("a modality was not let in", extra=told)
             unknown = {Category.FORBIDDEN: _CALLING_UNKNOWN, Category.NOT_FOUND: _CALLED_UNKNOWN}
             reason = unknown.get(error.category)
             result = _REJECTED if reason else _TRANSIENT

@@ -226,7 +226,13 @@ class TestAssociations:
         [(Category.FORBIDDEN, 1, 3), (Category.NOT_FOUND, 1, 7), (Category.BUSY, 2, 1)],
     )
     def test_who_is_not_admitted_hears_why(
-        self, port: int, desk: Desk, category: Category, result: int, reason: int
+        self,
+        port: int,
+        desk: Desk,
+        caplog: pytest.LogCaptureFixture,
+        category: Category,
+        result: int,
+        reason: int,
     ) -> None:
         desk.refusal = AppError(category, "no")
 
@@ -235,6 +241,8 @@ class TestAssociations:
         assert association.is_rejected
         answer = association.acceptor.primitive
         assert (answer.result, answer.result_source, answer.diagnostic) == (result, 1, reason)
+        (told,) = [record for record in caplog.records if record.message == "a modality was not let in"]
+        assert (told.address, told.reason) == ("127.0.0.1", "no")
 
     def test_there_are_no_more_than_allowed(self, port: int) -> None:
         first, second, third = (associated(port) for _ in range(3))
