@@ -126,7 +126,7 @@ def _wait_until_ready(client: Client, server: "subprocess.Popen[bytes]", log: Pa
                 return
         time.sleep(0.1)
     last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
-    raise AppError(Category.FAULT, f"the server did not start: {last[0]}", where=str(log))
+    raise AppError(Category.FAULT, f"the server did not start: {last[0].removeprefix('fhir-imaging: ')}", where="demo")
 
 
 def _subscribers(config: Config) -> dict[str, str]:

@@ -258,7 +258,7 @@ class Mongod:
 
     def _failure(self, what: str) -> AppError:
         reason = _first_error(self._log)
-        hint = f": {reason}" if reason else f"; see {self._log}"
+        hint = f": {reason}; see {self._log}" if reason else f"; see {self._log}"
         return AppError(Category.FAULT, f"the embedded engine {what}{hint}", where=str(self._directory))
 
     # --- replica set and user
