@@ -363,9 +363,11 @@ def _first_error(log: Path) -> str:
 def _reason(attributes: dict[str, Any]) -> str:
     for name in ("error", "reason", "message"):
         value = attributes.get(name, "")
-        text = value.get("errmsg", value.get("msg", "")) if isinstance(value, dict) else str(value)
-        if text:
-            return str(text)
+        # WiredTiger gives a number as `error`, and its words as `error_str` of `message`.
+        words = [value.get(key, "") for key in ("errmsg", "error_str", "msg")] if isinstance(value, dict) else [value]
+        for text in words:
+            if text and isinstance(text, str):
+                return text
     return ""
 
 

@@ -144,6 +144,7 @@ class Supervisor:
         self._parts = parts
         self._restarts = {part.name: restarts() for part in parts}
         self._due: dict[str, float] = {}
+        self._why: dict[str, str] = {}  # by name of a part: why it could not be started the last time
         self.stopping = threading.Event()
 
     def start(self) -> None:
@@ -183,16 +184,18 @@ class Supervisor:
     def _plan(self, part: Part, now_s: float) -> None:
         delay_s = self._restarts[part.name].after_death(now_s)
         if delay_s is None:
-            message = f"the {part.name} ended again and again; its last log lines say why"
-            raise AppError(Category.FAULT, message, where="serve")
+            why = self._why.get(part.name, "its last log lines say why")
+            raise AppError(Category.FAULT, f"the {part.name} ended again and again: {why}", where="serve")
         log.warning("a part ended and is started again", extra={"part": part.name, "delay_s": delay_s})
         self._due[part.name] = now_s + delay_s
 
     def _start_again(self, part: Part) -> None:
         del self._due[part.name]
+        self._why.pop(part.name, None)
         try:
             part.start()
-        except AppError:
+        except AppError as error:
+            self._why[part.name] = str(error)
             log.exception("a part could not be started", extra={"part": part.name})
 
 

@@ -61,9 +61,7 @@ def main() -> None:
         click.echo("fhir-imaging: interrupted", err=True)
         code = _INTERRUPTED
     except Exception as error:  # noqa: BLE001 -- the outermost door; the words of the error may quote patient data
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
-        click.echo(f"fhir-imaging: internal fault: {place} (this is a bug, please report it)", err=True)
+        click.echo(f"fhir-imaging: {_told(error)}", err=True)
         code = _FAILED
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -76,6 +74,17 @@ _SECTIONS = {
     "Have images processed": ("algorithms", "order", "tasks"),
     "Look after what is stored": ("verify", "sweep", "reindex", "images", "usage", "audit"),
 }
+
+
+def _told(error: Exception) -> str:
+    """Return an error that no command expects in words of ours: the database is away, or there is a bug."""
+    from fhir_server.store.failures import unavailable
+
+    if message := unavailable(error):
+        return f"{message}; try again, or look at the server's log (database)"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
+    return f"internal fault: {place} (this is a bug, please report it)"
 
 
 @click.group(

@@ -267,6 +267,15 @@ def test_a_password_file_that_was_changed_is_reported(tmp_path):
         find_engine(settings(tmp_path)).start()
 
 
+def test_a_damaged_database_is_reported_in_words(tmp_path):
+    with running_engine(tmp_path):
+        pass
+    (tmp_path / "engine/db/WiredTiger.wt").write_bytes(bytes(4096))
+
+    with pytest.raises(AppError, match=r"corruption.*mongod\.log"):
+        find_engine(settings(tmp_path)).start()
+
+
 # --- which engine
 
 

@@ -227,3 +227,18 @@ def test_a_copy_of_a_stopped_data_directory_is_a_whole_server(store):
     with serving(copy) as served:
         assert answer(f"{served.base_url}/dicom-web/studies/{study}", token) == 200
         assert answer(f"{served.base_url}/fhir/ImagingStudy/{study}", token) == 200
+
+
+def test_a_command_that_finds_no_database_says_so_and_speaks_of_no_bug(store):
+    with serving(store) as served:
+        os.kill(served.process.pid, signal.SIGSTOP)  # so that it starts no other one
+        try:
+            os.kill(served.pid_of("mongod"), signal.SIGKILL)
+            listed = fhir_imaging("subscriber", "list", "--data-dir", store)
+        finally:
+            os.kill(served.process.pid, signal.SIGCONT)
+
+    assert (listed.returncode, listed.stdout) == (1, "")
+    assert listed.stderr.startswith("fhir-imaging: ")
+    assert "bug" not in listed.stderr
+    assert len(listed.stderr.splitlines()) == 1

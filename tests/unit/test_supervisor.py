@@ -68,7 +68,7 @@ def test_a_restart_that_fails_is_tried_again_and_counts():
     for now_s in range(4):
         supervisor.check(float(now_s))
 
-    with pytest.raises(AppError, match="the a ended again and again"):
+    with pytest.raises(AppError, match="the a ended again and again: broken"):
         supervisor.check(4.0)
     assert part.events == ["start a", "start a"]
 
