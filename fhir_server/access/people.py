@@ -47,7 +47,8 @@ class People:
             raise _invalid(f"a role is one of {', '.join(ROLES)}", "role")
         kind, _, identifier = fhir_user.partition("/")
         if kind not in FHIR_USERS or kind not in RESOURCES or not identifier:
-            raise _invalid(f"a person is represented by a {', '.join(sorted(FHIR_USERS))}", "fhirUser")
+            kinds = ", ".join(sorted(FHIR_USERS))
+            raise _invalid(f"a person is represented by a {kinds}, named as TYPE/ID, such as Patient/123", "fhirUser")
         if role == "patient" and kind != "Patient":
             raise _invalid("a patient is represented by a Patient resource", "fhirUser")
         person = Person(
