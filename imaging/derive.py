@@ -97,6 +97,11 @@ class Work:
         return uid
 
     @property
+    def frame_of_reference_uid(self) -> str:
+        """UID of the frame of reference of results whose sources name none."""
+        return self.uid("frame of reference")
+
+    @property
     def description(self) -> str:
         """What was done, in words for people: title, version, parameters; at most 1024 characters (VR ST)."""
         given = ", ".join(f"{name}={value}" for name, value in sorted(self.parameters.items()))
@@ -132,7 +137,9 @@ def derive_images(result: Result, sources: Sequence[Dataset], work: Work, *, ser
         is_placed, is_pet_unit = all(image.affine is not None for image in group), group[0].unit in PET_UNITS
         uid = class_of(sources, is_placed=is_placed, is_pet_unit=is_pet_unit)
         stored = quantise([image.array for image in group], is_pet=uid == PET_IMAGE)
-        series = _copied(common)
+        series = copied(common)
+        if not series.get("FrameOfReferenceUID"):
+            _put(series, "FrameOfReferenceUID", work.frame_of_reference_uid)
         if any(each.get("BurnedInAnnotation") == "YES" for each in sources):
             _put(series, "BurnedInAnnotation", "YES")
         series.Modality = next(iter(modalities)) if len(modalities) == 1 else group[0].modality
@@ -143,7 +150,7 @@ def derive_images(result: Result, sources: Sequence[Dataset], work: Work, *, ser
         _add_derivation(series, work, sources)
         templates, uid_of = _Templates(series, sources), work.uids()
         for index, (image, each) in enumerate(zip(group, stored, strict=True), start=1):
-            ds = _copied(templates.of(image, each))
+            ds = copied(templates.of(image, each))
             _put(ds, "SOPInstanceUID", uid_of("series", number, "instance", index))
             _put(ds, "InstanceNumber", index)
             if uid == PET_IMAGE:
@@ -224,7 +231,7 @@ def _moved(affine: Matrix, position: Matrix) -> Matrix:
     return moved
 
 
-def _copied(ds: Dataset) -> Dataset:
+def copied(ds: Dataset) -> Dataset:
     """Return a dataset with the same elements, of which others can be put in place; deepcopy takes milliseconds."""
     return Dataset(dict(ds.items()))
 
@@ -257,7 +264,7 @@ class _Templates:
         )
         kind = (axes, image.spacing_mm, image.frame_of_reference_uid, *pixels)
         if kind != self._kind:
-            self._kind, self._last = kind, _copied(self._series)
+            self._kind, self._last = kind, copied(self._series)
             _add_place(self._last, image, self._sources)
             _add_pixels(self._last, image, stored)
         return self._last

@@ -5,16 +5,16 @@ bytes, as in `derive`. Sources: PS3.3 A.51 (Segmentation), PS3.16 TID 1500 (Meas
 """
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any, Final
 
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DSfloat
 
 from imaging.algorithm import Code, Measurement, Result, Segmentation
-from imaging.derive import Work, add_work
+from imaging.derive import Work, add_work, copied
 from imaging.errors import AppError, Category
 from imaging.frame_values import slices_of
 
@@ -32,7 +32,7 @@ _NEAR_MM: Final = 0.02  # positions of scanners are rounded to 0.01 mm
 _TISSUE: Final = ("85756007", "SCT", "Tissue")
 _NEEDED: Final = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
-    "StudyID", "ReferringPhysicianName",
+    "StudyID", "ReferringPhysicianName", "SliceThickness",
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def derive_report(
         imaging_measurements=[group],
     )
     report = hd.sr.Comprehensive3DSR(
-        evidence=[*map(_completed, sources), *segmentations],
+        evidence=[*(_completed(ds, work) for ds in sources), *segmentations],
         content=content[0],
         series_instance_uid=work.uid("report"),
         series_number=series_number,
@@ -107,7 +107,7 @@ def derive_report(
 def _segmentation(
     segmentation: Segmentation, sources: Sequence[Dataset], work: Work, number: int, series_number: int
 ) -> Dataset:
-    images, mask, grid = _laid_out(segmentation, sources)
+    images, mask, grid = _laid_out(segmentation, [_completed(ds, work) for ds in sources])
     parameters = {name: str(value) for name, value in sorted(work.parameters.items())}
     algorithm = hd.AlgorithmIdentificationSequence(
         name=work.title[:64],
@@ -141,6 +141,9 @@ def _segmentation(
         content_label="SEGMENTATION",
         **grid,
     )
+    measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    if "SliceThickness" not in measures:
+        measures.SliceThickness = DSfloat(_thickness_mm(segmentation), auto_format=True)
     organization = work.uid("dimensions", number)
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
@@ -152,7 +155,7 @@ def _laid_out(
     segmentation: Segmentation, sources: Sequence[Dataset]
 ) -> tuple[list[Dataset], NDArray[np.bool_], dict[str, Any]]:
     """Return the images, the mask frame by frame in their order, and where its frames lie unless they lie on theirs."""
-    by_uid = {str(ds.SOPInstanceUID): _completed(ds) for ds in sources}
+    by_uid = {str(ds.SOPInstanceUID): ds for ds in sources}
     used = [by_uid[source.sop_instance_uid] for source in segmentation.sources]
     images = list({id(ds): ds for ds in used}.values())
     mask = segmentation.mask
@@ -185,7 +188,6 @@ def _grid(segmentation: Segmentation) -> dict[str, Any]:
     axes = segmentation.affine[:3, :3]
     step_mm, row_mm, column_mm = (float(each) for each in np.linalg.norm(axes, axis=0))
     directions = axes / np.linalg.norm(axes, axis=0)
-    normal = np.cross(directions[:, 2], directions[:, 1])
     system = hd.CoordinateSystemNames.PATIENT
     positions = [segmentation.affine[:3, 3] + axes[:, 0] * index for index in range(len(segmentation.mask))]
     return {
@@ -194,17 +196,29 @@ def _grid(segmentation: Segmentation) -> dict[str, Any]:
             system, tuple(map(float, (*directions[:, 2], *directions[:, 1])))
         ),
         "pixel_measures": hd.PixelMeasuresSequence(
-            (row_mm, column_mm), slice_thickness=abs(float(axes[:, 0] @ normal)), spacing_between_slices=step_mm
+            (row_mm, column_mm), slice_thickness=_thickness_mm(segmentation), spacing_between_slices=step_mm
         ),
     }
 
 
-def _completed(ds: Dataset) -> Dataset:
-    """Return the dataset with those elements of patient and study empty that it lacks (type 2 in every IOD)."""
-    completed = copy(ds)
+def _thickness_mm(segmentation: Segmentation) -> float:
+    """Return from one slice to the next, along their normal."""
+    along_slices, along_rows, along_columns = segmentation.affine[:3, :3].T
+    normal = np.cross(along_columns, along_rows)
+    return abs(float(along_slices @ normal / np.linalg.norm(normal)))
+
+
+def _completed(ds: Dataset, work: Work) -> Dataset:
+    """Return the dataset with those elements empty that it lacks and every IOD has (type 2), and a frame of reference.
+
+    Where the images name none, the result has one of its own.
+    """
+    completed = copied(ds)
     for keyword in _NEEDED:
         if keyword not in completed:
             setattr(completed, keyword, None)
+    if not completed.get("FrameOfReferenceUID"):
+        completed.FrameOfReferenceUID = work.frame_of_reference_uid
     return completed
 
 

@@ -164,6 +164,16 @@ def test_that_no_text_is_burned_in_is_said_only_where_all_sources_say_it(told: t
     assert (ds.get("BurnedInAnnotation") or None) == expected
 
 
+def test_images_with_a_place_have_a_frame_of_reference_of_their_own_where_their_sources_name_none():
+    sources, frames = axial_series([0, 2])
+    for ds in sources:
+        del ds.FrameOfReferenceUID
+
+    written = [parsed(file) for file in files(Result(volumes=(volume_from(sources, frames),)), sources)]
+
+    assert {ds.FrameOfReferenceUID for ds in written} == {work().frame_of_reference_uid}
+
+
 def test_times_of_a_result_are_of_the_zone_that_it_names():
     sources, _ = axial_series([0])
     sources[0].TimezoneOffsetFromUTC = "-0730"

@@ -64,6 +64,24 @@ def test_a_segmentation_reads_back_on_the_slices_of_its_images():
     )
 
 
+@pytest.mark.parametrize("lacking", ["FrameOfReferenceUID", "SliceThickness", "PatientSex"])
+def test_what_images_lack_keeps_no_segmentation_from_being_made(lacking: str):
+    result, sources = measured()
+    for ds in sources:
+        if lacking in ds:
+            delattr(ds, lacking)
+    before = [set(ds.keys()) for ds in sources]
+
+    segmentation, report = (dcmread(BytesIO(file)) for file in written(result, sources))
+
+    assert segmentation.FrameOfReferenceUID == sources[0].get("FrameOfReferenceUID", DONE.frame_of_reference_uid)
+    assert np.array_equal(segmentation.pixel_array, np.ones((2, 4, 5)))
+    (measures,) = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.SliceThickness == sources[0].get("SliceThickness", 2)  # from slice to slice
+    assert report.Modality == "SR"
+    assert [set(ds.keys()) for ds in sources] == before
+
+
 def test_a_report_gives_numbers_units_and_the_segment():
     result, sources = measured()
 
