@@ -33,7 +33,9 @@ UNITS: Final = {
     "OD": "m[OD]",         # thousandths of optical density
     "MGML": "mg/ml",
     "PCT": "%",
+    "GY": "Gy",            # Dose Units, PS3.3 C.8.8.3
 }  # fmt: skip
+_RESCALE: Final = (("Slope", 1.0), ("Intercept", 0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,7 +240,10 @@ class _Groups:
         if self._ds.get("ModalityLUTSequence"):
             return self._tabled(self._ds.ModalityLUTSequence[0])
         item = self.item("PixelValueTransformationSequence")
-        slope, intercept = (_number(item, name, default) for name, default in (("Slope", 1.0), ("Intercept", 0.0)))
+        dose = _number(self._ds, "DoseGridScaling", 0.0)
+        if dose and "RescaleSlope" not in item:
+            return Linear(dose, 0.0), UNITS.get(str(self._ds.get("DoseUnits") or ""), "")
+        slope, intercept = (_number(item, f"Rescale{of}", default) for of, default in _RESCALE)
         if slope == 0:
             raise AppError(Category.UNSUPPORTED, "a Rescale Slope of 0 makes all values alike", where="(0028,1053)")
         kind = str(item.get("RescaleType") or self._ds.get("Units") or "")
@@ -277,8 +282,8 @@ def _table(item: Dataset, *, is_signed: bool) -> LookupTable:
     return LookupTable(first, bits, entries[:count].astype(np.uint16))
 
 
-def _number(item: Dataset, of: str, default: float) -> float:
-    value = item.get(f"Rescale{of}")
+def _number(item: Dataset, keyword: str, default: float) -> float:
+    value = item.get(keyword)
     return default if value is None or value == "" else float(value)
 
 

@@ -164,6 +164,15 @@ def test_that_no_text_is_burned_in_is_said_only_where_all_sources_say_it(told: t
     assert (ds.get("BurnedInAnnotation") or None) == expected
 
 
+def test_the_scale_of_doses_is_not_that_of_results():
+    sources, _ = axial_series([0])
+    sources[0].DoseGridScaling, sources[0].DoseUnits = "0.001", "GY"
+
+    (ds,) = (parsed(file) for file in files(Result(images=(image_of(np.ones((1, 1)), unit="Gy"),)), sources))
+
+    assert ("DoseGridScaling" in ds, "RescaleSlope" in ds) == (False, True)
+
+
 def test_images_with_a_place_have_a_frame_of_reference_of_their_own_where_their_sources_name_none():
     sources, frames = axial_series([0, 2])
     for ds in sources:

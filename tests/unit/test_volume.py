@@ -331,6 +331,15 @@ def test_a_table_beside_a_rescale_is_refused():
         image_from(ds, np.zeros((4, 5), np.int16))
 
 
+def test_doses_are_scaled_as_their_grid_says():
+    ds = slice_dataset((0, 0, 0), Modality="RTDOSE", DoseGridScaling="0.25", DoseUnits="GY")
+    del ds.RescaleSlope, ds.RescaleIntercept
+
+    image = image_from(ds, frame(8))
+
+    assert (float(image.array[0, 0]), image.unit) == (2, "Gy")
+
+
 def test_a_slope_of_zero_is_refused():
     datasets, frames = axial_series([0, 2])
     datasets[1].RescaleSlope = 0
