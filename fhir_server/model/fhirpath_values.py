@@ -225,7 +225,7 @@ def _quantities(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, floa
         return None
     if units[0].dimension != units[1].dimension:
         return None
-    return float(units[0].canonical(left)), float(units[1].canonical(right))
+    return units[0].measured(left), units[1].measured(right)
 
 
 def _code(quantity: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+from math import inf, isfinite
 
 from imaging.errors import AppError, Category
 
@@ -34,6 +35,16 @@ class Unit:
     def canonical(self, value: Decimal | float | str) -> Fraction:
         """Return a value in base units."""
         return (Fraction(str(value)) + self.offset) * self.factor
+
+    def measured(self, value: Decimal | float | str) -> float:
+        """Return a value in base units as a double, infinite beyond what one can hold."""
+        if not isfinite(float(value)):
+            return float(value)
+        exact = self.canonical(value)
+        try:
+            return float(exact)
+        except OverflowError:
+            return inf if exact > 0 else -inf
 
 
 @lru_cache(maxsize=4096)

@@ -306,7 +306,7 @@ def _quantity_rows(value: Any) -> Iterator[Row]:
     yield from _ends({name: item for name, item in row.items() if item is not None})
     base = base_units(unit.get("system"), unit.get("code"))
     if base is not None:
-        low, high = (float(base.canonical(end)) if abs(end) != float("inf") else end for end in span)
+        low, high = (base.measured(end) for end in span)
         yield from _ends({"l": low, "h": high, "s": CANONICAL, "c": base.dimension})
 
 
@@ -322,7 +322,7 @@ def base_units(system: str | None, code: str | None) -> ucum.Unit | None:
 
 def canonical(number: Number, unit: ucum.Unit) -> Number:
     """Return a number in base units."""
-    value, low, high = (float(unit.canonical(end)) for end in number[1:])
+    value, low, high = (unit.measured(end) for end in number[1:])
     return Number(number.prefix, value, low, high)
 
 

@@ -184,6 +184,18 @@ def test_a_pattern_that_is_searched_for_is_only_a_text(both: Caller, query: str)
     assert time.monotonic() - begun < SOON_S
 
 
+def test_a_quantity_beyond_doubles_in_base_units_is_kept_and_found(both: Caller):
+    heavy = b'{"resourceType":"Observation","status":"final","code":{"text":"x"},"valueQuantity":{"value":1e308,%s}}'
+    unit = b'"system":"http://unitsofmeasure.org","code":"kg"'
+
+    made = both.call("POST", "/fhir/Observation", data=heavy % unit, headers={"Content-Type": JSON})
+    found = both.get("/fhir/Observation?value-quantity=gt1e20%7Chttp://unitsofmeasure.org%7Ckg")
+
+    assert made.status_code == 201, made.text
+    assert b'"value":1e308' in made.data
+    assert [each["resource"]["id"] for each in found.json["entry"]] == [made.json["id"]]
+
+
 def test_operators_in_values_are_only_values(both: Caller):
     name = {"family": "$where", "given": ["$gt", "a.b", "{$ne: 1}"]}
     extension = {"url": "$set", "valueString": "$unset"}

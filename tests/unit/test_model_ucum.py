@@ -1,6 +1,7 @@
 """Units of measure. Expected values: ucumvert with pint, another implementation; and the tables of UCUM 2.1."""
 
 from fractions import Fraction
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,14 @@ PAIRS = [
 @pytest.fixture(scope="module")
 def peer() -> PintUcumRegistry:
     return PintUcumRegistry()
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "measured"),
+    [("1e308", "kg", inf), ("-1e308", "kg", -inf), ("1e308", "m", 1e308), ("2", "kg", 2000.0), (inf, "kg", inf)],
+)
+def test_what_no_double_can_hold_is_infinite(value: str | float, code: str, measured: float) -> None:
+    assert parse(code).measured(value) == measured
 
 
 @pytest.mark.parametrize(("code", "other"), PAIRS)
