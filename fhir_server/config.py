@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from imaging.errors import AppError, Category
-from imaging.values import BINARY_VRS
 
 ENVIRONMENT_PREFIX = "FHIR_IMAGING_"
 CONFIG_VARIABLE = "FHIR_IMAGING_CONFIG"
@@ -144,7 +143,9 @@ def _attributes(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         return ()
-    from imaging.dicomweb.query import attribute  # with pydicom, which no other setting needs
+    # With pydicom, which no other setting needs.
+    from imaging.dicomweb.query import attribute
+    from imaging.values import BINARY_VRS
 
     wanted = "a list of attributes of DICOM, by keyword or tag, that are neither binary nor inside of a sequence"
     found = []

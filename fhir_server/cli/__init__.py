@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -176,11 +175,12 @@ def web(config: Config, fd: int | None) -> None:
         fhir-imaging web --host 0.0.0.0 --set web.base_url=https://images.example.org
     """
     from fhir_server import engine
+    from fhir_server.doors import create_app_from_config
     from fhir_server.web.server import WebServer
 
     _configure_logs(config, "web")
     engine.attach(config)
-    WebServer(config, _make_app, fd=fd).run()
+    WebServer(config, create_app_from_config, fd=fd).run()
 
 
 @cli.command()
@@ -328,12 +328,6 @@ def _show_version(context: click.Context, wanted: bool) -> None:
     if wanted:
         click.echo(f"fhir-imaging {metadata.version('fhir-imaging-server')}")
         context.exit()
-
-
-def _make_app(config: Config) -> Any:
-    from fhir_server.doors import create_app_from_config
-
-    return create_app_from_config(config)
 
 
 def _configure_logs(config: Config, process: str) -> None:

@@ -1,7 +1,8 @@
 """The web server: gunicorn with threaded workers, set up by our settings.
 
 Hides gunicorn's own configuration. The app is built in each worker after the fork, because a MongoClient must not
-cross one. gunicorn's access log is off: ours is structured and holds no query strings, which name patients.
+cross one; what it is built of is imported before, so that workers share it and start at once. gunicorn's access log is
+off: ours is structured and holds no query strings, which name patients.
 """
 
 import gc
@@ -56,6 +57,13 @@ class WebServer(BaseApplication):  # type: ignore[misc] # gunicorn is untyped
             # Its settings differ from version to version; what a version does not know it does not need.
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        # Pages that the collector of garbage does not walk through stay those of all workers.
+        gc.collect()
+        gc.freeze()
+        super().run()
 
     def load(self) -> Any:
         """Build the app; called in each worker after the fork."""
