@@ -34,6 +34,7 @@ from imaging.errors import AppError, Category
 
 CORE = "http://hl7.org/fhir/OperationDefinition/"
 MODES = ("create", "update", "delete", "profile")
+NO_OPERATION = "there is no such operation at this address; those that there are stand in [base]/metadata"
 GENERAL = frozenset({"_format", "_pretty"})  # what every address takes
 
 
@@ -252,11 +253,8 @@ def invoked(method: str, segments: Sequence[str], query: tuple[tuple[str, str], 
         return None
     kind, identifier = (*segments[:-1], "", "")[:2]
     operation = operation_at(segments)
-    if operation is None:
-        message = "there is no such operation at this address; those that there are stand in [base]/metadata"
-        raise AppError(Category.UNSUPPORTED, message, where="url")
-    if method not in operation.methods(has_id=bool(identifier)):
-        raise AppError(Category.UNSUPPORTED, f"${operation.name} is invoked by POST here", where="method")
+    if operation is None or method not in operation.methods(has_id=bool(identifier)):
+        raise AppError(Category.UNSUPPORTED, NO_OPERATION, where="url")
     return Invocation(operation, kind, identifier, query)
 
 

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, g, request
 
 from fhir_server.rest.calls import Operation
 from fhir_server.rest.interactions import Interactions
-from fhir_server.rest.operations import OPERATIONS, Invocation, invoked, operation_at
+from fhir_server.rest.operations import NO_OPERATION, OPERATIONS, Invocation, operation_at
 from fhir_server.web import fhir
 from fhir_server.web.formats import (
     RESOURCE_TYPES,
@@ -46,10 +46,11 @@ def _unknown(name: str, resource_type: str = "", resource_id: str = "") -> Respo
     """Say of an operation that is not at this address, or not by this method, what there is instead."""
     principal_of(request)
     segments = [each for each in (resource_type, resource_id, f"${name}") if each]
-    if operation := operation_at(segments):
-        g.allow = set(operation.methods(has_id=bool(resource_id)))
-    invoked(request.method, segments, ())
-    raise AppError(Category.UNSUPPORTED, "this operation is not invoked here", where="url")
+    operation = operation_at(segments)
+    if operation is None:
+        raise AppError(Category.UNSUPPORTED, NO_OPERATION, where="url")
+    g.allow = set(operation.methods(has_id=bool(resource_id)))
+    raise AppError(Category.UNSUPPORTED, f"${name} is invoked by {' or '.join(sorted(g.allow))} here", where="method")
 
 
 def _view(server: fhir.Backing, operation: Operation) -> Callable[..., Response]:
