@@ -63,9 +63,12 @@ def read_header(codestream: Buffer) -> CodestreamHeader:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield each segment of the main header: its marker, and where its length stands. Raises struct.error, KeyError."""
+    """Yield each segment of the main header: its marker, and where its length stands. Raises struct.error, KeyError.
+
+    What lies beyond `_HEADER_BYTES`, such as long tables of tiles, is not looked at.
+    """
     position = 2
-    while True:
+    while position <= _HEADER_BYTES - 4:
         (marker,) = unpack_from(">H", data, position)
         position += 2
         if marker == _SOT:

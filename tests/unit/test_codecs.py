@@ -167,6 +167,17 @@ def test_a_header_that_cannot_be_is_refused(place: int, value: int) -> None:
     assert raised.value.category is Category.INVALID
 
 
+@pytest.mark.parametrize("size", [10, *range(4_020, 4_060), 60_000])
+def test_long_tables_in_a_header_do_not_keep_it_from_being_read(size: int) -> None:
+    """Of an image of many tiles, say (TLM, ISO/IEC 15444-1 A.7.1); here a comment (A.9.2) before the first tile."""
+    frame = RNG.integers(0, 100, (65, 300)).astype("u1")
+    codestream = j2k.LOSSLESS.encode(frame, layout_of(frame))
+    end = codestream.index(b"\xff\x90")
+    comment = b"\xff\x64" + (4 + size).to_bytes(2, "big") + b"\0\0" + bytes(size)
+
+    assert read_header(codestream[:end] + comment + codestream[end:]) == read_header(codestream)
+
+
 def test_htj2k_is_rpcl_with_tile_part_lengths() -> None:
     frame = RNG.integers(0, 255, (200, 300)).astype("u1")
 
