@@ -298,7 +298,7 @@ class Audit:
         entities: list[dict[str, Any]],
         receiver: Receiver | None = None,
     ) -> None:
-        agents = [_agent(principal), *_breaker(principal), *([_destination(receiver)] if receiver else [])]
+        agents = [_agent(principal), *_user(principal), *([_destination(receiver)] if receiver else [])]
         self._put(access, outcome, words, agents, entities, _purpose(principal))
 
     def _put(
@@ -346,14 +346,15 @@ def _purpose(principal: Principal | None) -> dict[str, Any]:
     return {"purposeOfEvent": [{"coding": [BREAK_GLASS]}]} if _is_emergency(principal) else {}
 
 
-def _breaker(principal: Principal | None) -> list[dict[str, Any]]:
-    """Return who broke the glass, and for which access, besides the program that asks. Source: IHE BALP 1.1, user."""
-    if principal is None or principal.grant is None or not principal.grant.emergency:
+def _user(principal: Principal | None) -> list[dict[str, Any]]:
+    """Return the person for whom a program asks, and by which emergency access. Source: IHE BALP 1.1, user."""
+    grant = principal.grant if principal else None
+    if grant is None or not grant.user:
         return []
     reader = {"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP"}
-    policy = [f"urn:fhir-imaging:emergency:{principal.grant.emergency}"]
-    who = {"reference": principal.grant.user}
-    return [{"type": {"coding": [reader]}, "who": who, "requestor": False, "policy": policy}]
+    policy = {"policy": [f"urn:fhir-imaging:emergency:{grant.emergency}"]} if grant.emergency else {}
+    named = {"identifier": {"system": grant.issuer, "value": grant.user}} if grant.issuer else {"reference": grant.user}
+    return [{"type": {"coding": [reader]}, "who": named, "requestor": False, **policy}]
 
 
 def _agent(principal: Principal | None) -> dict[str, Any]:

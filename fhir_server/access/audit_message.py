@@ -187,7 +187,8 @@ def _participants(event: Json, identified: Code, source: Source) -> Iterator[tup
 
 
 def _agent(agent: Json) -> dict[str, str]:
-    reference = agent.get("who", {}).get("reference", "")
+    who = agent.get("who", {})
+    reference = who.get("reference") or who.get("identifier", {}).get("value", "")
     network = agent.get("network", {})
     names = [each for each in (agent.get("altId"), agent.get("name"), reference, network.get("address")) if each]
     told = {"UserID": names[0] if names else "unknown", "UserIsRequestor": str(agent["requestor"]).lower()}

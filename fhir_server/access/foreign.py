@@ -122,6 +122,7 @@ class ForeignTokens:
             called=f"Patient/{named}" if patient and ID_FORM.fullmatch(named) else "",
             user=user,
             role=role,
+            issuer=self.issuer.url,
         )
 
 

@@ -124,6 +124,7 @@ class Grant:
     subject     by which name apps know the user, "" where they were told none
     emergency   id of the emergency access that it belongs to, "" for none; then it is a practitioner's, about one
                 patient, and reaches as far as the right `break-glass`
+    issuer      URL of another server that issued the token, "" for this one; its users are not resources here
     called      what another server, which issued the token, calls the patient, "Patient/..."; "" where that is the same
     Raises INVALID for what does not go together.
     """
@@ -140,6 +141,7 @@ class Grant:
     family: str = ""
     more: tuple[tuple[str, str | bool], ...] = ()
     subject: str = ""
+    issuer: str = ""
     called: str = ""
     emergency: str = ""
 
@@ -191,6 +193,7 @@ class Grant:
             "user": self.user,
             "role": self.role.value if self.role else "",
             "subscriber": self.subscriber,
+            "issuer": self.issuer,
             "called": self.called,
             "emergency": self.emergency,
             "more": dict(self.more),
@@ -215,6 +218,7 @@ def grant_from_document(document: Mapping[str, Any], *, client_id: str, expires:
             family=family,
             more=tuple(document.get("more", {}).items()),
             subject=document.get("subject", ""),
+            issuer=document.get("issuer", ""),
             called=document.get("called", ""),
             emergency=document.get("emergency", ""),
         )

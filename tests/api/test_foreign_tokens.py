@@ -217,6 +217,20 @@ def test_the_grant_of_a_foreign_token_has_its_role_and_client(scene, ehr):
     assert grant.called == "Patient/E1"
 
 
+def test_the_record_names_the_user_as_one_of_the_issuer(scene, ehr):
+    """No resource here has this name, or another person has."""
+    doors = scene[0]
+    caller = caller_with(scene, ehr, fhirUser="Practitioner/7", scope="user/*.rs")
+    found(caller)
+
+    bodies = doors.server.database["resources"].find({"_id": {"$regex": "^AuditEvent/"}}, {"body": 1})
+    people = [each for row in bodies for each in json.loads(row["body"])["agent"] if "type" in each]
+
+    assert people
+    assert all(each["who"]["identifier"]["system"] == EHR for each in people)
+    assert {"system": EHR, "value": "Practitioner/7"} in [each["who"]["identifier"] for each in people]
+
+
 def test_a_token_is_believed_for_the_time_of_the_cache_and_not_beyond_its_end(scene, ehr):
     doors, _, how = scene
     if how == "signed":
