@@ -1,7 +1,7 @@
 """How the authorization server is put together: its stores and what depends on them. Part of the composition root."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,6 +34,8 @@ from fhir_server.store.tickets import Tickets
 
 # As what a person looks for a patient before any app has a token.
 _TO_PICK = Scopes.parse("user/Patient.rs user/Encounter.rs user/ImagingStudy.rs")
+# As what it looks at pages of resources; what its contracts and its role allow is less.
+_TO_READ = Scopes.parse("user/*.rs")
 _A_MOMENT = timedelta(minutes=1)
 
 
@@ -79,16 +81,23 @@ class SignOn:
 
     def principal_of(self, person: Person) -> Principal:
         """Return the principal as which a person looks at patients. Raises FORBIDDEN for a suspended subscriber."""
+        return self._acting(person, "sign-in", _TO_PICK)
+
+    def reader(self, person: Person) -> Principal:
+        """Return the principal as which a person reads in a browser. Raises FORBIDDEN for a suspended subscriber."""
+        return self._acting(person, "browser", _TO_READ)
+
+    def _acting(self, person: Person, client: str, scopes: Scopes) -> Principal:
         patient = person.fhir_user if person.role == Role.PATIENT else ""
         grant = Grant(
-            "sign-in",
-            _TO_PICK,
+            client,
+            scopes,
             self.clock() + _A_MOMENT,
             patient=patient,
             user=person.fhir_user,
             role=Role(person.role),
         )
-        return self.principals.acting_for(person.organization).holding(grant)
+        return replace(self.principals.acting_for(person.organization).holding(grant), client_id=client)
 
 
 def stores(database: Database[Any]) -> list[Any]:

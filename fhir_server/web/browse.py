@@ -40,12 +40,20 @@ POLICY = (
 _REFERENCE = re.compile(r"&quot;([A-Za-z]{1,64})/([A-Za-z0-9\-.]{1,64})((?:/_history/\d{1,18})?)&quot;")
 
 
-def page(body: bytes, *, base_url: str, path: str, query: Sequence[tuple[str, str]] = ()) -> bytes:
+def page(
+    body: bytes,
+    *,
+    base_url: str,
+    path: str,
+    query: Sequence[tuple[str, str]] = (),
+    more: Sequence[tuple[str, str]] = (),
+) -> bytes:
     """Return the page of an answer in canonical JSON.
 
     base_url   of the FHIR door, for links
     path       address that was asked, below the host, encoded
     query      its parameters but for `_format`
+    more       addresses and texts of further links
     """
     resource: Json = json.loads_trusted(body)
     title = escape(_title(resource))
@@ -54,7 +62,7 @@ def page(body: bytes, *, base_url: str, path: str, query: Sequence[tuple[str, st
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title><style>{STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
-        _navigation(resource, base_url, path, query),
+        _navigation(resource, base_url, path, query, more),
         _narrative(resource),
         *_findings(resource),
         *_entries(resource, base_url),
@@ -72,7 +80,9 @@ def _title(resource: Json) -> str:
     return f"{kind}/{resource['id']}" if "id" in resource else kind
 
 
-def _navigation(resource: Json, base_url: str, path: str, query: Sequence[tuple[str, str]]) -> str:
+def _navigation(
+    resource: Json, base_url: str, path: str, query: Sequence[tuple[str, str]], more: Sequence[tuple[str, str]]
+) -> str:
     links = [("FHIR", f"{base_url}/metadata")]
     # A Bundle that is an answer has an id as well, but no version, and is not kept.
     is_kept = "versionId" in resource.get("meta", {})
@@ -88,6 +98,7 @@ def _navigation(resource: Json, base_url: str, path: str, query: Sequence[tuple[
     for form in ("json", "xml"):
         address = f"{path}?{urlencode([*query, ('_format', form)])}"
         shown.append(f'<a href="{escape(address)}">as {form.upper()}</a>')
+    shown += [f'<a href="{escape(address)}">{escape(text)}</a>' for address, text in more]
     return f"<nav>{''.join(shown)}</nav>"
 
 

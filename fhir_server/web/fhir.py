@@ -21,7 +21,7 @@ from fhir_server.rest.asks import Answer, Ask, Preferences, conditions_of, prefe
 from fhir_server.rest.interactions import KINDS, Interactions
 from fhir_server.rest.later import of_bundle, of_search
 from fhir_server.store.joins import shipped
-from fhir_server.web import binaries, later
+from fhir_server.web import binaries, later, visitors
 from fhir_server.web.formats import (
     RESOURCE_TYPES,
     check_accept,
@@ -155,6 +155,9 @@ class _Door:
     def _acting(self, route: Route, resource_type: str) -> Interactions:
         """Who asks comes first: without a principal no type is told, without a right nothing is read."""
         tries(KINDS[route.interaction].access)
+        # Not content of a Binary, which may be a page with scripts that its author wrote.
+        if resource_type != "Binary":
+            visitors.welcome()
         acting = Interactions(self._server, principal_of(request))
         if row := RESOURCES.get(resource_type):
             allowed = methods(route.template, row)

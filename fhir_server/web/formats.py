@@ -17,7 +17,7 @@ from fhir_server.model import json
 from fhir_server.model.validation import MAX_DEPTH
 from fhir_server.model.xml import from_xml, to_xml
 from fhir_server.rest import bundles
-from fhir_server.web import browse
+from fhir_server.web import browse, visitors
 from imaging.errors import AppError, Category
 
 FHIR_JSON, FHIR_XML = "application/fhir+json", "application/fhir+xml"
@@ -60,7 +60,8 @@ def shown(body: bytes, status: int = HTTPStatus.OK) -> Response:
     is_pretty = _given("_pretty") == "true"
     if form is Form.HTML:
         query = [each for each in request.args.items(multi=True) if each[0] != "_format"]
-        body = browse.page(body, base_url=current_app.config["FHIR_URL"], path=quote(request.path), query=query)
+        base_url = current_app.config["FHIR_URL"]
+        body = browse.page(body, base_url=base_url, path=quote(request.path), query=query, more=visitors.links(status))
     elif form is Form.XML:
         body = to_xml(json.loads_trusted(body), indent=is_pretty)
     elif is_pretty:

@@ -30,6 +30,7 @@ from fhir_server.model.outcome import outcome
 from fhir_server.model.resources import RESOURCES
 from fhir_server.rest.statuses import TooOften, status_of
 from fhir_server.store.failures import unavailable
+from fhir_server.web import visitors
 from fhir_server.web.formats import shown
 from fhir_server.web.pace import TooSlow
 from fhir_server.web.sockets import HANDED_OVER, HandedOver
@@ -103,6 +104,7 @@ def install(
     app.config["MAX_CONTENT_LENGTH"] = most_bytes
     app.extensions["authenticate"] = authenticate
     app.extensions["refused"] = refused
+    app.extensions.setdefault("signed_in", lambda: None)
     app.before_request(_remember_route)
     app.after_request(_finish)
     app.register_error_handler(AppError, error_response)
@@ -122,15 +124,24 @@ def leave_to_entries() -> None:
 
 
 def principal_of(incoming: Request) -> Principal:
-    """Return who asks, found once per request. Raises UNAUTHENTICATED without a valid bearer token."""
+    """Return who asks, found once per request. Raises UNAUTHENTICATED without a valid bearer token.
+
+    Who is signed in in a browser needs none for what `visitors` let it have.
+    """
     found: Principal | None = g.get("principal")
     if found is None:
-        scheme, _, token = incoming.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            message = "a bearer token is needed: Authorization: Bearer <token>"
-            raise AppError(Category.UNAUTHENTICATED, message, where="Authorization")
-        found = g.principal = current_app.extensions["authenticate"](token.strip())
+        found = current_app.extensions["signed_in"]() if visitors.is_visit() else None
+        found = g.principal = found or _bearer(incoming)
         note_caller(incoming, found)
+    return found
+
+
+def _bearer(incoming: Request) -> Principal:
+    scheme, _, token = incoming.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        message = "a bearer token is needed: Authorization: Bearer <token>"
+        raise AppError(Category.UNAUTHENTICATED, message, where="Authorization")
+    found: Principal = current_app.extensions["authenticate"](token.strip())
     return found
 
 

@@ -36,6 +36,12 @@ def install(app: Flask, server: Backing) -> None:
     """Add the addresses of the authorization server to an application."""
     found = server.sign_on
     issuer = found.authorization.issuer
+
+    def signed_in() -> Principal | None:
+        user = signing_in.user()
+        return found.reader(user.person) if user else None
+
+    app.extensions["signed_in"] = signed_in
     signing_in.install(app, found.sign_in, secret=server.secret("sessions"), is_https=issuer.startswith("https://"))
     oauth_server = oauth.oauth_server(app, found.authorization, found.principals, f"{issuer}/auth/token")
 
