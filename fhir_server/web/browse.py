@@ -20,6 +20,7 @@ Json = dict[str, Any]
 
 MOST_SHOWN = 1 << 20  # bytes of indented JSON on a page; the whole is behind a link
 MOST_ENTRIES = 1000
+MOST_WORDS = 200  # characters about an entry
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --soft: #f4f4f4; --rule: #bbb; --link: #0645ad }
 @media (prefers-color-scheme: dark) {
@@ -33,6 +34,7 @@ td, th { border: 1px solid var(--rule); padding: .2rem .6rem; text-align: left }
 pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: 14px }
 section { border-left: 4px solid var(--rule); padding-left: 1rem }
 """
+_DATES = ("started", "authoredOn", "recorded", "birthDate")
 _DIGEST = b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY = (
     f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -119,16 +121,38 @@ def _entries(resource: Json, base_url: str) -> Iterator[str]:
     entries = resource.get("entry", []) if resource.get("resourceType") == "Bundle" else []
     if not entries:
         return
-    yield "<table><tr><th>entry</th><th>version</th><th>last updated</th></tr>"
+    yield "<table><tr><th>entry</th><th>what it is</th><th>version</th><th>last updated</th></tr>"
     for entry in entries[:MOST_ENTRIES]:
         inner = entry.get("resource", {})
         meta = inner.get("meta", {})
         name = str(entry.get("fullUrl", "")).removeprefix(f"{base_url}/") or str(inner.get("resourceType", ""))
         url = str(entry.get("fullUrl", ""))
-        cells = (str(meta.get("versionId", "")), str(meta.get("lastUpdated", "")))
+        cells = (_words(inner), str(meta.get("versionId", "")), str(meta.get("lastUpdated", "")))
         yield f"<tr><td>{_link(url, name, base_url)}</td>" + "".join(f"<td>{escape(each)}</td>" for each in cells)
         yield "</tr>"
     yield "</table>"
+
+
+def _words(resource: Json) -> str:
+    """Return in a few words what people call a resource, when it was and how it stands, "" where it says nothing."""
+    names = (_called(resource.get(element)) for element in ("description", "title", "name", "code", "type"))
+    dates = (
+        str(resource[each])[:10] for each in ("started", "authoredOn", "recorded", "birthDate") if each in resource
+    )
+    states = (str(resource[each]) for each in ("status", "gender") if each in resource)
+    found = [next(filter(None, names), ""), next(dates, ""), next(states, "")]
+    return ", ".join(each for each in found if each)[:MOST_WORDS]
+
+
+def _called(value: Any) -> str:
+    """Return the text of a string, a HumanName, a CodeableConcept or a Coding, or of the first of several."""
+    if isinstance(value, list):
+        return _called(value[0]) if value else ""
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) else ""
+    parts = [*value.get("given", ()), value.get("family")]
+    told = (value.get("text"), value.get("display"), " ".join(str(each) for each in parts if each), value.get("code"))
+    return next((str(each) for each in told if each), "") or _called(value.get("coding"))
 
 
 def _link(url: str, text: str, base_url: str) -> str:

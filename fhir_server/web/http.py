@@ -139,7 +139,8 @@ def principal_of(incoming: Request) -> Principal:
 def _bearer(incoming: Request) -> Principal:
     scheme, _, token = incoming.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        message = "a bearer token is needed: Authorization: Bearer <token>"
+        people = "sign in to see this page; " if visitors.is_visit() else ""
+        message = f"{people}a bearer token is needed: Authorization: Bearer <token>"
         raise AppError(Category.UNAUTHENTICATED, message, where="Authorization")
     found: Principal = current_app.extensions["authenticate"](token.strip())
     return found

@@ -60,6 +60,7 @@ def test_who_is_not_signed_in_is_led_there_and_back(browser, patients):
     refused = visit(browser, f"{patients['Ann']}?_elements=name")
 
     assert (refused.status_code, refused.mimetype) == (401, "text/html")
+    assert "sign in to see this page" in refused.text
     (address,) = re.findall(r'href="(/auth/sign-in[^"]*)"', refused.text)
     shown = browser.submit(browser.open(address.replace("&amp;", "&")), login="jones", password=PASSWORD)
     assert shown.request.full_path == f"{patients['Ann']}?_elements=name"

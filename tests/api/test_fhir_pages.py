@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -155,3 +156,27 @@ def test_a_very_large_answer_is_behind_a_link(both):
     page = opened_page(both, made(both, name=[{"text": "x" * 1_000_000}, {"text": "y" * 100_000}]))
 
     assert "pre" not in page.elements
+
+
+@pytest.mark.parametrize(
+    ("resource", "words"),
+    [
+        ({"name": [{"given": ["Ann", "B."], "family": "Roe"}], "birthDate": "1970-05-01"}, "Ann B. Roe, 1970-05-01"),
+        ({"name": [{"text": "Dr. Roe"}], "gender": "female"}, "Dr. Roe, female"),
+        ({"description": "CT chest", "started": "2024-03-01T10:00:00Z", "status": "available"},
+         "CT chest, 2024-03-01, available"),
+        ({"code": {"coding": [{"code": "process", "display": "Process images"}]}, "status": "completed"},
+         "Process images, completed"),
+        ({"type": {"system": "http://x", "code": "110100"}, "recorded": "2024-03-01T10:00:00Z"}, "110100, 2024-03-01"),
+        ({"name": "St. Mary", "code": []}, "St. Mary"),
+        ({"title": "x" * 500}, "x" * 200),
+        ({"name": [], "code": 7, "type": {"coding": 1}, "description": None}, ""),
+        ({"name": [EVIL]}, '&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;'),
+    ],
+)  # fmt: skip
+def test_an_entry_is_told_in_a_few_words(resource: dict[str, Any], words: str):
+    bundle = {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": resource}]}
+
+    page = browse.page(json.dumps(bundle).encode(), base_url=FHIR, path="/fhir/Patient").decode()
+
+    assert f"<td>{words}</td>" in page
