@@ -1,5 +1,6 @@
 """Fixtures for all tests: a real mongod, started once for the run, and a fresh database for each test."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,13 @@ from pymongo.database import Database
 
 from fhir_server.access import passwords
 from tests.support.engine import folder_in_memory, running_engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Let processes that tests start be interrupted, also where a shell runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -115,6 +115,8 @@ def opened(db: Database[dict[str, Any]], **settings: str) -> Iterator[Doors]:
     try:
         yield Doors(server, clock, create_app(server).test_client())
     finally:
+        # Written now rather than in some seconds, when another test may use the database.
+        server.usage.write()
         server.archive.close()
 
 

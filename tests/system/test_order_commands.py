@@ -176,9 +176,10 @@ def test_what_is_watched_follows_until_ctrl_c_and_that_is_no_failure(user: User)
             assert seen(terminal, f"{task['id']} +count-nodules +requested")
             report(user, at(task, 70, "nearly"))
             assert seen(terminal, "70 %")
-        finally:
             process.send_signal(signal.SIGINT)
-        code = process.wait(20)
+            code = process.wait(20)
+        finally:
+            process.kill()
     os.close(terminal)
 
     assert code == 0
