@@ -215,6 +215,12 @@ class Studies:
                 break
         return done
 
+    def show_all(self, within_s: float) -> None:
+        """Project all studies that are behind, for work that may wait so long for images that were acknowledged."""
+        end = time.monotonic() + within_s
+        while self.catch_up() and time.monotonic() < end:
+            continue
+
     def attempt(self, study_uid: str) -> bool:
         """Project a study; say whether that was done. One that failed is left alone for half a minute."""
         if time.monotonic() < self._resting.get(study_uid, 0.0):

@@ -14,6 +14,7 @@ from fhir_server.rest.statuses import TooOften
 from fhir_server.sign_on import SignOn
 from fhir_server.store.rates import Rates
 from fhir_server.store.repository import Repository
+from fhir_server.studies import Studies
 from fhir_server.web import alarms, authorize, oauth, people, signing_in, smart
 from fhir_server.web.http import RETRY_AFTER_S
 from imaging.errors import AppError, Category
@@ -26,6 +27,9 @@ class Backing(backing.Backing, Protocol):
 
     @property
     def sign_on(self) -> SignOn: ...  # noqa: D102
+
+    @property
+    def studies(self) -> Studies: ...  # noqa: D102
 
     def secret(self, name: str) -> bytes: ...  # noqa: D102
     @property
@@ -46,12 +50,15 @@ def install(app: Flask, server: Backing) -> None:
     oauth_server = oauth.oauth_server(app, found.authorization, found.principals, f"{issuer}/auth/token")
 
     def seen(person: Person, words: str) -> list[dict[str, str]]:
+        server.studies.catch_up()
         return patients.find(server.repository_for(found.principal_of(person)), words)
 
     def contexts(person: Person, resource_type: str, patient: str) -> list[dict[str, str]]:
+        server.studies.catch_up()
         return launch_contexts.find(server.repository_for(found.principal_of(person)), resource_type, patient)
 
     def in_need(person: Person, reference: str) -> list[dict[str, str]]:
+        server.studies.catch_up()
         return patients.find(server.repository_for(found.emergencies.finder(person)), reference)
 
     def reads(principal: Principal, reference: str) -> None:

@@ -28,6 +28,7 @@ from imaging.geometry import Image, Volume
 from imaging.volume import TOGETHER, Tilt, image_from, volume_of
 
 MOST_INSTANCES = 20_000  # in one order
+SHOWING_S = 60.0  # that a search waits for images that were acknowledged to show
 MOST_STUDIES = 500  # that a search of an order may find
 _TABLE = "bulkdata/00283000/0/00283006"  # LUT Data of the first item of the Modality LUT Sequence
 MOST_TOLD = 100  # series without pixels, one by one
@@ -145,7 +146,7 @@ def query_of(server: Backing, search: str) -> Query:
 def _searched(server: Backing, principal: Principal, search: str) -> list[str]:
     """Return the ids, which are the UIDs, of the studies that a search finds for the principal."""
     query = query_of(server, search)
-    server.studies.catch_up()
+    server.studies.show_all(SHOWING_S)
     found: list[str] = []
     while True:
         page = server.repository_for(principal).search(query)

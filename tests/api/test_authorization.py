@@ -13,7 +13,7 @@ from pymongo.database import Database
 
 from fhir_server.access.contracts import Right
 from tests.support.browser import PASSWORD, Browser, TestApp, answer, proof, registered
-from tests.support.doors import BASE_URL, FHIR, Caller, Doors, opened
+from tests.support.doors import BASE_URL, FHIR, Caller, Doors, new_study, opened
 
 SCOPE = "launch openid fhirUser offline_access online_access patient/*.rs user/*.rs launch/patient"
 
@@ -109,6 +109,16 @@ class TestStandaloneLaunch:
         words = " ".join(page.text.split())
         assert "John Smith, born 1970-01-01, number 4711<" in words
         assert "John Smith, born 1980-01-01, number 4712<" in words
+
+    def test_a_patient_whose_images_have_just_come_can_be_picked(self, doors, app, browser):
+        _, files = new_study(PatientName="Just^Arrived", PatientID="just-arrived")
+        principals = doors.server.principals
+        list(doors.server.studies.ingest(files, principals.authenticate(principals.mint("radiology"))))
+
+        page = browser.open(app.request("launch/patient patient/*.rs"))
+        page = browser.submit(page, login="jones", password=PASSWORD)
+
+        assert "Arrived" in page.text
 
     def test_practitioner_signs_in_picks_a_patient_and_agrees(
         self, browser: Browser, app: TestApp, patient: str, doors: Doors

@@ -42,6 +42,9 @@ class Scene:
         WebDriverWait(self.browser, 30).until(lambda browser: title in browser.title)
         assert violations(self.browser) == []
 
+    def is_back(self) -> None:
+        WebDriverWait(self.browser, 30).until(lambda browser: browser.current_url.startswith(self.app))
+
     def width_of_image(self) -> int:
         WebDriverWait(self.browser, 30).until(
             lambda browser: "Looking" not in browser.find_element(By.ID, "study").text
@@ -135,6 +138,7 @@ def test_person_says_which_study_the_app_is_started_about(scene: Scene) -> None:
 
     assert "It is started about: 2004-01-19, CT" in scene.browser.find_element(By.TAG_NAME, "main").text
     scene.press("Do not allow")
+    scene.is_back()
 
 
 def test_person_who_does_not_agree_comes_back_to_the_app_with_nothing(scene: Scene) -> None:
@@ -145,6 +149,6 @@ def test_person_who_does_not_agree_comes_back_to_the_app_with_nothing(scene: Sce
     Select(scene.browser.find_element(By.ID, "app")).select_by_visible_text("newest-image")
     scene.press("Start")
     scene.press("Do not allow")
+    scene.is_back()
 
-    WebDriverWait(scene.browser, 30).until(lambda browser: browser.current_url.startswith(scene.app))
     assert "error=access_denied" in scene.browser.current_url

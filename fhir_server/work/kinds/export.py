@@ -43,7 +43,7 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
     made = exporting.of_json(json.loads_trusted(asked.request)["export"])
     principal = replace(server.principals.acting_for(asked.owner, asked.grant), client_id=asked.client)
     server.answers.renew(id)
-    _show_images(server)
+    server.studies.show_all(SHOWING_S)
     moment = server.exports.begin(id, wait_s=config["bulk.settle_s"])
     exporter = Exporter(
         server.exports,
@@ -65,13 +65,6 @@ def run(task: Json, context: Any, report: Report) -> Done | Later:
         return Later(0, step)
     server.answers.keeping(id, 200, _manifest(server, id, made))(None)
     return _done(server, id)
-
-
-def _show_images(server: Backing) -> None:
-    """Have images that were acknowledged show in FHIR."""
-    end = time.monotonic() + SHOWING_S
-    while server.studies.catch_up() and time.monotonic() < end:
-        continue
 
 
 def _manifest(server: Backing, id: str, made: Export) -> bytes:
