@@ -1,8 +1,9 @@
 """Threads for work on many frames or slices at once, of code that lets go of the interpreter's lock meanwhile."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -21,3 +22,8 @@ def each(work: Callable[[A], B], of: Iterable[A]) -> Iterator[B]:
         return
     with ThreadPoolExecutor(processors(), "each") as threads:
         yield from threads.map(work, of)
+
+
+def together(work: Callable[[Sequence[A]], Iterable[B]], of: Sequence[A], size: int) -> Iterator[B]:
+    """Yield what `work` makes of each, in their order, where it makes up to `size` of them at once."""
+    return chain.from_iterable(each(work, [of[start : start + size] for start in range(0, len(of), size)]))

@@ -7,7 +7,7 @@ never resampled in silence. Source: PS3.3 C.7.6.2 (plane).
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from itertools import chain, starmap
+from itertools import starmap
 from typing import Any, Final
 
 import numpy as np
@@ -148,12 +148,11 @@ def _filled(slices: Sequence[Slice], read: Read) -> tuple[Float32, NDArray[np.bo
     """Return values and padding [slice, row, column]."""
     array = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
 
-    def fill(places: range) -> list[Padding | None]:
+    def fill(places: Sequence[int]) -> list[Padding | None]:
         frames = read([(slices[place].index, slices[place].number) for place in places])
         return [slices[place].write(frame, array[place]) for place, frame in zip(places, frames, strict=True)]
 
-    some = [range(start, min(start + TOGETHER, len(slices))) for start in range(0, len(slices), TOGETHER)]
-    found = chain.from_iterable(threads.each(fill, some))
+    found = threads.together(fill, range(len(slices)), TOGETHER)
     padded = {place: each for place, each in enumerate(found) if each is not None}
     if not padded:
         return array, None

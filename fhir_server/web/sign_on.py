@@ -29,7 +29,8 @@ class Backing(backing.Backing, Protocol):
     def sign_on(self) -> SignOn: ...  # noqa: D102
 
     @property
-    def studies(self) -> Studies: ...  # noqa: D102
+    def studies(self) -> Studies:
+        """The studies of this server."""
 
     def secret(self, name: str) -> bytes: ...  # noqa: D102
     @property
@@ -49,17 +50,19 @@ def install(app: Flask, server: Backing) -> None:
     signing_in.install(app, found.sign_in, secret=server.secret("sessions"), is_https=issuer.startswith("https://"))
     oauth_server = oauth.oauth_server(app, found.authorization, found.principals, f"{issuer}/auth/token")
 
-    def seen(person: Person, words: str) -> list[dict[str, str]]:
+    def shown_to(principal: Principal) -> Repository:
+        """Return what a principal may see, with the images that have just come."""
         server.studies.catch_up()
-        return patients.find(server.repository_for(found.principal_of(person)), words)
+        return server.repository_for(principal)
+
+    def seen(person: Person, words: str) -> list[dict[str, str]]:
+        return patients.find(shown_to(found.principal_of(person)), words)
 
     def contexts(person: Person, resource_type: str, patient: str) -> list[dict[str, str]]:
-        server.studies.catch_up()
-        return launch_contexts.find(server.repository_for(found.principal_of(person)), resource_type, patient)
+        return launch_contexts.find(shown_to(found.principal_of(person)), resource_type, patient)
 
     def in_need(person: Person, reference: str) -> list[dict[str, str]]:
-        server.studies.catch_up()
-        return patients.find(server.repository_for(found.emergencies.finder(person)), reference)
+        return patients.find(shown_to(found.emergencies.finder(person)), reference)
 
     def reads(principal: Principal, reference: str) -> None:
         kind, _, identifier = reference.partition("/")

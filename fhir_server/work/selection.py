@@ -193,8 +193,7 @@ class Loaded:
             for ds, instance in zip(self.datasets, self._chosen.instances, strict=True)
             for number in self._numbers(instance)
         ]
-        some = [places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)]
-        return [crop_image(each, region) for found in threads.each(self._images, some) for each in found]
+        return [crop_image(each, region) for each in threads.together(self._images, places, TOGETHER)]
 
     def volume(self, region: tuple[int, int, int, int] | None, tilt: Tilt) -> Volume:
         """Return the volume that the chosen frames make."""

@@ -15,6 +15,7 @@ from imaging.transcode import convert_frame, decode_frame
 _READ_BYTES = 8 << 20  # of frames that are read together
 
 Frame = tuple[Instance, int]  # numbers are from 1
+_Placed = tuple[Frame, PixelLayout, list[Part]]
 
 
 class Frames:
@@ -56,35 +57,35 @@ class Frames:
     def _codestreams(self, frames: Sequence[Frame]) -> Iterator[tuple[bytes, PixelLayout]]:
         """Yield the stored bytes of frames, and what they are of; up to `_READ_BYTES` are read at once."""
         for portion in _portions(frames):
-            read = iter(self._blobs.read_parts([part for _, parts in portion for part in parts]))
-            for (instance, number), parts in portion:
+            read = iter(self._blobs.read_parts([part for _, _, parts in portion for part in parts]))
+            for (instance, number), layout, parts in portion:
                 data = b"".join(islice(read, len(parts)))
                 if zlib.crc32(data) != instance.checksum(number):
                     message = f"frame {number} does not match its checksum"
                     raise AppError(Category.FAULT, message, where=instance.sop_uid)
-                assert instance.layout is not None  # noqa: S101 -- `_parts` has refused it
-                yield data, instance.layout
+                yield data, layout
 
 
-def _portions(frames: Sequence[Frame]) -> Iterator[list[tuple[Frame, list[Part]]]]:
+def _portions(frames: Sequence[Frame]) -> Iterator[list[_Placed]]:
     """Yield frames with where their bytes lie, in portions of up to `_READ_BYTES`, a larger frame alone."""
-    portion: list[tuple[Frame, list[Part]]] = []
+    portion: list[_Placed] = []
     size = 0
     for frame in frames:
-        parts = _parts(*frame)
+        layout, parts = _place(*frame)
         length = sum(part.length for part in parts)
         if portion and size + length > _READ_BYTES:
             yield portion
             portion, size = [], 0
-        portion.append((frame, parts))
+        portion.append((frame, layout, parts))
         size += length
     if portion:
         yield portion
 
 
-def _parts(instance: Instance, number: int) -> list[Part]:
-    """Return where the bytes of a frame lie. Raises NOT_FOUND for a frame that the instance does not have."""
+def _place(instance: Instance, number: int) -> tuple[PixelLayout, list[Part]]:
+    """Return what a frame is of and where its bytes lie. Raises NOT_FOUND for one that the instance does not have."""
     if instance.frames is None or instance.layout is None or not 1 <= number <= len(instance.frames):
         message = f"frame {number} asked, the instance has {instance.number_of_frames}"
         raise AppError(Category.NOT_FOUND, message, where=instance.sop_uid)
-    return [Part(instance.sha256_stored, start, length) for start, length in instance.frames.ranges(number - 1)]
+    ranges = instance.frames.ranges(number - 1)
+    return instance.layout, [Part(instance.sha256_stored, start, length) for start, length in ranges]
