@@ -1,6 +1,7 @@
 """Codecs: what they decode is what other implementations decode; what they cannot do they say."""
 
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -89,7 +90,7 @@ def test_a_compressed_file_decodes_to_its_uncompressed_twin(name: str, reference
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 5), (64, 33), (3, 64, 3), (40, 41, 3)])
 @pytest.mark.parametrize("codec", [htj2k.LOSSLESS_RPCL, j2k.LOSSLESS, rle.LOSSLESS, codecs.get(JPEGLSLossless)])
-def test_full_range_noise_comes_back_exactly_or_is_not_encoded(codec, shape, dtype) -> None:  # type: ignore[no-untyped-def]
+def test_full_range_noise_comes_back_exactly_or_is_not_encoded(codec: Any, shape: tuple[int, ...], dtype: str) -> None:
     info = np.iinfo(dtype)
     frame = RNG.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
     layout = layout_of(frame)
@@ -105,7 +106,7 @@ def test_full_range_noise_comes_back_exactly_or_is_not_encoded(codec, shape, dty
 @pytest.mark.parametrize("bits_stored", range(2, 16))
 @pytest.mark.parametrize("dtype", ["u2", "i2"])
 @pytest.mark.parametrize("codec", [htj2k.LOSSLESS, j2k.LOSSLESS])
-def test_the_codestream_has_the_precision_of_bits_stored(codec, dtype, bits_stored) -> None:  # type: ignore[no-untyped-def]
+def test_the_codestream_has_the_precision_of_bits_stored(codec: Any, dtype: str, bits_stored: int) -> None:
     low, high = (0, 2**bits_stored) if dtype == "u2" else (-(2 ** (bits_stored - 1)), 2 ** (bits_stored - 1))
     frame = RNG.integers(low, high, (30, 50)).astype(dtype)
     layout = layout_of(frame, bits_stored=bits_stored, high_bit=bits_stored - 1)
@@ -119,7 +120,7 @@ def test_the_codestream_has_the_precision_of_bits_stored(codec, dtype, bits_stor
 
 
 @pytest.mark.parametrize("codec", [htj2k.LOSSLESS, j2k.LOSSLESS])
-def test_bits_above_bits_stored_survive(codec) -> None:  # type: ignore[no-untyped-def]
+def test_bits_above_bits_stored_survive(codec: Any) -> None:
     frame = RNG.integers(0, 1 << 12, (30, 50)).astype("u2") | np.uint16(0x8000)
     layout = layout_of(frame, bits_stored=12, high_bit=11)
 
@@ -131,7 +132,7 @@ def test_bits_above_bits_stored_survive(codec) -> None:  # type: ignore[no-untyp
 
 @pytest.mark.parametrize("codec", [htj2k.LOSSLESS, j2k.LOSSLESS])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2"])
-def test_headers_say_what_glymur_reads_in_them(codec, dtype) -> None:  # type: ignore[no-untyped-def]
+def test_headers_say_what_glymur_reads_in_them(codec: Any, dtype: str) -> None:
     frame = RNG.integers(0, 100, (65, 300)).astype(dtype)
     codestream = codec.encode(frame, layout_of(frame))
     segments = load_glymur().codestream.Codestream(BytesIO(codestream), len(codestream)).segment
@@ -216,7 +217,7 @@ def test_colour_is_encoded_with_the_reversible_transform_and_luma_and_chroma_wit
 
 @pytest.mark.parametrize("codec", [htj2k.LOSSLESS, j2k.LOSSLESS])
 @pytest.mark.parametrize("levels", [1, 2, 3, 7])
-def test_a_reduced_frame_has_its_sides_halved_rounding_up(codec, levels) -> None:  # type: ignore[no-untyped-def]
+def test_a_reduced_frame_has_its_sides_halved_rounding_up(codec: Any, levels: int) -> None:
     frame = np.add.outer(np.arange(301), np.arange(203)).astype("u2")
     layout = layout_of(frame, bits_stored=12, high_bit=11)
 
@@ -266,7 +267,7 @@ def test_garbage_is_refused_by_every_decoder(uid: str, garbage: bytes) -> None:
 
 
 @pytest.mark.parametrize("codec", [htj2k.LOSSLESS, j2k.LOSSLESS, codecs.get(JPEGLSLossless), rle.LOSSLESS])
-def test_a_codestream_of_another_size_is_refused(codec) -> None:  # type: ignore[no-untyped-def]
+def test_a_codestream_of_another_size_is_refused(codec: Any) -> None:
     frame = np.zeros((8, 8), "u1")
     codestream = codec.encode(frame, layout_of(frame))
 
