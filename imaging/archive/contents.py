@@ -72,7 +72,7 @@ def contents(
 
 def members(database: Database[Any], study_uid: str, series_uid: str | None = None) -> list[tuple[str, str]]:
     """Return (Series, SOP Instance UID) in reading order, from the index alone. Raises NOT_FOUND for none."""
-    wanted = {"study": study_uid, **({"series": series_uid} if series_uid else {})}
+    wanted = _of(study_uid, series_uid)
     rows = database.instances.find(wanted, {"series": 1}, sort=READING_ORDER, hint="reading_order", batch_size=10_000)
     found = [(row["series"], row["_id"]) for row in rows]
     if not found:
@@ -90,7 +90,7 @@ def instances(database: Database[Any], sop_uids: Sequence[str]) -> Iterator[Inst
 
 def rows(database: Database[Any], study_uid: str, series_uid: str | None, fields: Document) -> Iterator[Document]:
     """Yield the rows of a study or series in reading order, read as they are taken. Raises NOT_FOUND for none."""
-    wanted = {"study": study_uid, **({"series": series_uid} if series_uid else {})}
+    wanted = _of(study_uid, series_uid)
     found = database.instances.find(wanted, fields, sort=READING_ORDER, hint="reading_order", batch_size=_TOGETHER)
     first = next(found, None)
     if first is None:
@@ -145,5 +145,9 @@ def kind_of(instance: Instance) -> tuple[object, ...]:
 
 
 def _samples_of_rows(database: Database[Any], study_uid: str, series_uid: str | None) -> list[str]:
-    wanted = {"study": study_uid, **({"series": series_uid} if series_uid else {})}
+    wanted = _of(study_uid, series_uid)
     return samples(database.instances.find(wanted, KIND_FIELDS))
+
+
+def _of(study_uid: str, series_uid: str | None) -> Document:
+    return {"study": study_uid, **({"series": series_uid} if series_uid else {})}
